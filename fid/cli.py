@@ -1,0 +1,222 @@
+"""The command-line programs that measure; each is a main with flags of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from fid.files import InputError
+from fid.images import QUANTIZE, VALUE_RANGES
+
+__all__ = ["compute_fid", "precalc_stats", "run"]
+
+
+def compute_fid(argv: Sequence[str] | None = None) -> int:
+    """Runs `compute_fid.py A B`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        if len(args) != 2:
+            raise flags.Error(f"expected two sets, A and B; got {len(args)}")
+        from fid import measure
+
+        first, second = args
+        comparison = measure.compare(
+            first,
+            second,
+            _extractor(values, first, second),
+            batch_size=values.batch_size,
+            value_range=values.value_range,
+            quantize=values.quantize,
+            strict=values.strict,
+            progress=True,
+        )
+        for warning in comparison.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if values.json:
+            print(json.dumps(comparison.as_json(), ensure_ascii=False))
+        else:
+            name = {"fid": "FID"}.get(comparison.metric, comparison.metric)
+            print(f"{name}: {comparison.value:.6f}")
+
+    def define(values: flags.FlagValues) -> None:
+        _define_measuring(values)
+        flags.DEFINE_bool(
+            "json",
+            False,
+            "Print the value and how it came about as JSON.",
+            flag_values=values,
+        )
+        flags.DEFINE_bool(
+            "strict",
+            False,
+            "Refuse to compare sets that were not measured alike.",
+            flag_values=values,
+        )
+
+    usage = """Fréchet Inception Distance between two sets of images.
+
+  compute_fid.py A B [flags]
+
+A and B are each a folder of images, an .npz or .npy array of images, or an .npz file
+of statistics (mu and sigma)."""
+    return run(main, define, usage, argv)
+
+
+def precalc_stats(argv: Sequence[str] | None = None) -> int:
+    """Runs `precalc_stats.py SOURCE --output=FILE`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        if len(args) != 1:
+            raise flags.Error(f"expected one source of images; got {len(args)}")
+        if not values.output:
+            raise flags.Error("--output=FILE.npz is missing")
+        if not values.output.lower().endswith(".npz"):
+            raise flags.Error(f"--output={values.output} does not end in .npz")
+        from fid import files, measure
+
+        # Tried first, so that an hour of work does not end in a folder that is none.
+        files.check_writable(values.output)
+        statistics = measure.compute_statistics(
+            args[0],
+            _extractor(values),
+            batch_size=values.batch_size,
+            value_range=values.value_range,
+            quantize=values.quantize,
+            progress=True,
+        )
+        statistics.save(values.output)
+        print(f"{values.output}: {statistics.n} images, {statistics.dimension} features")
+
+    def define(values: flags.FlagValues) -> None:
+        _define_measuring(values)
+        flags.DEFINE_string(
+            "output", None, "Where the .npz file goes.", flag_values=values
+        )
+
+    usage = """Mean and covariance of the Inception features of a set of images.
+
+  precalc_stats.py SOURCE --output=stats.npz [flags]
+
+SOURCE is a folder of images, or an .npz or .npy array of images. The file has the keys
+mu and sigma, as the paper's authors' files have, and says how it came about."""
+    return run(main, define, usage, argv)
+
+
+def run(
+    main: Callable[[list[str], flags.FlagValues], Any],
+    define: Callable[[flags.FlagValues], None],
+    usage: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a program: parses its flags, calls it, reports its errors on one line.
+
+    Args:
+        main: Given the positional arguments and the parsed flags.
+        define: Defines the program's flags on the `FlagValues` it is given, so that
+            several programs can live in one process.
+        usage: What `--help` says first.
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        0 on success, 1 where something could not be done, 2 for a wrong command line,
+        130 after Ctrl-C.
+    """
+    # TensorFlow's start-up messages are not about what the user asked for.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    define(values)
+    flags.DEFINE_bool(
+        "help", False, "Show this help.", short_name="h", flag_values=values
+    )
+    argv = list(sys.argv if argv is None else argv)
+    program = os.path.basename(argv[0])
+    try:
+        args = values(argv)[1:]
+        if values.help:
+            print(f"{usage}\n\n{_flags_help(values)}")
+            return 0
+        main(args, values)
+    except flags.Error as error:
+        print(f"{program}: {error}; see {program} --help", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _flags_help(values: flags.FlagValues) -> str:
+    lines = ["Flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        if name != flag.name:  # a short name
+            continue
+        choices = getattr(flag.parser, "enum_values", None)
+        value = "" if flag.boolean else f"={'|'.join(choices or [flag.flag_type()])}"
+        text = flag.help.removeprefix(f"<{'|'.join(choices)}>: ") if choices else flag.help
+        default = "" if flag.default in (None, False) else f" [default: {flag.default}]"
+        lines.append(f"  --{name}{value}")
+        lines += textwrap.wrap(text + default, 80, initial_indent=" " * 6,
+                               subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _define_measuring(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "inception",
+        None,
+        "The 2015 graph, classify_image_graph_def.pb. Without it: $TTUR_INCEPTION, then "
+        "the cache folder, then a download.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch_size", 50, "Images at a time.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "value_range",
+        None,
+        list(VALUE_RANGES),
+        "What the values of float images span.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "quantize",
+        "none",
+        QUANTIZE,
+        "How float images are rounded to whole grey levels.",
+        flag_values=values,
+    )
+
+
+def _extractor(values: flags.FlagValues, *sets: str) -> Any:
+    from fid.images import is_statistics
+
+    if sets and all(is_statistics(each) for each in sets):
+        return None
+    from fid.inception import Inception
+
+    return Inception(values.inception, batch_size=values.batch_size)

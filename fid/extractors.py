@@ -1,0 +1,121 @@
+"""What a feature extractor offers, and how any Keras model becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fid.files import InputError
+
+__all__ = ["Extractor", "KerasExtractor", "weights_sha256"]
+
+
+class Extractor(Protocol):
+    """Maps images to feature vectors.
+
+    Attributes:
+        name: Short name, part of the metric's name: `frechet_<name>`. The 2015 graph's
+            is `inception_2015`, and only its distance is called FID.
+        dimension: Number of features, d.
+        fingerprint: SHA-256 of what determines the features.
+        protocol: JSON-able facts that numbers depend on, such as the resize rule.
+    """
+
+    name: str
+    dimension: int
+    fingerprint: str
+    protocol: dict[str, Any]
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Returns float32 features (n, d).
+
+        Args:
+            images: (n, H, W, C), or n arrays (H, W, C) of several sizes; uint8 or
+                float in [0, 255].
+        """
+
+
+class KerasExtractor:
+    """A Keras model as a feature extractor, compiled by XLA.
+
+    Args:
+        model: Maps float32 images (n, H, W, C) to features (n, d).
+        name: Name of the extractor.
+        scale: The model is given `images * scale + offset`, images being in [0, 255].
+        offset: See `scale`. The defaults give the model images in [-1, 1].
+        batch_size: Images at a time.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from fid import KerasExtractor
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        >>> KerasExtractor(model, "pixels")(np.zeros((2, 8, 8, 3), "uint8")).shape
+        (2, 192)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        scale: float = 1 / 127.5,
+        offset: float = -1.0,
+        batch_size: int = 256,
+    ):
+        import tensorflow as tf
+
+        self.name = name
+        self.image_shape = tuple(model.input_shape[1:])
+        self.dimension = int(model.output_shape[-1])
+        self.fingerprint = weights_sha256(model)
+        self.protocol = {"resize": "none", "dtype": "float32"}
+        self._batch_size = batch_size
+
+        @tf.function(jit_compile=True)
+        def features(images: tf.Tensor) -> tf.Tensor:
+            images = tf.cast(images, tf.float32) * scale + offset
+            return tf.cast(model(images, training=False), tf.float32)
+
+        self._features = features
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Returns float32 features (n, d); see `Extractor`.
+
+        Raises:
+            InputError: An image has another shape than the model takes.
+        """
+        for image in images:
+            if image.shape != self.image_shape:
+                raise InputError(
+                    f"An image has shape {image.shape}; the extractor {self.name} "
+                    f"takes {self.image_shape}."
+                )
+        images = np.asarray(images)
+        size = self._batch_size
+        found = []
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            # Padded, so that the last batch does not compile a program of its own.
+            padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
+            found.append(self._features(np.pad(batch, padding)).numpy()[: len(batch)])
+        return np.concatenate(found)
+
+
+def weights_sha256(model: Any) -> str:
+    """Returns the SHA-256 of a Keras model's weights: shapes and values, in order.
+
+    Args:
+        model: A built Keras model.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = np.asarray(weight)
+        # Not the names: Keras numbers layers anew in each process.
+        digest.update(f"{value.dtype} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""Whole-or-nothing file writes, and the one error type that users see."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+__all__ = [
+    "InputError",
+    "atomic_path",
+    "atomic_write",
+    "cache_dir",
+    "check_writable",
+    "read_json",
+    "sha256_of_file",
+    "write_json",
+]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message says what was found, what was expected, which file it was and what
+    to do about it. The command-line programs print it on one line, without a
+    traceback, and exit with status 1.
+    """
+
+
+def cache_dir() -> pathlib.Path:
+    """Returns the folder for files that can always be made or downloaded again.
+
+    Returns:
+        `$TTUR_CACHE` where set, else `$XDG_CACHE_HOME/tf-ttur`, else
+        `~/.cache/tf-ttur`. It is not created here.
+    """
+    if root := os.environ.get("TTUR_CACHE"):
+        return pathlib.Path(root).expanduser()
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(root).expanduser() / "tf-ttur"
+    return pathlib.Path.home() / ".cache" / "tf-ttur"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Gives a temporary path beside `path`, renamed to `path` on success.
+
+    The temporary name keeps the suffix of `path`, since some writers choose their
+    format by it. On any failure the temporary file is removed and an existing file
+    at `path` is left as it was.
+
+    Args:
+        path: Where the finished file goes. Missing parent folders are created.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InputError: The folder or the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_suffixes(path)
+        )
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Choose a folder that exists and is writable."
+        ) from error
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Nothing was changed; free space or choose another folder."
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a binary file that appears at `path` whole, or not at all.
+
+    Args:
+        path: Where the finished file goes.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InputError: The folder or the file cannot be written.
+
+    Example:
+        >>> with atomic_write("/tmp/ttur_example.txt") as file:
+        ...     _ = file.write(b"whole")
+        >>> open("/tmp/ttur_example.txt").read()
+        'whole'
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        yield file
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Makes sure, before long work, that its result can be written.
+
+    Args:
+        path: Where a file is going to be written. Missing parent folders are created;
+            a file that is there already is left alone.
+
+    Raises:
+        InputError: It cannot be written there.
+    """
+    path = pathlib.Path(path)
+    probe = path.with_name(f".{path.name}.probe")
+    with atomic_path(probe):
+        pass
+    probe.unlink()
+    if path.is_dir():
+        raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all.
+
+    Args:
+        path: Where the file goes.
+        value: Anything `json` can write; NaN and infinities are refused.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value.
+
+    Raises:
+        InputError: The file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _suffixes(path: pathlib.Path) -> str:
+    # `.weights.h5` must survive as a whole: Keras checks for it.
+    return "".join(path.suffixes[-2:])
+
+
+def _umask() -> int:
+    # The umask can only be read by setting it. mkstemp makes files 0600, which
+    # would surprise whoever shares a results folder.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,269 @@
+"""From sources of images, through an extractor, to statistics and their distance."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+from typing import Any
+
+from fid.extractors import Extractor
+from fid.files import InputError
+from fid.frechet import frechet_distance
+from fid.images import GeneratorSource, Source, is_statistics, open_images
+from fid.statistics import Moments, Statistics, protocol_differences
+
+__all__ = ["Comparison", "compare", "compute", "compute_statistics", "metric_name"]
+
+# Below this the estimate's upward bias is plain (README of the original code).
+_FEW = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The distance between two sets, and what it rests on.
+
+    Attributes:
+        metric: `fid` for the 2015 graph, `frechet_<extractor>` otherwise, or `frechet`
+            where the files do not say.
+        value: The distance.
+        first: Statistics of one set.
+        second: Statistics of the other.
+        warnings: What a reader of the number should know, a sentence each.
+    """
+
+    metric: str
+    value: float
+    first: Statistics
+    second: Statistics
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the value and the protocol, JSON-able."""
+        return {
+            self.metric: self.value,
+            "sets": [
+                {"label": s.label, "n": s.n, "provenance": s.provenance}
+                for s in (self.first, self.second)
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def compute_statistics(
+    source: Any,
+    extractor: Extractor | None = None,
+    *,
+    batch_size: int = 50,
+    value_range: str | None = None,
+    quantize: str = "none",
+    progress: bool = False,
+) -> Statistics:
+    """Computes mean and covariance of the features of all images of a source.
+
+    Args:
+        source: A folder, an `.npz` or `.npy` of images, an array (n, H, W, C), or an
+            `images.Source`.
+        extractor: Maps images to features; None means the 2015 graph.
+        batch_size: Images at a time. It does not change the result beyond rounding.
+        value_range: What float images span; see `images.open_images`.
+        quantize: How float images are rounded; see `images.quantize`.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
+
+    Returns:
+        The statistics, with their provenance.
+
+    Raises:
+        InputError: The source holds no images, or an image that cannot be used.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    source = open_images(source, value_range, quantize)
+    extractor = extractor or _inception(batch_size)
+    moments = Moments(extractor.dimension)
+    with _progress(source, progress) as bar:
+        for images in source.batches(batch_size):
+            moments.update(extractor(images))
+            bar.update(len(images))
+    return moments.statistics(_provenance(source, extractor))
+
+
+def compare(
+    first: Any,
+    second: Any,
+    extractor: Extractor | None = None,
+    *,
+    strict: bool = False,
+    batch_size: int = 50,
+    **options: Any,
+) -> Comparison:
+    """Computes the Fréchet distance between two sets.
+
+    Args:
+        first: A source of images as for `compute_statistics`, a `Statistics`, or the
+            path of an `.npz` file of statistics.
+        second: Likewise.
+        extractor: Maps images to features; None means the 2015 graph.
+        strict: Whether to refuse statistics whose protocols differ.
+        batch_size: Images at a time.
+        **options: As for `compute_statistics`.
+
+    Returns:
+        The distance and what it rests on.
+
+    Raises:
+        InputError: A set cannot be used, or `strict` and the protocols differ.
+    """
+    sets, lossy = [None, None], []
+    # Statistics first: a bad file is found before images are worked on for an hour.
+    for index, each in enumerate((first, second)):
+        if isinstance(each, Statistics):
+            sets[index] = each
+        elif is_statistics(each):
+            sets[index] = Statistics.load(each)
+    sources = [
+        open_images(
+            each, options.get("value_range"), options.get("quantize", "none")
+        )
+        if statistics is None
+        else None
+        for each, statistics in zip((first, second), sets, strict=True)
+    ]
+    for index, source in enumerate(sources):
+        if source is None:
+            continue
+        extractor = extractor or _inception(batch_size)
+        if source.lossy:
+            lossy.append(
+                f"{source.lossy} of {source.count} images of {source.label} are in a "
+                "lossy format, which shifts the distance"
+            )
+        sets[index] = compute_statistics(
+            source,
+            extractor,
+            batch_size=batch_size,
+            progress=options.get("progress", False),
+        )
+    one, two = sets
+    value = frechet_distance(one, two)
+    differences = protocol_differences(one, two)
+    if strict and differences:
+        raise InputError(
+            f"The two sets were not measured alike: {'; '.join(differences)}. "
+            "Compute both the same way, or leave out --strict."
+        )
+    return Comparison(
+        metric=metric_name(one, two),
+        value=value,
+        first=one,
+        second=two,
+        warnings=(
+            *(f"not measured alike: {text}" for text in differences),
+            *lossy,
+            *_small(one),
+            *_small(two),
+        ),
+    )
+
+
+def compute(
+    *,
+    generator: Any,
+    reference: Any,
+    num_samples: int = 50_000,
+    extractor: Extractor | None = None,
+    seed: int = 0,
+    quantize: str = "none",
+    batch_size: int = 50,
+) -> float:
+    """Computes the Fréchet distance of a generator's images from a reference.
+
+    Args:
+        generator: A `tf_ttur.GAN`, or anything with its `generate_batches`.
+        reference: Statistics, the path of an `.npz` of them, or a source of images.
+        num_samples: Images to generate (the paper: 50,000).
+        extractor: Maps images to features; None means the 2015 graph.
+        seed: Seed of the latents.
+        quantize: How generated images are rounded; see `images.quantize`.
+        batch_size: Images at a time.
+
+    Returns:
+        The distance: the FID where the extractor is the 2015 graph.
+
+    Raises:
+        InputError: The reference or the generator cannot be used.
+    """
+    extractor = extractor or _inception(batch_size)
+    source = GeneratorSource(generator, num_samples, seed, quantize)
+    return compare(source, reference, extractor, batch_size=batch_size).value
+
+
+def metric_name(*sets: Statistics) -> str:
+    """Returns `fid` if all sets come from the 2015 graph, else `frechet_<extractor>`.
+
+    Args:
+        *sets: Statistics. Files without provenance are taken for what such files have
+            always been, statistics of the 2015 graph, if their dimension is 2048.
+    """
+    names = {
+        (s.provenance or {}).get(
+            "extractor", "inception_2015" if s.dimension == 2048 else None
+        )
+        for s in sets
+    }
+    if names == {"inception_2015"}:
+        return "fid"
+    name = names.pop()
+    return f"frechet_{name}" if name and not names else "frechet"
+
+
+def _inception(batch_size: int) -> Extractor:
+    # Imported late: comparing statistics files needs no TensorFlow.
+    from fid.inception import Inception
+
+    return Inception(batch_size=batch_size)
+
+
+def _progress(source: Source, show: bool) -> Any:
+    from tqdm import tqdm
+
+    # disable=None: off where stderr is not a terminal.
+    return tqdm(
+        total=source.count,
+        desc=os.path.basename(source.label) or source.label,
+        unit="img",
+        disable=None if show else True,
+        leave=False,
+    )
+
+
+def _provenance(source: Source, extractor: Extractor) -> dict[str, Any]:
+    return {
+        **source.provenance,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.fingerprint,
+        **extractor.protocol,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("tensorflow", "keras", "numpy", "Pillow")
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _small(statistics: Statistics) -> list[str]:
+    n, d = statistics.n, statistics.dimension
+    if n is None:
+        return []
+    if n <= d:
+        return [
+            f"{statistics.label} has {n} images for {d} features: its covariance is "
+            f"rank-deficient and the distance biased upwards; use {_FEW:,} or more"
+        ]
+    if n < _FEW and d >= 2048:
+        return [
+            f"{statistics.label} has {n:,} images: the distance is biased upwards; "
+            f"use {_FEW:,} or more"
+        ]
+    return []

@@ -1,0 +1,514 @@
+"""`GAN`: two networks and two optimizers, trained by one `train_step`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_ttur import losses
+
+__all__ = ["GAN"]
+
+_log = logging.getLogger(__name__)
+_SEEDS_KEY = "random_state_{}"
+
+
+@keras.saving.register_keras_serializable("tf_ttur")
+class GAN(keras.Model):
+    """A generative adversarial network trained by a two time-scale update rule.
+
+    One step is `discriminator_steps` updates of the discriminator, each on a real
+    minibatch of its own, then one update of the generator (paper, section 2; the
+    released code alternates the two updates, and so does this).
+
+    Args:
+        generator: Keras model, latents (n, latent.dimension) -> images (n, H, W, C)
+            in [-1, 1].
+        discriminator: Keras model, images (n, H, W, C) -> one logit per image, float32
+            (n, 1) or (n,).
+        latent: Distribution of the latents, such as `NormalLatent(128)`.
+        seed: Seed of everything random in training: latents and the penalty's mixing.
+        **kwargs: As for `keras.Model`.
+
+    Example:
+        >>> import numpy as np, tf_ttur
+        >>> from tf_ttur.networks import dcgan
+        >>> gan = tf_ttur.GAN(
+        ...     dcgan.generator(32, width=4), dcgan.discriminator(32, width=4),
+        ...     latent=tf_ttur.UniformLatent(100))
+        >>> gan.compile(**tf_ttur.ttur(discriminator=1e-4, generator=5e-4),
+        ...     loss="non_saturating", jit_compile=False)
+        >>> real = np.zeros((32, 32, 32, 3), "float32")
+        >>> history = gan.fit(real, batch_size=16, verbose=0)
+        >>> sorted(history.history)
+        ['d_loss', 'd_lr', 'g_loss', 'g_lr']
+        >>> gan.generate(4, seed=0).shape
+        (4, 32, 32, 3)
+    """
+
+    def __init__(
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        latent: Any,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent = latent
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._steps = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
+        )
+        self._generate = None
+        # Everything is built here, from the latent's dimension, so that weights can
+        # be loaded, optimizers built and strategies entered before any data is seen.
+        latent_shape = (None, latent.dimension)
+        if not generator.built:
+            generator.build(latent_shape)
+        images_shape = generator.compute_output_shape(latent_shape)
+        if not discriminator.built:
+            discriminator.build(images_shape)
+        self.image_shape = tuple(images_shape[1:])
+        self.built = True
+
+    # ---- configuration
+
+    def compile(
+        self,
+        *,
+        discriminator_optimizer: keras.optimizers.Optimizer,
+        generator_optimizer: keras.optimizers.Optimizer,
+        loss: Any,
+        gradient_penalty: float = 0.0,
+        discriminator_steps: int = 1,
+        reuse_latents: bool = False,
+        jit_compile: bool | None = None,
+        steps_per_execution: int = 1,
+    ) -> None:
+        """Sets how the two networks are trained, and builds both optimizers.
+
+        Args:
+            discriminator_optimizer: The discriminator's (fast) optimizer.
+            generator_optimizer: The generator's (slow) optimizer. `ttur()` makes both.
+            loss: A name from `losses.LOSSES`, `"tfgan:NAME"`, or a loss object.
+            gradient_penalty: Weight of the gradient penalty (10 in WGAN-GP), 0 for
+                none.
+            discriminator_steps: Discriminator updates per generator update. `fit` then
+                takes batches that many times as large (`datasets.group`).
+            reuse_latents: Update the generator on the latents of the last
+                discriminator update, as the original DCGAN does, instead of fresh ones.
+            jit_compile: Compile the step by XLA. None means yes on one device and no
+                under a `tf.distribute` strategy, where CPU collectives do not compile.
+            steps_per_execution: Steps in one call of the compiled function.
+
+        Raises:
+            ValueError: An argument is out of its range, or XLA was asked for where it
+                cannot work.
+        """
+        if gradient_penalty < 0:
+            raise ValueError(f"gradient_penalty must be >= 0; got {gradient_penalty}.")
+        if int(discriminator_steps) != discriminator_steps or discriminator_steps < 1:
+            raise ValueError(
+                f"discriminator_steps must be a whole number >= 1; got "
+                f"{discriminator_steps}."
+            )
+        if discriminator_optimizer is generator_optimizer:
+            raise ValueError(
+                "The two networks need an optimizer each; got one for both. "
+                "Make a pair with tf_ttur.ttur()."
+            )
+        super().compile(
+            optimizer=None,
+            jit_compile=self._choose_jit(jit_compile),
+            steps_per_execution=steps_per_execution,
+        )
+        self.adversarial_loss = losses.get(loss)
+        self.gradient_penalty = float(gradient_penalty)
+        self.discriminator_steps = int(discriminator_steps)
+        self.reuse_latents = bool(reuse_latents)
+        self.discriminator_optimizer = self._build_optimizer(
+            discriminator_optimizer, self.discriminator
+        )
+        self.generator_optimizer = self._build_optimizer(
+            generator_optimizer, self.generator
+        )
+        self._asked_jit_compile = jit_compile
+        self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+
+    def _choose_jit(self, asked: bool | None) -> bool:
+        distributed = tf.distribute.has_strategy()
+        if asked and distributed and not tf.config.list_physical_devices("GPU"):
+            raise ValueError(
+                "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
+                "its collectives do not compile. Leave jit_compile at None."
+            )
+        chosen = not distributed if asked is None else bool(asked)
+        if asked is None:
+            _log.info(
+                "jit_compile=None: XLA is %s (%s).",
+                "on" if chosen else "off",
+                "a tf.distribute strategy" if distributed else "one device",
+            )
+        return chosen
+
+    def _build_optimizer(
+        self, optimizer: keras.optimizers.Optimizer, network: keras.Model
+    ) -> keras.optimizers.Optimizer:
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if network.dtype_policy.name == "mixed_float16" and not scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, name=f"scaled_{optimizer.name}"
+            )
+        # Keras drops weights loaded into an unbuilt optimizer without a word.
+        if not optimizer.built:
+            optimizer.build(network.trainable_variables)
+        return optimizer
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the scalars that `discriminator_loss` and `generator_loss` give."""
+        penalty = ("gradient_penalty",) if self.gradient_penalty else ()
+        return ("d_loss", "g_loss", *penalty)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means of the losses, reset by Keras at each interval."""
+        return list(self._means.values()) if self.compiled else []
+
+    @property
+    def steps(self) -> int:
+        """Number of steps (generator updates) taken so far."""
+        return int(self._steps.numpy())
+
+    # ---- one step
+
+    def prepare_real(self, data: Any) -> tf.Tensor:
+        """Takes the images out of what the data set yields.
+
+        Args:
+            data: Images, or a tuple that starts with images.
+
+        Returns:
+            Real images, float (n, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: They have another shape or dtype than the generator's images.
+        """
+        real = data[0] if isinstance(data, tuple | list) else data
+        if not real.dtype.is_floating:
+            raise ValueError(
+                f"Real images are {real.dtype.name}; GAN needs floats in [-1, 1]: use "
+                "tf.cast(images, tf.float32) / 127.5 - 1."
+            )
+        if not real.shape[1:].is_compatible_with(self.image_shape):
+            raise ValueError(
+                f"Real images have shape {tuple(real.shape[1:])}; the generator makes "
+                f"{self.image_shape}."
+            )
+        return real
+
+    def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
+        """Computes what the discriminator minimises.
+
+        Args:
+            real: Real images, float32 (n, H, W, C).
+            fake: Generated images, likewise, constants here.
+
+        Returns:
+            Scalars by name; `"d_loss"` is minimised, the others are logged. With a
+            gradient penalty, `"gradient_penalty"` is its weighted value, which
+            `"d_loss"` includes.
+        """
+        # Two passes, since batch norm sees real and fake images as separate batches.
+        loss = self.adversarial_loss.discriminator(
+            self._logits(real), self._logits(fake)
+        )
+        if not self.gradient_penalty:
+            return {"d_loss": loss}
+        mix = keras.random.uniform(
+            (tf.shape(real)[0],), dtype="float32", seed=self.seed_generator
+        )
+        penalty = self.gradient_penalty * losses.gradient_penalty(
+            self._logits, real, fake, mix
+        )
+        return {"d_loss": loss + penalty, "gradient_penalty": penalty}
+
+    def generator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
+        """Computes what the generator minimises.
+
+        Args:
+            real: The last real minibatch, for losses that compare with it.
+            fake: Generated images, differentiable.
+
+        Returns:
+            Scalars by name; `"g_loss"` is minimised.
+        """
+        real_logits = self._logits(real) if self.adversarial_loss.needs_real else None
+        return {
+            "g_loss": self.adversarial_loss.generator(self._logits(fake), real_logits)
+        }
+
+    def after_step(self, real: tf.Tensor, fake: tf.Tensor) -> None:
+        """Runs at the end of every step; for subclasses that keep further state.
+
+        Args:
+            real: The step's last real minibatch.
+            fake: The generated minibatch of the generator's update.
+        """
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one step: the discriminator's updates, then the generator's.
+
+        Args:
+            data: What the data set yields; see `prepare_real`.
+
+        Returns:
+            Means of the losses over the interval so far, and both learning rates.
+        """
+        minibatches = self._split(self.prepare_real(data))
+        size = tf.shape(minibatches[0])[0]
+        for real in minibatches[:-1]:
+            fake = self.generator(self._latents(size), training=True)
+            self._update_discriminator(real, fake)
+        real = minibatches[-1]
+        latents = self._latents(size)
+        with tf.GradientTape() as tape:
+            fake = self.generator(latents, training=True)
+            with tape.stop_recording():
+                self._update_discriminator(real, tf.stop_gradient(fake))
+            if not self.reuse_latents:
+                # A forward pass of its own, on latents the discriminator has not
+                # seen. With reuse_latents the pass above is the one: same latents,
+                # same generator.
+                fake = self.generator(self._latents(size), training=True)
+            logs = self.generator_loss(real, fake)
+            loss = self._total(logs["g_loss"], self.generator, self.generator_optimizer)
+        self._apply(tape, loss, self.generator, self.generator_optimizer)
+        self._track(logs)
+        self.after_step(real, tf.stop_gradient(fake))
+        self._steps.assign_add(1)
+        return {name: mean.result() for name, mean in self._means.items()} | {
+            "d_lr": learning_rate(self.discriminator_optimizer),
+            "g_lr": learning_rate(self.generator_optimizer),
+        }
+
+    def _update_discriminator(self, real: tf.Tensor, fake: tf.Tensor) -> None:
+        network, optimizer = self.discriminator, self.discriminator_optimizer
+        with tf.GradientTape() as tape:
+            logs = self.discriminator_loss(real, fake)
+            loss = self._total(logs["d_loss"], network, optimizer)
+        self._apply(tape, loss, network, optimizer)
+        self._track(logs)
+
+    @staticmethod
+    def _total(
+        loss: tf.Tensor, network: keras.Model, optimizer: keras.optimizers.Optimizer
+    ) -> tf.Tensor:
+        # Weight decay and the like, which layers add as losses of their own.
+        loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in network.losses)])
+        return optimizer.scale_loss(loss)
+
+    @staticmethod
+    def _apply(
+        tape: tf.GradientTape,
+        loss: tf.Tensor,
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+    ) -> None:
+        variables = network.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    def _track(self, logs: dict[str, tf.Tensor]) -> None:
+        for name, value in logs.items():
+            self._means[name].update_state(value)
+
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(self.discriminator(images, training=True), tf.float32)
+
+    def _latents(self, count: Any) -> tf.Tensor:
+        return self.latent(count, seed=self.seed_generator)
+
+    def _split(self, real: tf.Tensor) -> list[tf.Tensor]:
+        count = self.discriminator_steps
+        if count == 1:
+            return [real]
+        size = real.shape[0]
+        if size is not None and size % count:
+            raise ValueError(
+                f"A batch of {size} images cannot be shared by {count} discriminator "
+                f"steps; batch by a multiple of {count} and drop the remainder "
+                "(tf_ttur.datasets.group)."
+            )
+        return tf.split(real, count)
+
+    # ---- sampling
+
+    def call(self, latents: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Runs the generator, so that `predict(latents)` gives images.
+
+        Args:
+            latents: Float32 (n, latent.dimension).
+            training: Whether batch norm uses the batch's own statistics.
+
+        Returns:
+            Images, float32 (n, H, W, C) in [-1, 1].
+        """
+        return self.generator(latents, training=training)
+
+    def generate(
+        self, count: int, seed: int | None = None, batch_size: int = 256
+    ) -> np.ndarray:
+        """Generates images, without touching the state of training.
+
+        Args:
+            count: How many.
+            seed: Seed of the latents; equal seeds give equal images. None draws one.
+            batch_size: Images at a time; it does not change the result's latents.
+
+        Returns:
+            Float32 array (count, H, W, C) in [-1, 1].
+        """
+        return np.concatenate(list(self.generate_batches(count, seed, batch_size)))
+
+    def generate_batches(
+        self, count: int, seed: int | None = None, batch_size: int = 256
+    ) -> Iterator[np.ndarray]:
+        """As `generate`, batch by batch, for more images than fit in memory.
+
+        Args:
+            count: How many in all.
+            seed: Seed of the latents. None draws one.
+            batch_size: Images in each batch but the last.
+
+        Yields:
+            Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: `count` is not positive.
+        """
+        if count < 1:
+            raise ValueError(f"Cannot generate {count} images; ask for at least one.")
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        if self._generate is None:
+            self._generate = tf.function(
+                lambda latents: self.generator(latents, training=False),
+                jit_compile=bool(self.compiled and self.jit_compile),
+            )
+        latents = np.asarray(self.latent(count, seed=seed))
+        batch_size = min(batch_size, count)
+        for start in range(0, count, batch_size):
+            batch = latents[start : start + batch_size]
+            # Padded, so that the last batch does not compile a program of its own.
+            padding = batch_size - len(batch)
+            images = self._generate(np.pad(batch, ((0, padding), (0, 0))))
+            yield np.asarray(images, "float32")[: len(batch)]
+
+    # ---- saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, serialised."""
+        parts = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "latent": self.latent,
+        }
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GAN:
+        """Makes the model again from `get_config`'s answer."""
+        config = dict(config)
+        for part in ("generator", "discriminator", "latent"):
+            config[part] = keras.saving.deserialize_keras_object(
+                config[part], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+    def get_build_config(self) -> None:
+        """Returns nothing: the constructor builds everything."""
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns `compile`'s arguments, serialised, for `.keras` files."""
+        if not self.compiled:
+            return {}
+        return {
+            "discriminator_optimizer": keras.saving.serialize_keras_object(
+                self.discriminator_optimizer
+            ),
+            "generator_optimizer": keras.saving.serialize_keras_object(
+                self.generator_optimizer
+            ),
+            "loss": keras.saving.serialize_keras_object(
+                losses.describe(self.adversarial_loss)
+            ),
+            "gradient_penalty": self.gradient_penalty,
+            "discriminator_steps": self.discriminator_steps,
+            "reuse_latents": self.reuse_latents,
+            "jit_compile": self._asked_jit_compile,
+            "steps_per_execution": self.steps_per_execution,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with what `get_compile_config` returned."""
+        if config:
+            self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the step counter and the state of every random number generator.
+
+        Keras itself leaves the generators out, so that a resumed run would draw the
+        latents of the first one again.
+        """
+        super().save_own_variables(store)
+        for index, state in enumerate(self._random_states()):
+            store[_SEEDS_KEY.format(index)] = state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved."""
+        states = self._random_states()
+        keys = [_SEEDS_KEY.format(index) for index in range(len(states))]
+        if missing := [key for key in keys if key not in store.keys()]:  # noqa: SIM118
+            raise ValueError(
+                f"The file lacks the random state ({', '.join(missing)}): it was not "
+                "saved from a tf_ttur.GAN with these networks."
+            )
+        for key, state in zip(keys, states, strict=True):
+            state.assign(store[key])
+        super().load_own_variables(
+            {key: store[key] for key in store.keys() if key not in keys}  # noqa: SIM118
+        )
+
+    def _random_states(self) -> list[Any]:
+        # `variables` holds what `weights` holds, and metrics and random states.
+        known = {id(v) for v in self.weights}
+        known |= {id(v) for metric in self.metrics for v in metric.variables}
+        return [
+            v
+            for v in self.variables
+            if id(v) not in known and v.path.endswith("seed_generator_state")
+        ]
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns an optimizer's current learning rate, a float32 scalar.
+
+    Args:
+        optimizer: Any Keras optimizer; of a loss-scaled one, the inner optimizer's
+            rate.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)

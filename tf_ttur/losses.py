@@ -1,0 +1,179 @@
+"""The adversarial losses of the paper, and the gradient penalty.
+
+An adversarial loss is any object with
+
+- `name`, a string;
+- `discriminator(real_logits, fake_logits)`, the scalar the discriminator minimises;
+- `generator(fake_logits, real_logits=None)`, the scalar the generator minimises;
+- `needs_real`, True only where the generator's loss looks at `real_logits` too.
+
+Logits are float32, one score per example, with no squashing applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+__all__ = [
+    "LOSSES",
+    "AdversarialLoss",
+    "Minimax",
+    "NonSaturating",
+    "Wasserstein",
+    "get",
+    "gradient_penalty",
+]
+
+
+class AdversarialLoss(Protocol):
+    """What `GAN.compile` expects of a loss."""
+
+    name: str
+    needs_real: bool
+
+    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+        """Returns the discriminator's loss."""
+
+    def generator(
+        self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns the generator's loss."""
+
+
+class Minimax:
+    """The zero-sum GAN loss: both players share one cross-entropy.
+
+    The discriminator minimises mean(-log D(x)) + mean(-log(1 - D(G(z)))), the
+    generator mean(log(1 - D(G(z)))), with D the sigmoid of the logits (Goodfellow et
+    al. 2014, equation 1).
+    """
+
+    name = "minimax"
+    needs_real = False
+
+    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the two mean cross-entropies, a scalar."""
+        return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(
+            tf.nn.softplus(fake_logits)
+        )
+
+    def generator(
+        self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns mean(log(1 - D(G(z)))), a scalar."""
+        return -tf.reduce_mean(tf.nn.softplus(fake_logits))
+
+
+class NonSaturating(Minimax):
+    """The loss of DCGAN: as `Minimax`, but the generator minimises mean(-log D(G(z)))."""
+
+    name = "non_saturating"
+
+    def generator(
+        self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns mean(-log D(G(z))), a scalar."""
+        return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+
+
+class Wasserstein:
+    """The critic's estimate of the Wasserstein-1 distance (Arjovsky et al. 2017).
+
+    The discriminator (critic) minimises mean(D(G(z))) - mean(D(x)), the generator
+    -mean(D(G(z))). Used with a gradient penalty.
+    """
+
+    name = "wasserstein"
+    needs_real = False
+
+    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+        """Returns mean(fake) - mean(real), a scalar."""
+        return tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits)
+
+    def generator(
+        self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns -mean(fake), a scalar."""
+        return -tf.reduce_mean(fake_logits)
+
+
+LOSSES: dict[str, type] = {
+    loss.name: loss for loss in (NonSaturating, Minimax, Wasserstein)
+}
+
+
+def get(loss: str | AdversarialLoss) -> AdversarialLoss:
+    """Finds an adversarial loss by name.
+
+    Args:
+        loss: One of `LOSSES`; `"tfgan:NAME"` for one of TF-GAN's (needs the `tfgan`
+            extra); or a loss object, which is returned as it is.
+
+    Returns:
+        The loss.
+
+    Raises:
+        ValueError: There is no such loss.
+    """
+    if not isinstance(loss, str):
+        missing = [
+            attribute
+            for attribute in ("name", "needs_real", "discriminator", "generator")
+            if not hasattr(loss, attribute)
+        ]
+        if missing:
+            raise ValueError(
+                f"{loss!r} is not an adversarial loss: it lacks {', '.join(missing)}."
+            )
+        return loss
+    if loss in LOSSES:
+        return LOSSES[loss]()
+    family, _, name = loss.partition(":")
+    if family == "tfgan":
+        from tf_ttur import tfgan
+
+        return tfgan.adversarial_loss(name)
+    raise ValueError(
+        f"There is no loss {loss!r}; choose from {', '.join(LOSSES)} or tfgan:NAME."
+    )
+
+
+def gradient_penalty(
+    discriminator: Callable[[tf.Tensor], tf.Tensor],
+    real: tf.Tensor,
+    fake: tf.Tensor,
+    mix: tf.Tensor,
+) -> tf.Tensor:
+    """Mean of (||grad D(x)|| - 1)^2 on straight lines from real to fake examples.
+
+    Args:
+        discriminator: Maps a batch to one score per example.
+        real: Real examples, float32 (n, ...).
+        fake: Generated examples, float32 (n, ...).
+        mix: Where between them, float32 (n,) in [0, 1]; 0 is the real example.
+
+    Returns:
+        The penalty before its weight, a float32 scalar (Gulrajani et al. 2017,
+        equation 3).
+    """
+    mix = tf.reshape(mix, [-1] + [1] * (real.shape.rank - 1))
+    between = real + mix * (fake - real)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(between)
+        scores = tf.cast(discriminator(between), tf.float32)
+    gradient = tf.cast(tape.gradient(scores, between), tf.float32)
+    squared = tf.reduce_sum(tf.square(gradient), axis=tuple(range(1, real.shape.rank)))
+    # The derivative of the root is infinite at zero. The bound is far below any norm
+    # that matters, so no value changes; it only turns that infinity into a zero.
+    norm = tf.sqrt(tf.maximum(squared, 1e-30))
+    return tf.reduce_mean(tf.square(norm - 1.0))
+
+
+def describe(loss: AdversarialLoss) -> Any:
+    """Returns what `get` needs to make `loss` again: its name, or the loss itself."""
+    if type(loss) in LOSSES.values() or loss.name.startswith("tfgan:"):
+        return loss.name
+    return loss

@@ -1,0 +1,130 @@
+"""The DCGAN networks of the paper's experiments (Radford et al. 2015; Appendix A5)."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+__all__ = ["discriminator", "generator"]
+
+_CONV = keras.initializers.TruncatedNormal
+_NORMAL = keras.initializers.RandomNormal
+_STDDEV = 0.02
+
+
+def generator(
+    image_size: int = 64,
+    channels: int = 3,
+    width: int = 64,
+    latent_dimension: int = 100,
+    seed: int = 0,
+    name: str = "generator",
+) -> keras.Model:
+    """Builds the generator: a linear layer and four 5x5 stride-2 deconvolutions.
+
+    Args:
+        image_size: Height and width of the images, a multiple of 16 (the paper: 64 or
+            32).
+        channels: Channels of the images.
+        width: Channels before the last layer (the paper: 64); the first map has
+            8 x width.
+        latent_dimension: Length of the latent vector.
+        seed: Seed of the initial weights.
+        name: Name of the model.
+
+    Returns:
+        A Keras model: latents float32 (n, latent_dimension) -> images float32
+        (n, image_size, image_size, channels) in [-1, 1].
+    """
+    _check(image_size, channels, width)
+    start = image_size // 16
+    seeds = iter(range(1000 * seed, 1000 * seed + 5))
+    latents = keras.Input((latent_dimension,), name="latents")
+    x = layers.Dense(
+        start * start * 8 * width,
+        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=next(seeds)),
+        name="linear",
+    )(latents)
+    x = layers.Reshape((start, start, 8 * width), name="reshape")(x)
+    x = _norm("norm_0")(x)
+    x = layers.ReLU(name="relu_0")(x)
+    for stage, filters in enumerate((4 * width, 2 * width, width), start=1):
+        x = _deconv(filters, next(seeds), f"deconv_{stage}")(x)
+        x = _norm(f"norm_{stage}")(x)
+        x = layers.ReLU(name=f"relu_{stage}")(x)
+    x = _deconv(channels, next(seeds), "deconv_4")(x)
+    # Under mixed precision the images still come out in float32.
+    images = layers.Activation("tanh", dtype="float32", name="images")(x)
+    return keras.Model(latents, images, name=name)
+
+
+def discriminator(
+    image_size: int = 64,
+    channels: int = 3,
+    width: int = 64,
+    seed: int = 0,
+    name: str = "discriminator",
+) -> keras.Model:
+    """Builds the discriminator: four 5x5 stride-2 convolutions and a linear layer.
+
+    Args:
+        image_size: Height and width of the images, a multiple of 16.
+        channels: Channels of the images.
+        width: Channels after the first layer (the paper: 64); the last map has
+            8 x width.
+        seed: Seed of the initial weights.
+        name: Name of the model.
+
+    Returns:
+        A Keras model: images float32 (n, image_size, image_size, channels) in
+        [-1, 1] -> logits float32 (n, 1).
+    """
+    _check(image_size, channels, width)
+    seeds = iter(range(1000 * seed + 500, 1000 * seed + 505))
+    images = keras.Input((image_size, image_size, channels), name="images")
+    x = images
+    for stage, filters in enumerate((width, 2 * width, 4 * width, 8 * width)):
+        x = layers.Conv2D(
+            filters,
+            5,
+            strides=2,
+            padding="same",
+            kernel_initializer=_CONV(stddev=_STDDEV, seed=next(seeds)),
+            name=f"conv_{stage}",
+        )(x)
+        if stage > 0:
+            x = _norm(f"norm_{stage}")(x)
+        x = layers.LeakyReLU(negative_slope=0.2, name=f"lrelu_{stage}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    logits = layers.Dense(
+        1,
+        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=next(seeds)),
+        dtype="float32",
+        name="logits",
+    )(x)
+    return keras.Model(images, logits, name=name)
+
+
+def _deconv(filters: int, seed: int, name: str) -> layers.Layer:
+    return layers.Conv2DTranspose(
+        filters,
+        5,
+        strides=2,
+        padding="same",
+        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=seed),
+        name=name,
+    )
+
+
+def _norm(name: str) -> layers.Layer:
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+
+
+def _check(image_size: int, channels: int, width: int) -> None:
+    if image_size < 16 or image_size % 16:
+        raise ValueError(
+            f"image_size is {image_size}; DCGAN halves images four times and needs a "
+            "multiple of 16, such as 32 or 64."
+        )
+    if channels < 1 or width < 1:
+        raise ValueError(f"channels {channels} and width {width} must be at least 1.")
