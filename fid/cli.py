@@ -105,7 +105,9 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             progress=True,
         )
         statistics.save(values.output)
-        print(f"{values.output}: {statistics.n} images, {statistics.dimension} features")
+        print(
+            f"{values.output}: {statistics.n} images, {statistics.dimension} features"
+        )
 
     def define(values: flags.FlagValues) -> None:
         _define_measuring(values)
@@ -142,7 +144,7 @@ def run(
         130 after Ctrl-C.
     """
     # TensorFlow's start-up messages are not about what the user asked for.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     define(values)
@@ -177,11 +179,14 @@ def _flags_help(values: flags.FlagValues) -> str:
             continue
         choices = getattr(flag.parser, "enum_values", None)
         value = "" if flag.boolean else f"={'|'.join(choices or [flag.flag_type()])}"
-        text = flag.help.removeprefix(f"<{'|'.join(choices)}>: ") if choices else flag.help
+        text = (
+            flag.help.removeprefix(f"<{'|'.join(choices)}>: ") if choices else flag.help
+        )
         default = "" if flag.default in (None, False) else f" [default: {flag.default}]"
         lines.append(f"  --{name}{value}")
-        lines += textwrap.wrap(text + default, 80, initial_indent=" " * 6,
-                               subsequent_indent=" " * 6)
+        lines += textwrap.wrap(
+            text + default, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
     return "\n".join(lines)
 
 
@@ -189,8 +194,8 @@ def _define_measuring(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "inception",
         None,
-        "The 2015 graph, classify_image_graph_def.pb. Without it: $TTUR_INCEPTION, then "
-        "the cache folder, then a download.",
+        "The 2015 graph, classify_image_graph_def.pb. Without it: $TTUR_INCEPTION, "
+        "then the cache folder, then a download.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -16,8 +16,17 @@ import numpy as np
 
 from fid.files import InputError
 
-__all__ = ["QUANTIZE", "VALUE_RANGES", "ArraySource", "FolderSource", "GeneratorSource", "Source",
-           "is_statistics", "open_images", "quantize"]
+__all__ = [
+    "QUANTIZE",
+    "VALUE_RANGES",
+    "ArraySource",
+    "FolderSource",
+    "GeneratorSource",
+    "Source",
+    "is_statistics",
+    "open_images",
+    "quantize",
+]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 LOSSY = frozenset({".jpg", ".jpeg"})

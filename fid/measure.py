@@ -123,9 +123,7 @@ def compare(
         elif is_statistics(each):
             sets[index] = Statistics.load(each)
     sources = [
-        open_images(
-            each, options.get("value_range"), options.get("quantize", "none")
-        )
+        open_images(each, options.get("value_range"), options.get("quantize", "none"))
         if statistics is None
         else None
         for each, statistics in zip((first, second), sets, strict=True)

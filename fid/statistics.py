@@ -279,9 +279,7 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             (d,) = _shape(archive, path, "mu", 1)
             rows, columns = _shape(archive, path, "sigma", 2)
             if not d == rows == columns or not 1 <= d <= _MAX_DIMENSION:
-                raise _bad(
-                    path, f"mu has shape ({d},) and sigma ({rows}, {columns})"
-                )
+                raise _bad(path, f"mu has shape ({d},) and sigma ({rows}, {columns})")
             keys = ["mu", "sigma"]
             if "provenance.npy" in names:
                 if _shape(archive, path, "provenance", 0) != ():
@@ -299,9 +297,7 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise _bad(path, f"it cannot be read without unpickling ({error})") from error
 
 
-def _shape(
-    archive: zipfile.ZipFile, path: Any, key: str, rank: int
-) -> tuple[int, ...]:
+def _shape(archive: zipfile.ZipFile, path: Any, key: str, rank: int) -> tuple[int, ...]:
     # Looked at before the array is read: a header may claim any size.
     with archive.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)

@@ -3,7 +3,7 @@
 A set is a list of *elements* (row numbers, paths, encoded images) that can be put in
 order without decoding anything, and a function that decodes a batch of them. Shuffling
 and resuming touch elements only. Pillow does all decoding and resizing, as in the
-original, so that a pixel here is a pixel there: TensorFlow's JPEG decoder and its resize
+original, so that a pixel here is a pixel there: TensorFlow's JPEG decoder and resize
 differ from Pillow's.
 """
 

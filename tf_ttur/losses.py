@@ -34,7 +34,9 @@ class AdversarialLoss(Protocol):
     name: str
     needs_real: bool
 
-    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
         """Returns the discriminator's loss."""
 
     def generator(
@@ -54,7 +56,9 @@ class Minimax:
     name = "minimax"
     needs_real = False
 
-    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
         """Returns the sum of the two mean cross-entropies, a scalar."""
         return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(
             tf.nn.softplus(fake_logits)
@@ -68,7 +72,7 @@ class Minimax:
 
 
 class NonSaturating(Minimax):
-    """The loss of DCGAN: as `Minimax`, but the generator minimises mean(-log D(G(z)))."""
+    """DCGAN's loss: as `Minimax`, but the generator minimises mean(-log D(G(z)))."""
 
     name = "non_saturating"
 
@@ -89,7 +93,9 @@ class Wasserstein:
     name = "wasserstein"
     needs_real = False
 
-    def discriminator(self, real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
         """Returns mean(fake) - mean(real), a scalar."""
         return tf.reduce_mean(fake_logits) - tf.reduce_mean(real_logits)
 

@@ -101,8 +101,9 @@ def _network() -> keras.Model:
             layers.Flatten(),
             # ELU, not ReLU: a feature that is zero for every digit would leave the
             # covariance singular.
-            layers.Dense(FEATURES, kernel_initializer=he(), activation="elu",
-                         name="features"),
+            layers.Dense(
+                FEATURES, kernel_initializer=he(), activation="elu", name="features"
+            ),
             layers.Dense(10, kernel_initializer=he(), name="logits"),
         ],
         name="digits_classifier",

@@ -1,0 +1,144 @@
+import mpmath
+import numpy as np
+import pytest
+import scipy.linalg
+
+from fid import InputError, Moments, Statistics, frechet_distance
+
+
+def measured(x):
+    moments = Moments(x.shape[1])
+    moments.update(x)
+    return moments.statistics()
+
+
+def without_rows(statistics):
+    return Statistics(statistics.mu, statistics.sigma, statistics.n)
+
+
+def gaussian(n, d, seed):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(n, d)) @ random.normal(size=(d, d)) + random.normal()
+
+
+def by_sqrtm(one, two):
+    root = scipy.linalg.sqrtm(one.sigma @ two.sigma)
+    shift = one.mu - two.mu
+    return shift @ shift + np.trace(one.sigma + two.sigma - 2 * np.real(root))
+
+
+def low_rank(x, y):
+    """The distance of two small sets from their features alone."""
+    x_centred, y_centred = x - x.mean(0), y - y.mean(0)
+    scale = np.sqrt((len(x) - 1) * (len(y) - 1))
+    root = np.linalg.svd(x_centred @ y_centred.T, compute_uv=False).sum() / scale
+    spread = (x_centred**2).sum() / (len(x) - 1) + (y_centred**2).sum() / (len(y) - 1)
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + spread - 2 * root
+
+
+def test_equal_statistics_are_at_exactly_zero():
+    one = measured(gaussian(100, 20, 0))
+    assert frechet_distance(one, one) == 0.0
+    assert frechet_distance(one, without_rows(one)) == 0.0
+
+
+def test_equal_covariances_leave_the_distance_of_the_means():
+    sigma = measured(gaussian(200, 30, 0)).sigma
+    shift = np.random.default_rng(1).normal(size=30)
+    distance = frechet_distance(
+        Statistics(np.zeros(30), sigma), Statistics(shift, sigma)
+    )
+    assert distance == pytest.approx(shift @ shift, rel=1e-9)
+
+
+def test_commuting_diagonals():
+    random = np.random.default_rng(0)
+    a, b = random.gamma(1.0, size=(2, 50))
+    distance = frechet_distance(
+        Statistics(np.zeros(50), np.diag(a)), Statistics(np.ones(50), np.diag(b))
+    )
+    expected = 50 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_the_singular_case_with_a_known_value(keep_rows):
+    # Two sets of 100 points in the plane, one coordinate constant in each.
+    real, generated = np.ones((100, 2)), 9 * np.ones((100, 2))
+    real[:50, 0] = 2
+    generated[50:, 0] = 2
+    one, two = measured(real), measured(generated)
+    if keep_rows:
+        one = Statistics(one.mu, one.sigma, one.n, rows=real)
+        two = Statistics(two.mu, two.sigma, two.n, rows=generated)
+    assert frechet_distance(one, two) == pytest.approx(980 / 11, rel=1e-9)
+
+
+def test_well_conditioned_matrices_against_scipy():
+    one, two = measured(gaussian(500, 60, 0)), measured(gaussian(700, 60, 1))
+    assert frechet_distance(one, two) == pytest.approx(by_sqrtm(one, two), rel=1e-10)
+    assert frechet_distance(two, one) == pytest.approx(
+        frechet_distance(one, two), rel=1e-10
+    )
+
+
+def test_small_matrices_against_forty_digits():
+    one, two = measured(gaussian(40, 5, 0)), measured(gaussian(40, 5, 1))
+    with mpmath.workdps(40):
+        product = mpmath.matrix(one.sigma.tolist()) * mpmath.matrix(two.sigma.tolist())
+        roots = sum(mpmath.sqrt(mpmath.re(e)) for e in mpmath.eig(product)[0])
+        shift = one.mu - two.mu
+        expected = (
+            sum(mpmath.mpf(s) ** 2 for s in shift)
+            + mpmath.mpf(float(np.trace(one.sigma)))
+            + mpmath.mpf(float(np.trace(two.sigma)))
+            - 2 * roots
+        )
+    assert frechet_distance(one, two) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [(True, True), (True, False), (False, False)])
+def test_fewer_images_than_features(rows):
+    x, y = gaussian(30, 100, 0), gaussian(50, 100, 1)
+    sets = [
+        s if keep else without_rows(s)
+        for s, keep in zip((measured(x), measured(y)), rows, strict=True)
+    ]
+    assert frechet_distance(*sets) == pytest.approx(low_rank(x, y), rel=1e-8)
+
+
+@pytest.mark.parametrize("keep_rows", [True, False])
+def test_one_small_set_against_a_large_one(keep_rows):
+    x, y = gaussian(30, 80, 0), gaussian(400, 80, 1)
+    small = measured(x) if keep_rows else without_rows(measured(x))
+    # The large set has no low-rank form; all of its features are used instead.
+    expected = low_rank(x, y)
+    assert frechet_distance(small, measured(y)) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(measured(y), small) == pytest.approx(expected, rel=1e-8)
+
+
+def test_constant_features_and_large_means():
+    x, y = gaussian(300, 20, 0), gaussian(300, 20, 1)
+    x[:, 3] = y[:, 3] = 1e4
+    x[:, 5] = 0.0
+    assert frechet_distance(measured(x), measured(y)) == pytest.approx(
+        low_rank(x, y), rel=1e-8
+    )
+
+
+def test_one_image_repeated():
+    x = np.tile(gaussian(1, 10, 0), (5, 1))
+    y = gaussian(5, 10, 1)
+    assert frechet_distance(measured(x), measured(y)) == pytest.approx(
+        low_rank(x, y), rel=1e-9
+    )
+
+
+def test_other_dimensions_and_nan_are_refused():
+    one = Statistics(np.zeros(2), np.eye(2), label="a.npz")
+    with pytest.raises(InputError, match=r"a.npz have 2 .* b.npz have 3"):
+        frechet_distance(one, Statistics(np.zeros(3), np.eye(3), label="b.npz"))
+    with pytest.raises(InputError, match=r"b.npz hold values that are not finite"):
+        frechet_distance(
+            one, Statistics(np.zeros(2), np.eye(2) * np.nan, label="b.npz")
+        )

@@ -1,0 +1,131 @@
+"""The command-line programs that train; each is a main with flags of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from fid.cli import run
+from tf_ttur import presets
+
+__all__ = ["train"]
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """Runs `train.py`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        if args:
+            raise flags.Error(f"unexpected argument {args[0]!r}")
+        if values.list_presets:
+            print(presets.table())
+            return
+        preset = presets.get(values.preset)
+        changes = {key: values[key].value for key in _OVERRIDES}
+        if changes["dataset"] not in (None, preset.dataset):
+            # The size that the data set has in the paper.
+            preset = dataclasses.replace(preset, image_size=None)
+        preset = preset.override(**changes)
+        if values.dry_run:
+            print(json.dumps(dataclasses.asdict(preset), indent=2))
+            return
+        # TensorFlow is imported here, not for --help.
+        from tf_ttur import experiment
+
+        workdir = pathlib.Path(values.workdir or f"runs/{preset.name}")
+        summary = experiment.run(preset, workdir, values.data_dir, values.inception)
+        print(report(summary, workdir))
+
+    usage = """Trains a GAN with two time scales and measures it as it goes.
+
+  train.py [--preset=NAME] [--workdir=DIR] [flags]
+
+Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. Starting again
+in the same folder goes on where it stopped."""
+    return run(main, _define, usage, argv)
+
+
+def report(summary: dict, workdir: pathlib.Path) -> str:
+    """Says in three lines what a run came to.
+
+    Args:
+        summary: What `experiment.run` returned.
+        workdir: The run folder.
+
+    Returns:
+        The lines: where things are, the distances, how to look.
+    """
+    key, start, best = summary["metric"], summary["start"], summary["best"]
+    name = "FID" if key == "fid" else f"Fréchet distance ({key})"
+    last = f"{workdir}/samples/step_{summary['last']['step']:08d}.png"
+    return "\n".join(
+        (
+            f"Run folder: {workdir} (config.json, metrics.jsonl, samples/, "
+            "checkpoints/, best/, curve.png, summary.json)",
+            f"{name}: {start[key]:.2f} at step {start['step']}, {best[key]:.2f} at the "
+            f"best step {best['step']} (n = {summary['num_samples']:,})",
+            f"Look: {last} and {workdir}/curve.png, or "
+            f"tensorboard --logdir={workdir}/tensorboard",
+        )
+    )
+
+
+# Flags that replace a setting of the preset.
+_OVERRIDES = (
+    "dataset",
+    "steps",
+    "batch_size",
+    "loss",
+    "discriminator_lr",
+    "generator_lr",
+    "seed",
+)
+
+
+def _define(values: flags.FlagValues) -> None:
+    def text(name: str, default: str | None, what: str) -> None:
+        flags.DEFINE_string(name, default, what, flag_values=values)
+
+    def number(name: str, what: str) -> None:
+        flags.DEFINE_integer(name, None, what, flag_values=values)
+
+    def rate(name: str, what: str) -> None:
+        flags.DEFINE_float(name, None, what, flag_values=values)
+
+    def switch(name: str, what: str) -> None:
+        flags.DEFINE_bool(name, False, what, flag_values=values)
+
+    text("preset", presets.DEFAULT, "The experiment; --list_presets names them.")
+    text("workdir", None, "The run folder; by default runs/PRESET.")
+    text(
+        "dataset",
+        None,
+        "digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder.",
+    )
+    text("data_dir", None, "Where the data set is: TFDS's folder, or that of images.")
+    number("steps", "Generator updates in all.")
+    number("batch_size", "Images per discriminator update.")
+    text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")
+    rate("discriminator_lr", "The discriminator's learning rate (b in the paper).")
+    rate("generator_lr", "The generator's learning rate (a in the paper).")
+    text(
+        "inception",
+        None,
+        "The 2015 graph, classify_image_graph_def.pb, to measure FID with. Without it: "
+        "$TTUR_INCEPTION, then the cache folder, then a download; for the digits, a "
+        "small classifier is used instead.",
+    )
+    number("seed", "Seed of weights, data order and latents.")
+    switch("list_presets", "Print all presets and stop.")
+    switch("dry_run", "Print the settings and stop.")

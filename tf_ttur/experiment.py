@@ -1,0 +1,374 @@
+"""From a preset and a folder to a training run that can be resumed.
+
+The only place that wires the other modules together. The run folder is:
+
+    config.json  metrics.jsonl  log.txt  reference.npz  tensorboard/
+    samples/step_00001000.png   checkpoints/   best/   curve.png   summary.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fid.extractors import Extractor
+from fid.files import InputError, read_json, write_json
+from fid.images import ArraySource, Source
+from fid.measure import compute_statistics
+from fid.statistics import Statistics
+from tf_ttur import callbacks, datasets, plots
+from tf_ttur.gan import GAN
+from tf_ttur.latents import NormalLatent, UniformLatent
+from tf_ttur.networks import dcgan
+from tf_ttur.networks.classifier import digits_classifier
+from tf_ttur.optimizers import ttur
+from tf_ttur.presets import Preset
+
+__all__ = ["build", "run"]
+
+_log = logging.getLogger(__name__)
+# Latents of the sample grids and of the measurements: not those of training.
+_GRID_SEED = 1
+_DISTANCE_SEED = 2
+
+
+def run(
+    preset: Preset,
+    workdir: str | pathlib.Path,
+    data_dir: str | None = None,
+    inception: str | None = None,
+) -> dict[str, Any]:
+    """Trains a preset in a folder, or goes on with what is there.
+
+    Args:
+        preset: What to train.
+        workdir: The run folder; made where missing.
+        data_dir: Where the data set is; see `datasets.load`.
+        inception: Path of the 2015 graph; see `fid.graph.find_graph`.
+
+    Returns:
+        What summary.json says.
+
+    Raises:
+        InputError: The folder holds another configuration, is in use, or the data or
+            the graph are not to be had.
+        callbacks.Diverged: A loss became NaN.
+    """
+    workdir = pathlib.Path(workdir)
+    config = dataclasses.asdict(preset) | {"data_dir": data_dir}
+    with _only_user(workdir), _logging_to(workdir / "log.txt"):
+        _check_config(workdir / "config.json", config)
+        data = datasets.load(
+            preset.dataset, data_dir=data_dir, image_size=preset.image_size
+        )
+        extractor = _extractor(preset, data, inception)
+        reference = _reference(workdir / "reference.npz", data, extractor)
+        gan = build(preset, data.image_shape)
+        _log.info(
+            "%s: %d images %s of %s; discriminator %.3g, generator %.3g; %d steps.",
+            preset.name,
+            data.num_examples,
+            data.image_shape,
+            data.name,
+            preset.discriminator_lr,
+            preset.generator_lr,
+            preset.steps,
+        )
+        return _train(preset, workdir, config, data, gan, extractor, reference)
+
+
+def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
+    """Builds and compiles the model of a preset.
+
+    Args:
+        preset: The settings.
+        image_shape: (H, W, C) of the images, H = W.
+
+    Returns:
+        The compiled `GAN`.
+    """
+    size, _, channels = image_shape
+    latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
+        preset.latent_dimension
+    )
+    gan = GAN(
+        dcgan.generator(
+            size, channels, preset.width, preset.latent_dimension, seed=preset.seed
+        ),
+        dcgan.discriminator(size, channels, preset.width, seed=preset.seed),
+        latent,
+        seed=preset.seed,
+    )
+    gan.compile(
+        **ttur(
+            discriminator=preset.discriminator_lr,
+            generator=preset.generator_lr,
+            beta_1=preset.beta_1,
+            beta_2=preset.beta_2,
+        ),
+        loss=preset.loss,
+        gradient_penalty=preset.gradient_penalty,
+        discriminator_steps=preset.discriminator_steps,
+        reuse_latents=preset.reuse_latents,
+        jit_compile=preset.jit_compile,
+    )
+    return gan
+
+
+def _train(
+    preset: Preset,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    data: datasets.ImageData,
+    gan: GAN,
+    extractor: Extractor,
+    reference: Statistics,
+) -> dict[str, Any]:
+    every = min(preset.every, preset.steps)
+    distance = callbacks.FrechetDistance(
+        reference,
+        every=every,
+        num_samples=preset.num_samples,
+        extractor=extractor,
+        seed=_DISTANCE_SEED,
+        quantize=preset.quantize,
+    )
+    key = distance.key
+    checkpoints = callbacks.Checkpoints(
+        workdir / "checkpoints",
+        workdir / "best",
+        key,
+        {"num_samples": preset.num_samples, "reference_images": data.num_examples},
+    )
+    start = _resume(gan, checkpoints, workdir / "metrics.jsonl")
+    metrics = callbacks.MetricsLog(workdir / "metrics.jsonl")
+    if start is None:
+        start = 0
+        value = distance.measure(gan)
+        _log.info("step 0/%d  %s %.4g", preset.steps, key, value)
+        metrics.write(0, {key: value})
+        checkpoints.save(gan, 0, value)
+    in_order = [
+        callbacks.NaNGuard(),
+        distance,
+        callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED),
+        metrics,
+        callbacks.TensorBoardLog(
+            workdir / "tensorboard", seed=_GRID_SEED, config=config
+        ),
+        checkpoints,
+        callbacks.Progress(preset.steps, key),
+    ]
+    # One epoch of Keras is one interval; the last one may be shorter.
+    whole = preset.steps - preset.steps % every
+    for first, last, interval in ((0, whole, every), (whole, preset.steps, None)):
+        if start < last:
+            interval = interval or last - first
+            gan.fit(
+                data.training(
+                    preset.batch_size,
+                    preset.seed,
+                    start_step=start,
+                    discriminator_steps=preset.discriminator_steps,
+                ),
+                initial_epoch=start // every,
+                epochs=-(-last // every),
+                steps_per_epoch=interval,
+                callbacks=in_order,
+                shuffle=False,
+                verbose=0,
+            )
+            start = last
+    return _finish(preset, workdir, key, extractor)
+
+
+def _resume(
+    gan: GAN, checkpoints: callbacks.Checkpoints, metrics: pathlib.Path
+) -> int | None:
+    """Loads the newest checkpoint; returns its step, or None where there is none."""
+    latest = checkpoints.latest()
+    if latest is None:
+        callbacks.MetricsLog.cut(metrics, -1)
+        return None
+    step, path = latest
+    try:
+        gan.load_weights(path)
+    except Exception as error:
+        raise InputError(
+            f"The checkpoint {path} cannot be loaded ({error}). Delete it to go on "
+            "from the one before it."
+        ) from error
+    checkpoints.mend(callbacks.MetricsLog.cut(metrics, step))
+    _log.info("Going on from step %d.", step)
+    return step
+
+
+def _finish(
+    preset: Preset, workdir: pathlib.Path, key: str, extractor: Extractor
+) -> dict[str, Any]:
+    rows = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
+    measured = [row for row in rows if row.get(key) is not None]
+    best = min(measured, key=lambda row: row[key])
+    plots.training_curve(rows, key, workdir / "curve.png", preset.name)
+
+    def point(row: dict[str, Any]) -> dict[str, Any]:
+        return {"step": row["step"], key: row[key]}
+
+    summary = {
+        "preset": preset.name,
+        "metric": key,
+        "num_samples": preset.num_samples,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.fingerprint,
+        "start": point(measured[0]),
+        "best": point(best),
+        "last": point(measured[-1]),
+        "minutes": rows[-1]["minutes"],
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("tf-ttur", "tensorflow", "keras", "numpy")
+        },
+    }
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def _extractor(
+    preset: Preset, data: datasets.ImageData, inception: str | None
+) -> Extractor:
+    if data.name == "digits" and inception is None:
+        from sklearn.datasets import load_digits
+
+        images = np.concatenate(list(data.images()))
+        classifier = digits_classifier(images, load_digits().target)
+        _log.info(
+            "Distances use the digits classifier (held-out accuracy %.4f, weights %s), "
+            "kept in %s.",
+            classifier.accuracy,
+            classifier.extractor.fingerprint[:12],
+            classifier.path,
+        )
+        return classifier.extractor
+    from fid.inception import Inception
+
+    return Inception(inception)
+
+
+def _reference(
+    path: pathlib.Path, data: datasets.ImageData, extractor: Extractor
+) -> Statistics:
+    """Computes the statistics of the real images once, and keeps them in the folder."""
+    if path.exists():
+        reference = Statistics.load(path)
+        used = (reference.provenance or {}).get("extractor_sha256")
+        if used != extractor.fingerprint:
+            raise InputError(
+                f"{path} was computed with other extractor weights ({used}) than are "
+                f"here now ({extractor.fingerprint}), so new distances would not "
+                "compare with this run's. Bring the old weights back, or start in "
+                "another --workdir."
+            )
+        return reference
+    _log.info("Computing the statistics of %d real images.", data.num_examples)
+    reference = compute_statistics(_RealImages(data, extractor), extractor)
+    reference.save(path)
+    # Read back, since the file has no rows: a resumed run must use the same formula.
+    return Statistics.load(path)
+
+
+class _RealImages(Source):
+    """A data set as a source of images to measure."""
+
+    def __init__(self, data: datasets.ImageData, extractor: Extractor):
+        self.label, self.count = data.name, data.num_examples
+        self._data, self._gray = data, extractor.name == "digits"
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        for images in self._data.images(size):
+            yield from ArraySource(images, keep_channels=self._gray).batches(size)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        height, width, _ = self._data.image_shape
+        return {
+            "source": self.label,
+            "source_kind": "dataset",
+            "split": self._data.split,
+            "source_resolution": f"{width}x{height}",
+            "pixels": "8-bit",
+        }
+
+
+def _check_config(path: pathlib.Path, config: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, config)
+        return
+    found = read_json(path)
+    differences = [
+        f"{key} is {found.get(key)!r} there and {config.get(key)!r} now"
+        for key in sorted(found.keys() | config.keys())
+        if found.get(key) != config.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{path.parent} holds a run with another configuration: "
+            f"{'; '.join(differences)}. Give its settings to go on with it, or choose "
+            "another --workdir."
+        )
+
+
+@contextlib.contextmanager
+def _only_user(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second process out of the folder; the system frees it after a crash."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Cannot use {workdir} as run folder: {error.strerror}."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"Another process is training in {workdir}; wait for it, or choose "
+                "another --workdir."
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _logging_to(path: pathlib.Path) -> Iterator[None]:
+    """Sends what the package logs to a file and, past the progress bar, to stderr."""
+    logger = logging.getLogger("tf_ttur")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers = [file, _TqdmHandler()]
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class _TqdmHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        import sys
+
+        tqdm.write(self.format(record), file=sys.stderr)
