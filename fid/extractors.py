@@ -114,7 +114,7 @@ def weights_sha256(model: Any) -> str:
     """
     digest = hashlib.sha256()
     for weight in model.weights:
-        value = np.asarray(weight)
+        value = weight.numpy()
         # Not the names: Keras numbers layers anew in each process.
         digest.update(f"{value.dtype} {value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value).tobytes())

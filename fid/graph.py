@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import http.client
+import logging
 import math
 import os
 import pathlib
@@ -22,7 +23,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
-from absl import logging
 
 from fid.files import (
     InputError,
@@ -49,6 +49,7 @@ __all__ = [
     "load_graph",
 ]
 
+_log = logging.getLogger(__name__)
 GRAPH_NAME = "classify_image_graph_def.pb"
 IMAGE_SIZE = 299
 DOWNLOAD_URLS = (
@@ -405,7 +406,8 @@ class _Graph:
             for text in (str(found), str(expected))
         )
         raise InputError(
-            f"{self.where}: node {name!r} has {found}, expected {expected}. {_REMEDY}"
+            f"{self.where}: node {name[:160]!r} has {found}, expected {expected}. "
+            f"{_REMEDY}"
         )
 
     def node(self, name: str, op: str | None = None) -> Any:
@@ -456,19 +458,20 @@ class _Graph:
             else:
                 found.append(current.name)
         if tuple(found) != expected or pending:
+            more = ", ..." if pending else ""
             self.refuse(
                 node.name,
-                f"input {', '.join(found)}{', ...' if pending else ''}",
-                ", ".join(expected),
+                f"input {', '.join(map(repr, found))}{more}",
+                ", ".join(map(repr, expected)),
             )
 
-    def expect_tensor(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        """Refuses the Const `name` unless it has this shape and type."""
+    def expect_floats(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuses the Const `name` unless it is declared as float32 of this shape."""
         from tensorflow.core.framework import types_pb2
 
         tensor = self.node(name, "Const").attr["value"].tensor
-        if tensor.dtype != getattr(types_pb2, dtype):
-            self.refuse(name, f"type {types_pb2.DataType.Name(tensor.dtype)}", dtype)
+        if tensor.dtype != types_pb2.DT_FLOAT:
+            self.refuse(name, f"data type {tensor.dtype}", "1 (float32)")
         found = _shape(tensor)
         if found != shape:
             self.refuse(name, f"shape {found}", shape)
@@ -604,9 +607,7 @@ def _check_conv(graph: _Graph, layer: Conv, source: tuple[str, ...]) -> None:
     order = ("moving_mean", "moving_variance", "beta", "gamma")
     for parameter, key in zip(parameters, order, strict=True):
         graph.expect_source(norm, parameter, (f"{name}/batchnorm/{key}",))
-        graph.expect_tensor(
-            f"{name}/batchnorm/{key}", (layer.kernel[-1],), dtype="DT_FLOAT"
-        )
+        graph.expect_floats(f"{name}/batchnorm/{key}", (layer.kernel[-1],))
     epsilon = _attribute(norm, "variance_epsilon")
     if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
         graph.refuse(norm.name, f"variance_epsilon {epsilon!r}", "about 0.001")
@@ -618,7 +619,7 @@ def _check_conv(graph: _Graph, layer: Conv, source: tuple[str, ...]) -> None:
     image, kernel = graph.inputs(conv, 2)
     graph.expect_source(conv, image, source)
     graph.expect_source(conv, kernel, (f"{name}/conv2d_params",))
-    graph.expect_tensor(f"{name}/conv2d_params", layer.kernel, dtype="DT_FLOAT")
+    graph.expect_floats(f"{name}/conv2d_params", layer.kernel)
     graph.expect(
         conv,
         strides=[1, layer.stride, layer.stride, 1],
@@ -649,8 +650,8 @@ def _check_logits(graph: _Graph, source: tuple[str, ...]) -> None:
     reshape = graph.node(flat, "Reshape")
     graph.expect_source(reshape, graph.inputs(reshape, 2)[0], source)
     graph.expect_source(product, weights, ("softmax/weights",))
-    graph.expect_tensor("softmax/weights", (2048, 1008), dtype="DT_FLOAT")
-    graph.expect_tensor("softmax/biases", (1008,), dtype="DT_FLOAT")
+    graph.expect_floats("softmax/weights", (2048, 1008))
+    graph.expect_floats("softmax/biases", (1008,))
 
 
 def _read_block(graph: _Graph, layer: Conv) -> ConvBlock:
@@ -692,7 +693,7 @@ def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
             downloaded, or the download failed.
     """
     if path is not None:
-        return _existing(pathlib.Path(path), "--inception")
+        return _existing(pathlib.Path(path).expanduser(), "--inception")
     if variable := os.environ.get("TTUR_INCEPTION"):
         return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
@@ -735,7 +736,7 @@ def download_graph(
     destination = pathlib.Path(destination or cache_dir() / GRAPH_NAME)
     failures = []
     for url in urls:
-        logging.info("Downloading %s (%d bytes)", url, archive_bytes)
+        _log.info("Downloading %s (%d bytes)", url, archive_bytes)
         try:
             with tempfile.TemporaryFile() as archive:
                 _fetch(url, archive, archive_bytes)

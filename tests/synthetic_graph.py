@@ -48,7 +48,8 @@ def write_synthetic_graph(
     _preprocessing(writer)
     _body(writer)
     _head(writer)
-    pathlib.Path(path).write_bytes(writer.graph.SerializeToString())
+    # Protocol buffer maps have no order of their own; equal seeds make equal bytes.
+    pathlib.Path(path).write_bytes(writer.graph.SerializeToString(deterministic=True))
     return path
 
 

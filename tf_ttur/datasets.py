@@ -15,6 +15,7 @@ import functools
 import glob
 import importlib.util
 import io
+import logging
 import os
 import pathlib
 import re
@@ -22,18 +23,18 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 
 from fid.files import InputError
 
 __all__ = ["NAMES", "ImageData", "group", "load"]
 
+_log = logging.getLogger(__name__)
 _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 # TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
 # shuffled within windows of some 60-120 MB of encoded images, shuffle them again.
@@ -171,13 +172,12 @@ class ImageData:
             elements = self._elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
             return elements.batch(batch_size, drop_remainder=True)
 
-        def decode(elements: tf.Tensor) -> tf.Tensor:
-            images = tf.numpy_function(self._decode, [elements], tf.uint8)
-            images.set_shape((batch_size, *self.image_shape))
+        def scale(images: tf.Tensor) -> tf.Tensor:
+            images = tf.ensure_shape(images, (batch_size, *self.image_shape))
             return tf.cast(images, tf.float32) / 127.5 - 1.0
 
         batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
-        batches = batches.skip(passed_over).map(decode)
+        batches = _decoded(batches.skip(passed_over), self._decode).map(scale)
         options = tf.data.Options()
         # Workers must split batches, not files: else the order depends on their number.
         options.experimental_distribute.auto_shard_policy = (
@@ -203,10 +203,21 @@ class ImageData:
         Raises:
             InputError: A file is damaged; the message names it.
         """
+        failures = []
+
+        def decode(elements: np.ndarray) -> np.ndarray:
+            try:
+                return self._decode(elements)
+            except InputError as error:
+                failures.append(error)  # tf.data would hand on its text only.
+                raise
+
+        batches = _decoded(self._elements(None).batch(batch_size), decode)
         try:
-            for elements in self._elements(None).batch(batch_size).prefetch(1):
-                yield self._decode(elements.numpy())
+            yield from batches.prefetch(1).as_numpy_iterator()
         except tf.errors.OpError as error:
+            if failures:
+                raise failures[0] from None
             raise InputError(
                 f"Cannot read {self.name} ({self.split}): {error.message}. A prepared "
                 "file is damaged or incomplete: delete its folder and prepare it again."
@@ -320,6 +331,18 @@ def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
     return dataset.rebatch(k * sizes.pop(), drop_remainder=True) if k > 1 else dataset
 
 
+def _decoded(
+    batches: tf.data.Dataset, decode: Callable[[np.ndarray], np.ndarray]
+) -> tf.data.Dataset:
+    # tf.data's threads, not a pool of Python's: a program that ends, or fails, while
+    # batches are being made ahead would wait forever for a pool already shut down.
+    return batches.map(
+        lambda elements: tf.numpy_function(decode, [elements], tf.uint8),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
 def _permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     # tf.data's own shuffle mixes in TensorFlow's global seed; a stable sort of
     # counter-based random numbers is a function of its seed and nothing else.
@@ -376,7 +399,8 @@ def _load_folder(
         )
     # Found now rather than hours into the training. What only shows when all pixels are
     # decoded, such as a truncated JPEG, is an error when the file is read.
-    _each_file(_check, paths, paths)
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
+        _each_file(_check, paths, paths, apply=pool.map)
 
     def decode(rows: np.ndarray) -> np.ndarray:
         batch = [paths[row] for row in rows]
@@ -417,9 +441,12 @@ def _require_eight_bits(image: Image.Image) -> None:
 
 
 def _each_file(
-    function: Callable[[Any], Any], files: Sequence[Any], names: Sequence[Any]
+    function: Callable[[Any], Any],
+    files: Sequence[Any],
+    names: Sequence[Any],
+    apply: Callable[..., Iterable[Any]] = map,
 ) -> list[Any]:
-    """Calls `function` on files in parallel; one error names all that failed."""
+    """Calls `function` on each file; one error names all that failed."""
 
     def attempt(file: Any) -> Any:
         try:
@@ -427,7 +454,7 @@ def _each_file(
         except Exception as error:  # Pillow's plugins raise errors of every kind.
             return error
 
-    results = list(_threads().map(attempt, files))
+    results = list(apply(attempt, files))
     bad = [
         f"{name} ({result})"
         for name, result in zip(names, results, strict=True)
@@ -439,12 +466,6 @@ def _each_file(
             f"{'; '.join(bad)}."
         )
     return results
-
-
-@functools.cache
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
-    # Pillow lets go of Python's lock while it decodes and resizes.
-    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="images")
 
 
 # TFDS ---------------------------------------------------------------------------------
@@ -488,7 +509,7 @@ def _load_published(
     )
     if not published.in_memory:
         return data
-    logging.info("Reading %d images of %s into memory.", count, name)
+    _log.info("Reading %d images of %s into memory.", count, name)
     return _in_memory(name, split, np.concatenate(list(data.images(1000))))
 
 

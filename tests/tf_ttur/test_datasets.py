@@ -1,17 +1,16 @@
 """Images to train on: pixels equal to Pillow's, order a function of (seed, step).
 
-The prepared files are small, but written by TFDS with the features and the version of its
-own builders, from the photographs that come with scikit-learn.
+The prepared files are small, but written by TFDS with the features and the version of
+its own builders, from the photographs that come with scikit-learn.
 """
 
+import dataclasses
 import io
 import itertools
 import json
 import shutil
 import socket
-import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -61,7 +60,7 @@ def examples(name, split, count):
         features = tfds.builder_cls(name)(data_dir="unused").info.features
         for index, pixels in enumerate(photographs(count, 218, 178, seed)):
             rest = {
-                group: {key: 0 for key in features[group]}
+                group: dict.fromkeys(features[group], 0)
                 for group in ("landmarks", "attributes", "identity")
             }
             yield index, {"image": io.BytesIO(jpeg(pixels)), **rest}
@@ -223,35 +222,49 @@ class TestTraining:
         data = datasets.load("digits", image_size=8)
         starts = [
             take(data.training(1797, seed, start_step=step), 1)[0].tobytes()
-            for seed in range(3)
-            for step in range(3)
+            for seed in range(2)
+            for step in range(2)
         ]
-        assert len(set(starts)) == 9
+        assert len(set(starts)) == 4
 
     @pytest.mark.parametrize("discriminator_steps", [1, 3])
-    @pytest.mark.parametrize("start_step", [0, 1, 2, 3, 4, 7, 11])
-    def test_resumes_exactly_in_memory(self, start_step, discriminator_steps):
+    def test_resumes_exactly_in_memory(self, discriminator_steps):
         data = datasets.load("digits", image_size=8)  # Four batches an epoch.
         whole = take(data.training(400, 5, 0, discriminator_steps), 14)
-        rest = take(data.training(400, 5, start_step, discriminator_steps), 3)
-        for step, batch in enumerate(rest, start=start_step):
-            np.testing.assert_array_equal(batch, whole[step])
+        for start_step in (1, 3, 4, 7, 11):
+            rest = take(data.training(400, 5, start_step, discriminator_steps), 3)
+            for step, batch in enumerate(rest, start=start_step):
+                np.testing.assert_array_equal(batch, whole[step])
 
-    @pytest.mark.parametrize("discriminator_steps", [1, 2])
-    @pytest.mark.parametrize("source", ["celeb_a", "lsun/bedroom", "folder"])
+    @pytest.mark.parametrize(
+        ("name", "discriminator_steps"),
+        [("celeb_a", 1), ("celeb_a", 2), ("lsun/bedroom", 1), ("folder", 2)],
+    )
     def test_resumes_exactly_from_files(
-        self, source, discriminator_steps, prepared, folder, monkeypatch
+        self, name, discriminator_steps, prepared, folder, monkeypatch
     ):
         monkeypatch.setattr(datasets, "_WINDOW", 8)
         monkeypatch.setattr(datasets, "_SHARDS_AT_ONCE", 2)
-        place = folder if source == "folder" else prepared
-        data = datasets.load(source, data_dir=place, image_size=8)
+        place = folder if name == "folder" else prepared
+        data = datasets.load(name, data_dir=place, image_size=8)
         per_epoch = data.num_examples // 7
-        whole = take(data.training(7, 5, 0, discriminator_steps), 2 * per_epoch + 4)
-        for start_step in (1, per_epoch - 1, per_epoch, per_epoch + 1, 2 * per_epoch):
-            rest = take(data.training(7, 5, start_step, discriminator_steps), 4)
+        whole = take(data.training(7, 5, 0, discriminator_steps), per_epoch + 4)
+        for start_step in (1, per_epoch - 1, per_epoch + 1):
+            rest = take(data.training(7, 5, start_step, discriminator_steps), 3)
             for step, batch in enumerate(rest, start=start_step):
                 np.testing.assert_array_equal(batch, whole[step])
+
+    def test_resuming_decodes_nothing_that_is_passed_over(self, prepared):
+        data = datasets.load("celeb_a", data_dir=prepared, image_size=8)
+        decoded = []
+
+        def spy(elements):
+            decoded.append(data._decode(elements))
+            return decoded[-1]
+
+        spied = dataclasses.replace(data, _decode=spy)
+        (batch,) = take(spied.training(7, seed=5, start_step=5), 1)
+        np.testing.assert_array_equal(to_uint8(batch), decoded[0])
 
     def test_records_of_an_epoch_are_a_permutation(self, prepared, monkeypatch):
         monkeypatch.setattr(datasets, "_WINDOW", 8)
@@ -369,7 +382,10 @@ class TestPublished:
 
 class TestMissingFiles:
     @pytest.mark.parametrize("name", list(SPLITS))
-    def test_message_says_what_is_missing_and_what_to_do(self, name, tmp_path):
+    def test_message_says_at_once_what_to_do(self, name, tmp_path, monkeypatch):
+        # Neither the seconds of TFDS's import nor the minutes of a dead network.
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+        monkeypatch.setattr(socket, "getaddrinfo", None)
         started = time.monotonic()
         with pytest.raises(InputError) as error:
             datasets.load(name, data_dir=tmp_path)
@@ -383,30 +399,6 @@ class TestMissingFiles:
         assert "\n" not in message
         assert ("Google Drive" in message) == (name == "celeb_a")
         assert ("tensorflow_io" in message) == (name == "lsun/bedroom")
-
-    def test_fails_within_seconds_and_without_tfds(self, tmp_path):
-        script = textwrap.dedent(
-            """
-            import sys, time
-            from fid.files import InputError
-            from tf_ttur import datasets
-            started = time.monotonic()
-            try:
-                datasets.load("cifar10", data_dir=sys.argv[1])
-            except InputError as error:
-                print(time.monotonic() - started, "tensorflow_datasets" in sys.modules)
-            """
-        )
-        result = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONPATH": ":".join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        seconds, imported = result.stdout.split()
-        assert float(seconds) < 5
-        assert imported == "False"
 
     def test_versions_of_the_builders_are_those_asked_for(self, tmp_path):
         import tensorflow_datasets as tfds
@@ -428,9 +420,7 @@ class TestMissingFiles:
 
     def test_other_version_is_named(self, copied):
         (copied / "cifar10/3.0.2").rename(copied / "cifar10/2.0.0")
-        with pytest.raises(
-            InputError, match=r"cifar10/3\.0\.2/.*Found version 2\.0\.0"
-        ):
+        with pytest.raises(InputError, match=r"/3\.0\.2/.*Found version 2\.0\.0"):
             datasets.load("cifar10", data_dir=copied)
 
     def test_version_with_the_same_images_is_read(self, copied):
@@ -464,6 +454,8 @@ class TestMissingFiles:
         data = datasets.load("celeb_a", data_dir=copied)
         with pytest.raises(InputError, match="damaged or incomplete"):
             everything(data)
+        with pytest.raises(tf.errors.OpError):
+            take(data.training(5, seed=0), 10)
 
 
 class TestDownload:
@@ -479,7 +471,12 @@ class TestDownload:
 
     def test_silent_network_is_given_up(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets, "_SECONDS_TO_CONNECT", 0.2)
-        monkeypatch.setattr(socket, "create_connection", lambda *_: time.sleep(3))
+
+        def hang(*_):
+            time.sleep(3)
+            raise OSError("timed out")
+
+        monkeypatch.setattr(socket, "create_connection", hang)
         started = time.monotonic()
         with pytest.raises(InputError, match=r"within 0\.2 seconds"):
             datasets.load("celeb_a", data_dir=tmp_path, download=True)
@@ -593,7 +590,7 @@ class TestFolder:
         data = datasets.load("folder", data_dir=folder, image_size=8)
         with pytest.raises(InputError, match=f"{path}.*truncated"):
             everything(data)
-        with pytest.raises(tf.errors.OpError, match="01.JPG"):
+        with pytest.raises(tf.errors.OpError, match=r"01\.JPG"):
             take(data.training(23, seed=0), 1)
 
     def test_nothing_to_read_is_an_error(self, tmp_path):

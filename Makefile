@@ -1,0 +1,33 @@
+# Two commands do everything on a machine with Python 3.11 and a network:
+#   make run    installs into .venv, trains the default preset on the embedded digits
+#   make test   installs into .venv, lints, runs all tests
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/digits_dcgan_ttur
+BIN := $(VENV)/bin
+
+.PHONY: run test lint install clean
+
+run: install
+	$(BIN)/python scripts/train.py --workdir=$(WORKDIR)
+
+test: install lint
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+
+# The project itself is installed editable, so that sources are used as they are.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

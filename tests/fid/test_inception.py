@@ -1,0 +1,169 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import synthetic_graph
+
+from fid.files import InputError
+from fid.inception import Inception
+
+SIZES = [(1, 1), (8, 8), (32, 32), (64, 48), (299, 299), (400, 350)]
+
+
+def random_image(height, width, seed=0):
+    # Waves and noise: neither all features alike, nor all pixels smooth.
+    random = np.random.default_rng([height, width, seed])
+    y, x = np.mgrid[:height, :width][..., None]
+    waves = np.sin(x * random.normal(0, 0.2, 3) + y * random.normal(0, 0.2, 3))
+    noise = random.normal(0, 30, [height, width, 3])
+    return np.clip(127.5 + 100 * waves + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def inception(synthetic_pb):
+    return Inception(synthetic_pb, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [random_image(height, width) for height, width in SIZES]
+
+
+@pytest.fixture(scope="module")
+def oracle(synthetic_pb, images):
+    pool, logits, softmax = synthetic_graph.v1_run(
+        synthetic_pb, images, ["pool_3:0", "softmax/logits/MatMul:0", "softmax:0"]
+    )
+    return pool.reshape(-1, 2048), logits, softmax
+
+
+@pytest.fixture(scope="module")
+def outputs(inception, images):
+    return inception.features_and_logits(images)
+
+
+def test_facts(inception, synthetic_pb):
+    assert inception.name == "inception_2015"
+    assert inception.dimension == 2048
+    digest = hashlib.sha256(synthetic_pb.read_bytes()).hexdigest()
+    assert inception.fingerprint == digest
+    assert json.loads(json.dumps(inception.protocol)) == inception.protocol
+    assert "align_corners=False" in inception.protocol["resize"]
+
+
+def test_features_and_logits_are_those_of_the_v1_session(outputs, oracle):
+    features, logits = outputs
+    assert features.dtype == logits.dtype == np.float32
+    assert features.shape == (6, 2048)
+    assert logits.shape == (6, 1008)
+    # The test has force: features are of order one and differ between the images.
+    assert 0.2 < oracle[0].mean() < 1
+    assert oracle[0].std(0).mean() > 0.05
+    np.testing.assert_allclose(features, oracle[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits, oracle[1], rtol=0, atol=1e-4)
+
+
+def test_the_biases_complete_the_logits(outputs, oracle, synthetic_pb):
+    (biases,) = synthetic_graph.v1_run(
+        synthetic_pb, [np.zeros([1, 1, 3])], ["softmax/biases:0"]
+    )
+    logits = outputs[1] + biases
+    softmax = np.exp(logits - logits.max(1, keepdims=True))
+    softmax /= softmax.sum(1, keepdims=True)
+    np.testing.assert_allclose(softmax, oracle[2], rtol=0, atol=1e-5)
+
+
+def test_batch_size_and_xla_change_rounding_only(synthetic_pb, images, outputs):
+    plain = Inception(synthetic_pb, batch_size=3, jit_compile=False)
+    features, logits = plain.features_and_logits(images)
+    np.testing.assert_allclose(features, outputs[0], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(logits, outputs[1], rtol=0, atol=2e-5)
+
+
+def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
+    batch = np.stack([random_image(32, 32, seed) for seed in range(3)])
+    features = inception(batch)
+    np.testing.assert_array_equal(inception(list(batch)), features)
+    for dtype in (np.float32, np.float64, np.int64):
+        np.testing.assert_array_equal(inception(batch.astype(dtype)), features)
+    np.testing.assert_allclose(inception(batch[1:2])[0], features[1], atol=1e-5)
+
+
+def test_few_batch_sizes_are_compiled(synthetic_pb):
+    inception = Inception(synthetic_pb, batch_size=9, jit_compile=False)
+    compiled = []
+
+    def network(images):
+        compiled.append(len(images))
+        return np.zeros([len(images), 2048]), np.zeros([len(images), 1008])
+
+    inception._network = network
+    for n in (1, 3, 8, 9, 10, 20):
+        assert inception(np.zeros([n, 4, 4, 3], np.uint8)).shape == (n, 2048)
+    assert compiled == [8, 8, 8, 9, 9, 9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("scale_after_normalization", [True, False])
+def test_gamma_and_epsilon_are_honoured(tmp_path, scale_after_normalization):
+    path = synthetic_graph.write_synthetic_graph(
+        tmp_path / "graph.pb",
+        seed=1,
+        random_gamma=True,
+        scale_after_normalization=scale_after_normalization,
+        variance_epsilon=0.1,
+    )
+    images = [random_image(32, 32), random_image(20, 30)]
+    expected, _ = synthetic_graph.v1_features(path, images)
+    features = Inception(path, batch_size=2, jit_compile=False)(images)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
+
+
+# --- What is refused
+
+
+@pytest.mark.parametrize(
+    ("images", "fragment"),
+    [
+        (np.zeros([0, 8, 8, 3], np.uint8), "no images"),
+        ([], "no images"),
+        (np.zeros([8, 8, 3], np.uint8), r"shape \(8, 8, 3\).*first axis"),
+        (np.zeros([2, 3, 8, 8], np.uint8), r"Image 0 has shape \(3, 8, 8\)"),
+        (np.zeros([2, 8, 8, 4], np.uint8), "convert it to RGB"),
+        (np.zeros([2, 0, 8, 3], np.uint8), r"shape \(0, 8, 3\)"),
+        ([np.zeros([8, 8, 3]), np.zeros([8, 8])], r"Image 1 has shape \(8, 8\)"),
+        (np.zeros([2, 8, 8, 3], bool), "dtype bool"),
+        (np.zeros([2, 8, 8, 3], complex), "dtype complex"),
+    ],
+)
+def test_wrong_shapes_and_types(inception, images, fragment):
+    with pytest.raises(InputError, match=fragment) as caught:
+        inception(images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "fragment"),
+    [
+        (np.nan, "Image 7 has NaN or infinite"),
+        (np.inf, "Image 7 has NaN or infinite"),
+        (-np.inf, "Image 7 has NaN or infinite"),
+        (-0.5, r"Image 7 has values from -0.5 to 0, expected \[0, 255\]"),
+        (256, "Image 7 has values from 0 to 256"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_wrong_values_name_the_first_image(inception, value, fragment, dtype):
+    images = np.zeros([10, 8, 8, 3], dtype)
+    images[7:, 2, 3, 1] = value
+    with pytest.raises(InputError, match=fragment):
+        inception(images)
+
+
+def test_unit_range_is_left_to_the_source_of_images(inception):
+    assert inception(np.full([1, 8, 8, 3], 0.5)).shape == (1, 2048)
+
+
+def test_batch_size_must_be_positive(synthetic_pb):
+    with pytest.raises(InputError, match="batch_size is 0"):
+        Inception(synthetic_pb, batch_size=0)

@@ -1,0 +1,447 @@
+"""`GAN`: the step against plain NumPy arithmetic, saving, loading, resuming."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_ttur
+from tf_ttur import losses
+
+SHAPE = (8, 8, 1)
+
+
+def images(n=32, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (n, *SHAPE)).astype("float32")
+
+
+def networks(norm=False, dropout=0.0, decay=None):
+    def initializer(seed):
+        return keras.initializers.RandomNormal(stddev=0.1, seed=seed)
+
+    generator = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(16, kernel_initializer=initializer(0)),
+            *([keras.layers.BatchNormalization()] if norm else []),
+            keras.layers.ELU(),
+            keras.layers.Dense(64, "tanh", kernel_initializer=initializer(1)),
+            keras.layers.Reshape(SHAPE, dtype="float32"),
+        ]
+    )
+    discriminator = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(
+                8, 3, strides=2, padding="same", kernel_initializer=initializer(2)
+            ),
+            keras.layers.ELU(),
+            keras.layers.Flatten(),
+            *([keras.layers.Dropout(dropout, seed=3)] if dropout else []),
+            keras.layers.Dense(
+                1,
+                kernel_initializer=initializer(4),
+                kernel_regularizer=decay and keras.regularizers.L2(decay),
+            ),
+        ]
+    )
+    return generator, discriminator
+
+
+def make(seed=0, norm=False, dropout=0.0, rates=(1e-2, 1e-3), **options):
+    gan = tf_ttur.GAN(*networks(norm, dropout), tf_ttur.NormalLatent(4), seed=seed)
+    # Most tests are not about XLA, and compiling takes longer than they do.
+    defaults = {"loss": "wasserstein", "gradient_penalty": 10.0, "jit_compile": False}
+    options = defaults | options
+    gan.compile(
+        **tf_ttur.ttur(discriminator=rates[0], generator=rates[1], beta_1=0.0),
+        **options,
+    )
+    return gan
+
+
+def batches(k=1, start=0, count=100):
+    x = images(16 * k * count).reshape(count, 16 * k, *SHAPE)
+    return tf.data.Dataset.from_tensor_slices(x[start:])
+
+
+def fit(gan, steps, start=0, k=1, **options):
+    options = {"verbose": 0, "shuffle": False} | options
+    return gan.fit(batches(k, start), steps_per_epoch=steps, epochs=1, **options)
+
+
+def state(gan):
+    variables = [
+        *gan.weights,
+        *gan.discriminator_optimizer.variables,
+        *gan.generator_optimizer.variables,
+        *gan._random_states(),
+    ]
+    return [v.numpy() for v in variables]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+class Recorder:
+    """A latent distribution that keeps what it drew."""
+
+    def __init__(self, latents):
+        self.latents, self.dimension, self.calls = latents, 4, 0
+
+    def __call__(self, count, seed):
+        self.calls += 1
+        return tf.constant(self.latents[self.calls - 1])
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_one_step_is_one_plain_gradient_step_of_each_player(reuse):
+    """Linear networks and plain SGD, so that NumPy can do the step by hand."""
+    generator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    discriminator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(2, 5, 4)).astype("float32")
+    real = random.normal(size=(5, 3)).astype("float32")
+    gan = tf_ttur.GAN(generator, discriminator, Recorder(latents))
+    gan.compile(
+        discriminator_optimizer=keras.optimizers.SGD(0.1),
+        generator_optimizer=keras.optimizers.SGD(0.01),
+        loss="wasserstein",
+        reuse_latents=reuse,
+        jit_compile=False,
+    )
+    A, a = (np.array(w, "float64") for w in generator.get_weights())
+    w, b = (np.array(v, "float64") for v in discriminator.get_weights())
+    gan.train_step(tf.constant(real))
+    # Critic: d/dw [mean(fake w) - mean(real w)]; the bias cancels.
+    fake = latents[0] @ A + a
+    w_new = w - 0.1 * (fake.mean(0) - real.mean(0))[:, None]
+    # Generator: d/dA of -mean((z A + a) w_new), at the critic's new weights.
+    z = latents[0 if reuse else 1]
+    A_new = A + 0.01 * np.outer(z.mean(0), w_new[:, 0])
+    a_new = a + 0.01 * w_new[:, 0]
+    np.testing.assert_allclose(discriminator.get_weights()[0], w_new, rtol=1e-5)
+    np.testing.assert_allclose(discriminator.get_weights()[1], b, atol=1e-7)
+    np.testing.assert_allclose(generator.get_weights()[0], A_new, rtol=1e-5)
+    np.testing.assert_allclose(generator.get_weights()[1], a_new, rtol=1e-5, atol=1e-6)
+    assert gan.latent.calls == (1 if reuse else 2)
+    assert gan.steps == 1
+
+
+def test_each_discriminator_step_has_its_own_minibatch_and_latents():
+    class Watching(tf_ttur.GAN):
+        seen = []  # noqa: RUF012
+
+        def discriminator_loss(self, real, fake):
+            self.seen.append((real.numpy(), fake.numpy()))
+            return super().discriminator_loss(real, fake)
+
+    gan = Watching(*networks(), tf_ttur.NormalLatent(4))
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+        loss="wasserstein",
+        discriminator_steps=3,
+        jit_compile=False,
+    )
+    x = images(12)
+    gan.train_step(tf.constant(x))
+    np.testing.assert_array_equal(np.concatenate([r for r, _ in gan.seen]), x)
+    assert [len(r) for r, _ in gan.seen] == [4, 4, 4]
+    fakes = [f for _, f in gan.seen]
+    assert not np.allclose(fakes[0], fakes[1])
+    assert gan.steps == 1
+    assert int(gan.discriminator_optimizer.iterations) == 3
+    assert int(gan.generator_optimizer.iterations) == 1
+
+
+def test_a_batch_that_the_steps_do_not_divide_is_an_error():
+    gan = make(discriminator_steps=3)
+    with pytest.raises(ValueError, match="16 images cannot be shared by 3"):
+        fit(gan, 1)
+
+
+def test_both_players_use_their_own_rate_and_adam_as_in_tensorflow_1():
+    gan = make(rates=(3e-4, 1e-4), gradient_penalty=0.0)
+    before = [v.numpy() for v in gan.trainable_variables]
+    history = fit(gan, 1).history
+    # The first step of Adam is the rate times the gradient's sign, almost.
+    for player, rate in (("discriminator", 3e-4), ("generator", 1e-4)):
+        variables = getattr(gan, player).trainable_variables
+        ids = [id(v) for v in gan.trainable_variables]
+        moved = [np.abs(v.numpy() - before[ids.index(id(v))]).max() for v in variables]
+        assert max(moved) == pytest.approx(rate, rel=1e-3)
+    assert history["d_lr"] == pytest.approx([3e-4])
+    assert history["g_lr"] == pytest.approx([1e-4])
+    optimizer = gan.discriminator_optimizer
+    assert (optimizer.epsilon, optimizer.beta_1, optimizer.beta_2) == (1e-8, 0.0, 0.999)
+    assert gan.optimizer is None
+
+
+def test_adam_equals_tensorflow_1s():
+    variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"))
+    adam = tf_ttur.ttur(discriminator=0.1, generator=0.1)["generator_optimizer"]
+    gradients = np.random.default_rng(0).normal(size=(20, 3)).astype("float32") * 1e-7
+    for gradient in gradients:
+        adam.apply([tf.constant(gradient)], [variable])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        theirs = tf.compat.v1.get_variable(
+            "v", initializer=np.array([1.0, -2.0, 3.0], "float32"), use_resource=True
+        )
+        fed = tf.compat.v1.placeholder(tf.float32, [3])
+        step = tf.compat.v1.train.AdamOptimizer(0.1, 0.5, 0.999).apply_gradients(
+            [(fed, theirs)]
+        )
+        session.run(tf.compat.v1.global_variables_initializer())
+        for gradient in gradients:
+            session.run(step, {fed: gradient})
+        expected = session.run(theirs)
+    # Gradients of 1e-7, so that another epsilon would show.
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
+
+
+def test_logged_values_are_means_over_the_interval():
+    """With rates too small to move anything, each step's losses can be predicted."""
+    gan = make(rates=(1e-30, 1e-30), gradient_penalty=0.0, jit_compile=False)
+    logits = gan.discriminator.predict(images(16 * 100), verbose=0).reshape(100, 16)
+    seen = []
+    gan.fit(
+        batches(),
+        steps_per_epoch=4,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(dict(logs))
+            )
+        ],
+    )
+    # d_loss + g_loss = -mean(D(real)) up to the two draws of latents; compare the
+    # running mean with the means of single steps recovered from it.
+    running = np.array([logs["d_loss"] for logs in seen])
+    single = np.diff(np.concatenate([[0], running * np.arange(1, 5)]))
+    assert running[-1] == pytest.approx(single.mean(), rel=1e-5)
+    assert np.ptp(single) > 0
+    assert np.isfinite(logits).all()
+
+
+def test_xla_and_plain_steps_agree():
+    one, two = (make(jit_compile=jit, rates=(1e-4, 1e-4)) for jit in (True, False))
+    first, second = fit(one, 5).history, fit(two, 5).history
+    for key in ("d_loss", "g_loss", "gradient_penalty"):
+        assert first[key] == pytest.approx(second[key], rel=1e-4)
+
+
+def test_steps_per_execution_changes_nothing():
+    one = make(jit_compile=True)
+    two = make(jit_compile=True, steps_per_execution=2)
+    fit(one, 6)
+    fit(two, 6)
+    assert_same(state(one), state(two))
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_do_not():
+    one, two, other = (make(seed=seed, jit_compile=True) for seed in (1, 1, 2))
+    for gan in (one, two, other):
+        fit(gan, 3)
+    assert_same(state(one), state(two))
+    different = zip(state(one)[1:], state(other)[1:], strict=True)
+    assert not any(np.array_equal(a, b) for a, b in different if a.size > 100)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_the_step_after_loading_is_the_step_that_would_have_come(tmp_path, suffix):
+    options = {"norm": True, "dropout": 0.3, "discriminator_steps": 2}
+    gan = make(**options)
+    fit(gan, 3, k=2)
+    path = tmp_path / f"gan{suffix}"
+    if suffix == ".keras":
+        gan.save(path)
+        loaded = keras.models.load_model(path)
+        assert type(loaded) is tf_ttur.GAN
+    else:
+        gan.save_weights(path)
+        loaded = make(seed=9, **options)
+        loaded.load_weights(path)
+    assert loaded.steps == 3
+    fit(gan, 3, start=3, k=2)
+    fit(loaded, 3, start=3, k=2)
+    assert_same(state(gan), state(loaded))
+    assert loaded.gradient_penalty == 10.0
+    assert loaded.adversarial_loss.name == "wasserstein"
+
+
+def test_loaded_without_compiling_it_generates(tmp_path):
+    gan = make()
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras", compile=False)
+    np.testing.assert_allclose(
+        loaded.generate(3, seed=1), gan.generate(3, seed=1), atol=1e-6
+    )
+
+
+def test_backup_and_restore_continues_exactly(tmp_path):
+    class Crash(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise InterruptedError
+
+    data = batches().take(4).cache()
+
+    def run(gan, *more):
+        backup = keras.callbacks.BackupAndRestore(tmp_path)
+        gan.fit(data, epochs=4, verbose=0, shuffle=False, callbacks=[backup, *more])
+
+    whole = make()
+    whole.fit(data, epochs=4, verbose=0, shuffle=False)
+    with pytest.raises(InterruptedError):
+        run(make(), Crash())
+    resumed = make(seed=5)
+    run(resumed)
+    assert_same(state(whole), state(resumed))
+
+
+def test_generating_leaves_training_alone():
+    gan, other = make(norm=True), make(norm=True)
+    fit(gan, 2)
+    fit(other, 2)
+    gan.generate(7, seed=3)
+    gan.generate(5)
+    fit(gan, 2, start=2)
+    fit(other, 2, start=2)
+    assert_same(state(gan), state(other))
+
+
+def test_generated_images_do_not_depend_on_the_batch_size():
+    gan = make(norm=True)
+    one = gan.generate(10, seed=1, batch_size=3)
+    assert one.shape == (10, *SHAPE)
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, gan.generate(10, seed=1), atol=1e-6)
+    assert not np.allclose(one, gan.generate(10, seed=2))
+    with pytest.raises(ValueError, match="at least one"):
+        gan.generate(0)
+
+
+def test_predict_and_call_run_the_generator():
+    gan = make()
+    latents = np.zeros((2, 4), "float32")
+    np.testing.assert_allclose(gan.predict(latents, verbose=0), gan(latents), atol=1e-6)
+
+
+def test_arrays_pairs_with_labels_and_plain_fit_work():
+    gan = make()
+    history = gan.fit(images(40), batch_size=16, epochs=2, verbose=0)
+    assert set(history.history) == {
+        "d_loss", "g_loss", "gradient_penalty", "d_lr", "g_lr"
+    }  # fmt: skip
+    gan.fit(images(32), np.zeros(32), batch_size=16, verbose=0)
+    assert gan.steps == 2 * 3 + 2
+
+
+def test_bad_data_is_refused():
+    gan = make()
+    with pytest.raises(ValueError, match="uint8; GAN needs floats in"):
+        gan.fit(np.zeros((16, *SHAPE), "uint8"), verbose=0)
+    with pytest.raises(ValueError, match=r"\(9, 9, 1\); the generator makes \(8, 8, 1"):
+        gan.fit(np.zeros((16, 9, 9, 1), "float32"), verbose=0)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="no loss 'hinged'"):
+        make(loss="hinged")
+    with pytest.raises(ValueError, match="is not an adversarial loss"):
+        make(loss=object())
+    with pytest.raises(ValueError, match="gradient_penalty must be >= 0"):
+        make(gradient_penalty=-1.0)
+    with pytest.raises(ValueError, match="discriminator_steps must be"):
+        make(discriminator_steps=0)
+    with pytest.raises(ValueError, match="discriminator's learning rate"):
+        make(rates=(0.0, 1e-3))
+    adam = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match="an optimizer each"):
+        make().compile(
+            discriminator_optimizer=adam, generator_optimizer=adam, loss="minimax"
+        )
+
+
+def test_mixed_float16_scales_each_loss_once_also_after_loading(tmp_path):
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        gan = make()
+        fit(gan, 2)
+        gan.save(tmp_path / "gan.keras")
+        loaded = keras.models.load_model(tmp_path / "gan.keras")
+        for each in (gan, loaded):
+            for optimizer in (each.discriminator_optimizer, each.generator_optimizer):
+                assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+                assert isinstance(optimizer.inner_optimizer, keras.optimizers.Adam)
+        history = fit(gan, 2, start=2).history
+        fit(loaded, 2, start=2)
+        assert_same(state(gan), state(loaded))
+        assert history["d_lr"] == pytest.approx([1e-2])
+        assert gan.discriminator.layers[0].compute_dtype == "float16"
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
+
+
+def test_a_strategy_turns_xla_off_and_an_explicit_wish_is_refused():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert not make(jit_compile=None).jit_compile
+        with pytest.raises(ValueError, match="cannot work under a tf.distribute"):
+            make(jit_compile=True)
+    assert make(jit_compile=None).jit_compile
+
+
+def test_weight_decay_of_a_layer_is_part_of_the_loss():
+    def trained(decay):
+        generator, discriminator = networks(decay=decay)
+        gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(4))
+        gan.compile(
+            discriminator_optimizer=keras.optimizers.SGD(0.1),
+            generator_optimizer=keras.optimizers.SGD(0.1),
+            loss="wasserstein",
+        )
+        before = discriminator.layers[-1].kernel.numpy()
+        fit(gan, 1)
+        return before, discriminator.layers[-1].kernel.numpy()
+
+    before, plain = trained(None)
+    _, decayed = trained(0.5)
+    # One step of SGD differs by rate * 2 * decay * kernel.
+    np.testing.assert_allclose(plain - decayed, 0.1 * before, rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradient_penalty_of_a_linear_critic_is_known():
+    weight = np.array([[3.0], [4.0]], "float32")
+    real = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
+    penalty = losses.gradient_penalty(
+        lambda x: tf.matmul(x, weight), tf.constant(real), tf.zeros((6, 2)), tf.zeros(6)
+    )
+    assert float(penalty) == pytest.approx((5.0 - 1.0) ** 2, rel=1e-6)
+
+
+def test_the_gradient_penalty_mixes_real_and_fake():
+    # D(x) = |x|^2 / 2 has gradient x, so the penalty shows where it was taken.
+    real, fake = np.full((4, 1), 2.0, "float32"), np.full((4, 1), 6.0, "float32")
+    mix = np.array([0.0, 0.25, 0.5, 1.0], "float32")
+    penalty = losses.gradient_penalty(
+        lambda x: tf.reduce_sum(x * x, 1) / 2,
+        tf.constant(real), tf.constant(fake), tf.constant(mix),
+    )  # fmt: skip
+    points = np.array([2.0, 3.0, 4.0, 6.0])
+    assert float(penalty) == pytest.approx(((points - 1) ** 2).mean(), rel=1e-6)
+
+
+def test_the_gradient_penalty_of_a_flat_critic_has_finite_derivatives():
+    weight = tf.Variable(tf.zeros((2, 1)))
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(
+            lambda x: tf.matmul(x, weight), tf.ones((3, 2)), tf.zeros((3, 2)),
+            tf.zeros(3),
+        )  # fmt: skip
+    assert float(penalty) == pytest.approx(1.0)
+    assert np.isfinite(tape.gradient(penalty, weight)).all()
