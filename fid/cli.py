@@ -32,11 +32,9 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             raise flags.Error(f"expected two sets, A and B; got {len(args)}")
         from fid import measure
 
-        first, second = args
         comparison = measure.compare(
-            first,
-            second,
-            _extractor(values, first, second),
+            *args,
+            inception=values.inception,
             batch_size=values.batch_size,
             value_range=values.value_range,
             quantize=values.quantize,
@@ -98,7 +96,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
         files.check_writable(values.output)
         statistics = measure.compute_statistics(
             args[0],
-            _extractor(values),
+            inception=values.inception,
             batch_size=values.batch_size,
             value_range=values.value_range,
             quantize=values.quantize,
@@ -215,13 +213,3 @@ def _define_measuring(values: flags.FlagValues) -> None:
         "How float images are rounded to whole grey levels.",
         flag_values=values,
     )
-
-
-def _extractor(values: flags.FlagValues, *sets: str) -> Any:
-    from fid.images import is_statistics
-
-    if sets and all(is_statistics(each) for each in sets):
-        return None
-    from fid.inception import Inception
-
-    return Inception(values.inception, batch_size=values.batch_size)

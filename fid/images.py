@@ -393,10 +393,9 @@ def is_statistics(path: Any) -> bool:
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, allow_pickle=False, mmap_mode="r")
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
             names = loaded.files
             for name in ("images", "arr_0"):
                 if name in names:

@@ -55,6 +55,7 @@ def compute_statistics(
     source: Any,
     extractor: Extractor | None = None,
     *,
+    inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
     value_range: str | None = None,
     quantize: str = "none",
@@ -66,6 +67,7 @@ def compute_statistics(
         source: A folder, an `.npz` or `.npy` of images, an array (n, H, W, C), or an
             `images.Source`.
         extractor: Maps images to features; None means the 2015 graph.
+        inception: Where that graph is; None looks where `graph.find_graph` does.
         batch_size: Images at a time. It does not change the result beyond rounding.
         value_range: What float images span; see `images.open_images`.
         quantize: How float images are rounded; see `images.quantize`.
@@ -80,7 +82,7 @@ def compute_statistics(
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
     source = open_images(source, value_range, quantize)
-    extractor = extractor or _inception(batch_size)
+    extractor = extractor or _inception(inception, batch_size)
     moments = Moments(extractor.dimension)
     with _progress(source, progress) as bar:
         for images in source.batches(batch_size):
@@ -95,8 +97,11 @@ def compare(
     extractor: Extractor | None = None,
     *,
     strict: bool = False,
+    inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
-    **options: Any,
+    value_range: str | None = None,
+    quantize: str = "none",
+    progress: bool = False,
 ) -> Comparison:
     """Computes the Fréchet distance between two sets.
 
@@ -106,8 +111,11 @@ def compare(
         second: Likewise.
         extractor: Maps images to features; None means the 2015 graph.
         strict: Whether to refuse statistics whose protocols differ.
+        inception: As for `compute_statistics`, and so are the following.
         batch_size: Images at a time.
-        **options: As for `compute_statistics`.
+        value_range: What float images span.
+        quantize: How float images are rounded.
+        progress: Whether to show a progress bar.
 
     Returns:
         The distance and what it rests on.
@@ -115,34 +123,23 @@ def compare(
     Raises:
         InputError: A set cannot be used, or `strict` and the protocols differ.
     """
-    sets, lossy = [None, None], []
-    # Statistics first: a bad file is found before images are worked on for an hour.
-    for index, each in enumerate((first, second)):
-        if isinstance(each, Statistics):
-            sets[index] = each
-        elif is_statistics(each):
-            sets[index] = Statistics.load(each)
-    sources = [
-        open_images(each, options.get("value_range"), options.get("quantize", "none"))
-        if statistics is None
-        else None
-        for each, statistics in zip((first, second), sets, strict=True)
-    ]
-    for index, source in enumerate(sources):
-        if source is None:
-            continue
-        extractor = extractor or _inception(batch_size)
-        if source.lossy:
-            lossy.append(
-                f"{source.lossy} of {source.count} images of {source.label} are in a "
-                "lossy format, which shifts the distance"
+    # Everything is opened before anything is computed: a bad second set is found
+    # before the first one is worked on for an hour.
+    opened = [_open(each, value_range, quantize) for each in (first, second)]
+    lossy = []
+    sets = []
+    for each in opened:
+        if isinstance(each, Source):
+            extractor = extractor or _inception(inception, batch_size)
+            if each.lossy:
+                lossy.append(
+                    f"{each.lossy} of {each.count} images of {each.label} are in a "
+                    "lossy format, which shifts the distance"
+                )
+            each = compute_statistics(
+                each, extractor, batch_size=batch_size, progress=progress
             )
-        sets[index] = compute_statistics(
-            source,
-            extractor,
-            batch_size=batch_size,
-            progress=options.get("progress", False),
-        )
+        sets.append(each)
     one, two = sets
     value = frechet_distance(one, two)
     differences = protocol_differences(one, two)
@@ -192,7 +189,6 @@ def compute(
     Raises:
         InputError: The reference or the generator cannot be used.
     """
-    extractor = extractor or _inception(batch_size)
     source = GeneratorSource(generator, num_samples, seed, quantize)
     return compare(source, reference, extractor, batch_size=batch_size).value
 
@@ -216,11 +212,19 @@ def metric_name(*sets: Statistics) -> str:
     return f"frechet_{name}" if name and not names else "frechet"
 
 
-def _inception(batch_size: int) -> Extractor:
+def _open(source: Any, value_range: str | None, quantize: str) -> Statistics | Source:
+    if isinstance(source, Statistics):
+        return source
+    if is_statistics(source):
+        return Statistics.load(source)
+    return open_images(source, value_range, quantize)
+
+
+def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
     # Imported late: comparing statistics files needs no TensorFlow.
     from fid.inception import Inception
 
-    return Inception(batch_size=batch_size)
+    return Inception(path, batch_size)
 
 
 def _progress(source: Source, show: bool) -> Any:

@@ -285,7 +285,7 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 if _shape(archive, path, "provenance", 0) != ():
                     raise _bad(path, "its provenance is not one string")
                 keys.append("provenance")
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in keys}
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error

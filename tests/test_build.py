@@ -12,6 +12,7 @@ PACKAGES = ("fid", "tf_ttur", "scripts")
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "google": "protobuf",
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_gan": "tensorflow-gan",

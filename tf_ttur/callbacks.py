@@ -98,6 +98,7 @@ class FrechetDistance(_StepCallback):
         seed: Seed of the latents.
         quantize: How generated images are rounded: `none`, `truncate` or `round`.
         batch_size: Images at a time.
+        last: A step to measure at, too, such as the last one of the run.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class FrechetDistance(_StepCallback):
         seed: int = 0,
         quantize: str = "none",
         batch_size: int = 250,
+        last: int | None = None,
     ):
         super().__init__()
         if every < 1:
@@ -126,6 +128,7 @@ class FrechetDistance(_StepCallback):
         self.seed = seed
         self.quantize = quantize
         self.batch_size = batch_size
+        self.last = last
         self.key = measure.metric_name(
             Statistics(
                 self.reference.mu,
@@ -154,8 +157,8 @@ class FrechetDistance(_StepCallback):
         return frechet_distance(statistics, self.reference)
 
     def on_steps(self, before: int, now: int, logs: dict[str, Any]) -> None:
-        """Measures when a multiple of `every` has been crossed."""
-        if before // self.every != now // self.every:
+        """Measures when a multiple of `every`, or `last`, has been reached."""
+        if before // self.every != now // self.every or now == self.last:
             value = self.measure(self.model)
             self.values.append((now, value))
             _log.debug("step %d: %s = %.4f", now, self.key, value)

@@ -9,6 +9,7 @@ differ from Pillow's.
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ import pathlib
 import re
 import socket
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -334,13 +336,60 @@ def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
 def _decoded(
     batches: tf.data.Dataset, decode: Callable[[np.ndarray], np.ndarray]
 ) -> tf.data.Dataset:
-    # tf.data's threads, not a pool of Python's: a program that ends, or fails, while
-    # batches are being made ahead would wait forever for a pool already shut down.
+    calls = _calls()
+
+    def call(elements: np.ndarray) -> np.ndarray:
+        with calls:
+            return decode(elements)
+
     return batches.map(
-        lambda elements: tf.numpy_function(decode, [elements], tf.uint8),
+        lambda elements: tf.numpy_function(call, [elements], tf.uint8),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+
+
+class _Calls:
+    """Counts the calls from tf.data's threads, and ends them before Python ends.
+
+    A thread that asks for Python's lock while the interpreter shuts down never comes
+    back, and the iterator it works for, when deleted then, waits for it: a program that
+    ends, or fails, while batches are being made ahead would hang instead.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._last = time.monotonic()
+        self._ended = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            if self._ended:
+                raise StopIteration  # The one error that TensorFlow does not print.
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            self._running -= 1
+
+    def end(self) -> None:
+        """Refuses further calls; returns when none runs and none has come lately."""
+        self._ended = True
+        deadline = time.monotonic() + 60.0
+        while (now := time.monotonic()) < deadline:
+            if not self._running and now - self._last > 0.25:
+                return
+            time.sleep(0.02)
+
+
+@functools.cache
+def _calls() -> _Calls:
+    calls = _Calls()
+    atexit.register(calls.end)
+    return calls
 
 
 def _permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

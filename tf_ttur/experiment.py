@@ -65,14 +65,17 @@ def run(
     """
     workdir = pathlib.Path(workdir)
     config = dataclasses.asdict(preset) | {"data_dir": data_dir}
+    # Before the folder is touched: what cannot be trained leaves no trace.
+    data = datasets.load(
+        preset.dataset, data_dir=data_dir, image_size=preset.image_size
+    )
+    gan = build(preset, data.image_shape)
     with _only_user(workdir), _logging_to(workdir / "log.txt"):
         _check_config(workdir / "config.json", config)
-        data = datasets.load(
-            preset.dataset, data_dir=data_dir, image_size=preset.image_size
-        )
-        extractor = _extractor(preset, data, inception)
+        extractor = _extractor(data, inception)
         reference = _reference(workdir / "reference.npz", data, extractor)
-        gan = build(preset, data.image_shape)
+        if not (workdir / "config.json").exists():
+            write_json(workdir / "config.json", config)
         _log.info(
             "%s: %d images %s of %s; discriminator %.3g, generator %.3g; %d steps.",
             preset.name,
@@ -141,6 +144,7 @@ def _train(
         extractor=extractor,
         seed=_DISTANCE_SEED,
         quantize=preset.quantize,
+        last=preset.steps,
     )
     key = distance.key
     checkpoints = callbacks.Checkpoints(
@@ -242,9 +246,7 @@ def _finish(
     return summary
 
 
-def _extractor(
-    preset: Preset, data: datasets.ImageData, inception: str | None
-) -> Extractor:
+def _extractor(data: datasets.ImageData, inception: str | None) -> Extractor:
     if data.name == "digits" and inception is None:
         from sklearn.datasets import load_digits
 
@@ -310,7 +312,6 @@ class _RealImages(Source):
 
 def _check_config(path: pathlib.Path, config: dict[str, Any]) -> None:
     if not path.exists():
-        write_json(path, config)
         return
     found = read_json(path)
     differences = [

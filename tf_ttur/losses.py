@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from fid.files import InputError
+
 __all__ = [
     "LOSSES",
     "AdversarialLoss",
@@ -122,7 +124,7 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
         The loss.
 
     Raises:
-        ValueError: There is no such loss.
+        InputError: There is no such loss.
     """
     if not isinstance(loss, str):
         missing = [
@@ -131,7 +133,7 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
             if not hasattr(loss, attribute)
         ]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{loss!r} is not an adversarial loss: it lacks {', '.join(missing)}."
             )
         return loss
@@ -142,7 +144,7 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
         from tf_ttur import tfgan
 
         return tfgan.adversarial_loss(name)
-    raise ValueError(
+    raise InputError(
         f"There is no loss {loss!r}; choose from {', '.join(LOSSES)} or tfgan:NAME."
     )
 

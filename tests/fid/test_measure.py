@@ -1,0 +1,239 @@
+"""From folders to the printed number, against TensorFlow's own session."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_graph import v1_features, write_synthetic_graph
+
+import fid
+from fid import cli
+
+
+def photographs():
+    """Two photographs with which scikit-learn ships."""
+    from sklearn.datasets import load_sample_images
+
+    return load_sample_images().images
+
+
+def write_folder(path, count, seed):
+    """Cuts PNGs of several sizes out of photographs."""
+    path.mkdir()
+    random = np.random.default_rng(seed)
+    pictures = photographs()
+    images = []
+    for index in range(count):
+        picture = pictures[random.integers(2)]
+        size = random.choice([24, 32, 48, 64])
+        top, left = random.integers(0, 300, 2)
+        image = picture[top : top + size, left : left + size]
+        # Not square, either.
+        image = image[: size - index % 5]
+        Image.fromarray(image).save(path / f"{index:03d}.png")
+        images.append(image)
+    return images
+
+
+def low_rank(x, y):
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    x_centred, y_centred = x - x.mean(0), y - y.mean(0)
+    scale = np.sqrt((len(x) - 1) * (len(y) - 1))
+    root = np.linalg.svd(x_centred @ y_centred.T, compute_uv=False).sum() / scale
+    spread = (x_centred**2).sum() / (len(x) - 1) + (y_centred**2).sum() / (len(y) - 1)
+    return ((x.mean(0) - y.mean(0)) ** 2).sum() + spread - 2 * root
+
+
+class Pixels:
+    """A cheap extractor: sums over colours of images brought to one size."""
+
+    name, dimension, fingerprint = "pixels", 3, "0" * 64
+    protocol = {"resize": "none", "dtype": "float32"}  # noqa: RUF012
+
+    def __call__(self, images):
+        return np.stack([np.asarray(x, "float32").mean((0, 1)) for x in images])
+
+
+@pytest.mark.slow
+def test_compute_fid_equals_the_v1_session_and_the_low_rank_formula(
+    tmp_path, synthetic_pb, capsys
+):
+    a = write_folder(tmp_path / "a", 64, 0)
+    b = write_folder(tmp_path / "b", 64, 1)
+    argv = ["compute_fid.py", f"{tmp_path}/a", f"{tmp_path}/b", "--batch_size=16"]
+    argv += [f"--inception={synthetic_pb}"]
+    assert cli.compute_fid([*argv, "--json"]) == 0
+    captured = capsys.readouterr()
+    value = json.loads(captured.out)["fid"]
+    expected = low_rank(
+        v1_features(synthetic_pb, a)[0], v1_features(synthetic_pb, b)[0]
+    )
+    assert value == pytest.approx(expected, rel=1e-6)
+    assert "64 images for 2048 features" in captured.err
+
+    # The same through a statistics file, whose distance has no features at hand.
+    stats = f"{tmp_path}/stats/b.npz"
+    inception = f"--inception={synthetic_pb}"
+    assert (
+        cli.precalc_stats(["x", f"{tmp_path}/b", f"--output={stats}", inception]) == 0
+    )
+    capsys.readouterr()
+    assert cli.compute_fid(["x", f"{tmp_path}/a", stats, inception]) == 0
+    name, printed = capsys.readouterr().out.split()
+    assert name == "FID:"
+    assert float(printed) == pytest.approx(expected, rel=1e-6)
+
+
+def test_batch_size_and_order_do_not_matter(tmp_path):
+    write_folder(tmp_path / "a", 23, 0)
+    images = write_folder(tmp_path / "b", 20, 1)
+    values = [
+        fid.compare(tmp_path / "a", tmp_path / "b", Pixels(), batch_size=size).value
+        for size in (1, 7, 64)
+    ]
+    (tmp_path / "c").mkdir()
+    for index, image in enumerate(reversed(images)):
+        Image.fromarray(image).save(tmp_path / "c" / f"{index}.bmp")
+    values.append(fid.compare(tmp_path / "a", tmp_path / "c", Pixels()).value)
+    assert values == pytest.approx([values[0]] * 4, rel=1e-9)
+
+
+def test_statistics_say_how_they_came_about(tmp_path):
+    write_folder(tmp_path / "a", 12, 0)
+    statistics = fid.compute_statistics(tmp_path / "a", Pixels())
+    facts = statistics.provenance
+    assert facts["n"] == statistics.n == 12
+    assert facts["source"] == str(tmp_path / "a")
+    assert facts["extractor"] == "pixels"
+    assert facts["extractor_sha256"] == "0" * 64
+    assert facts["resize"] == "none"
+    assert facts["source_resolution"] == "mixed"
+    assert set(facts["versions"]) == {"tensorflow", "keras", "numpy", "Pillow"}
+    assert facts["created"].endswith("+00:00")
+
+
+def test_differing_protocols_warn_and_strict_refuses(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    one = fid.compute_statistics(images, Pixels())
+    two = fid.compute_statistics(images[:, :4].astype("float32"), Pixels())
+    comparison = fid.compare(one, two)
+    assert comparison.metric == "frechet_pixels"
+    (first, second) = (w for w in comparison.warnings if "not measured alike" in w)
+    assert "pixels is '8-bit'" in first
+    assert "source_resolution is '8x8'" in second
+    with pytest.raises(fid.InputError, match="not measured alike: pixels is '8-bit'"):
+        fid.compare(one, two, strict=True)
+
+
+def test_only_the_2015_graph_gives_fid():
+    def made(d, **facts):
+        return fid.Statistics(np.zeros(d), np.eye(d), provenance=facts or None)
+
+    name = fid.measure.metric_name
+    assert name(made(2048, extractor="inception_2015"), made(2048)) == "fid"
+    assert name(made(2048, extractor="clip"), made(2048)) == "frechet"
+    assert name(made(64, extractor="digits")) == "frechet_digits"
+    assert name(made(64), made(64)) == "frechet"
+
+
+def test_a_generator_is_measured_in_one_call():
+    class Generator:
+        def generate_batches(self, count, seed, batch_size):
+            random = np.random.default_rng(seed)
+            yield random.uniform(-1, 1, (count, 4, 4, 3)).astype("float32")
+
+    reference = np.random.default_rng(9).integers(0, 256, (99, 4, 4, 3), dtype=np.uint8)
+    value = fid.compute(
+        generator=Generator(), reference=reference, num_samples=80, extractor=Pixels()
+    )
+    (generated,) = Generator().generate_batches(80, 0, 50)
+    x = (generated.astype("float64") + 1) * 127.5
+    assert value == pytest.approx(
+        low_rank(x.mean((1, 2)), reference.mean((1, 2))), rel=1e-6
+    )
+
+
+def run(*args):
+    command = [sys.executable, "-m", "fid", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def save(path, seed=0, d=6):
+    moments = fid.Moments(d)
+    moments.update(np.random.default_rng(seed).normal(size=(50, d)))
+    moments.statistics({"source": str(path), "extractor": "x"}).save(path)
+    return moments.statistics()
+
+
+def test_two_statistics_files_need_no_tensorflow(tmp_path):
+    one, two = save(tmp_path / "a.npz", 0), save(tmp_path / "b.npz", 1)
+    code = (
+        "import sys; from fid import cli; status = cli.compute_fid(sys.argv); "
+        "assert 'tensorflow' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.npz", tmp_path / "b.npz"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"frechet_x: {fid.frechet_distance(one, two):.6f}\n"
+
+
+def test_errors_are_one_line_on_stderr_and_a_status(tmp_path):
+    save(tmp_path / "a.npz")
+    save(tmp_path / "b.npz", d=7)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "page.pb").write_text("<html>")
+    for args, status, message in (
+        ((tmp_path / "a.npz", tmp_path / "b.npz"), 1, "6 dimensions"),
+        ((tmp_path / "a.npz", tmp_path / "c.npz"), 1, "c.npz"),
+        ((tmp_path / "a.npz",), 2, "two sets"),
+        ((tmp_path / "a.npz", tmp_path / "a.npz", "--nonsense"), 2, "nonsense"),
+        ((tmp_path / "a.npz", tmp_path / "a.npz", "--batch_size=0"), 2, "batch_size"),
+        (
+            (
+                tmp_path / "empty",
+                tmp_path / "a.npz",
+                "--inception",
+                tmp_path / "page.pb",
+            ),
+            1,
+            "No images in|HTML",
+        ),
+    ):
+        done = run(*args)
+        assert done.returncode == status, done.stderr
+        assert done.stdout == ""
+        (line,) = done.stderr.strip().splitlines()
+        assert any(part in line for part in message.split("|")), line
+
+
+def test_help_lists_every_flag(capsys):
+    for main in (cli.compute_fid, cli.precalc_stats):
+        assert main(["x", "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "--inception=string" in text
+        assert "--quantize=none|truncate|round" in text
+        assert "[default: 50]" in text
+
+
+def test_an_existing_output_survives_a_failure(tmp_path, capsys):
+    output = tmp_path / "stats.npz"
+    output.write_bytes(b"precious")
+    graph = tmp_path / "g.pb"
+    write_synthetic_graph(graph, splat=True)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "bad.png").write_bytes(b"bad")
+    argv = ["x", f"{tmp_path}/images", f"--output={output}", f"--inception={graph}"]
+    assert cli.precalc_stats(argv) == 1
+    assert "bad.png" in capsys.readouterr().err
+    assert output.read_bytes() == b"precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.pb", "images", "stats.npz"]
+    argv[2] = "--output=/proc/none/stats.npz"
+    assert cli.precalc_stats(argv) == 1
+    assert "/proc/none" in capsys.readouterr().err
+    argv[2] = "--output=stats.txt"
+    assert cli.precalc_stats(argv) == 2

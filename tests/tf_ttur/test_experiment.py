@@ -1,0 +1,298 @@
+"""Whole runs of the training program: equal, killed, resumed, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from fid import Statistics
+from fid.files import InputError
+from tf_ttur import callbacks, cli, experiment, presets
+
+SMALL = presets.get("digits_dcgan_ttur").override(
+    width=2, steps=7, every=2, batch_size=16, num_samples=200, jit_compile=False
+)
+
+
+def rows(workdir):
+    """The rows of metrics without the wall clock."""
+    found = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "minutes"} for row in found]
+
+
+def pictures(workdir):
+    return {p.name: p.read_bytes() for p in sorted((workdir / "samples").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, experiment.run(SMALL, workdir)
+
+
+def test_the_run_folder_is_complete(whole):
+    workdir, summary = whole
+    names = {p.name for p in workdir.iterdir() if not p.name.startswith(".")}
+    assert names == {
+        "config.json", "metrics.jsonl", "log.txt", "reference.npz", "tensorboard",
+        "samples", "checkpoints", "best", "curve.png", "summary.json",
+    }  # fmt: skip
+    steps = [0, 2, 4, 6, 7]
+    assert [row["step"] for row in rows(workdir)] == steps
+    assert list(pictures(workdir)) == [f"step_{step:08d}.png" for step in steps]
+    for row in rows(workdir)[1:]:
+        assert set(row) == {
+            "step", "d_loss", "g_loss", "d_lr", "g_lr", "frechet_digits"
+        }  # fmt: skip
+    distances = {row["step"]: row["frechet_digits"] for row in rows(workdir)}
+    best = min(distances, key=distances.get)
+    assert summary["best"] == {"step": best, "frechet_digits": distances[best]}
+    assert summary["start"]["step"] == 0
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    facts = json.loads((workdir / "best" / "best.json").read_text())
+    assert facts["step"] == best
+    assert facts["num_samples"] == 200
+    model = keras.models.load_model(workdir / "best" / facts["file"])
+    assert model.steps == best
+    assert len(list((workdir / "checkpoints").iterdir())) == 2
+    grid = np.asarray(Image.open(workdir / "samples" / "step_00000007.png"))
+    assert grid.shape == (8 * 32, 8 * 32)
+    assert "accuracy" in (workdir / "log.txt").read_text()
+
+
+def test_the_best_model_has_the_distance_that_is_recorded(whole):
+    workdir, summary = whole
+    facts = json.loads((workdir / "best" / "best.json").read_text())
+    model = keras.models.load_model(workdir / "best" / facts["file"])
+    distance = callbacks.FrechetDistance(
+        workdir / "reference.npz",
+        every=1,
+        num_samples=200,
+        extractor=_digits_extractor(),
+        seed=experiment._DISTANCE_SEED,
+    )
+    assert distance.measure(model) == pytest.approx(
+        summary["best"]["frechet_digits"], rel=1e-6
+    )
+
+
+def _digits_extractor():
+    from sklearn.datasets import load_digits
+
+    from tf_ttur import datasets
+    from tf_ttur.networks.classifier import digits_classifier
+
+    images = np.concatenate(list(datasets.load("digits").images()))
+    return digits_classifier(images, load_digits().target).extractor
+
+
+def test_equal_seeds_give_equal_runs(whole, tmp_path):
+    experiment.run(SMALL, tmp_path / "again")
+    assert rows(tmp_path / "again") == rows(whole[0])
+    assert pictures(tmp_path / "again") == pictures(whole[0])
+    experiment.run(SMALL.override(seed=1, steps=2), tmp_path / "other")
+    assert rows(tmp_path / "other")[1] != rows(whole[0])[1]
+
+
+@pytest.mark.parametrize("crash_at", [1, 2, 3, 6])
+def test_a_run_that_fails_anywhere_goes_on_as_if_nothing_had_been(
+    whole, tmp_path, monkeypatch, crash_at
+):
+    def crash(self, before, now, logs):
+        if now == crash_at:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.NaNGuard, "on_steps", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            experiment.run(SMALL, tmp_path)
+    summary = experiment.run(SMALL, tmp_path)
+    assert rows(tmp_path) == rows(whole[0])
+    assert pictures(tmp_path) == pictures(whole[0])
+    assert summary["best"] == whole[1]["best"]
+
+
+@pytest.mark.parametrize("point", ["row", "checkpoint", "best"])
+def test_a_crash_between_two_writes_loses_nothing(whole, tmp_path, monkeypatch, point):
+    """Killed between the row, the checkpoint and the best of one interval."""
+    original = callbacks.Checkpoints.save
+
+    def crash(self, gan, step, value):
+        if step != 4:
+            return original(self, gan, step, value)
+        if point != "row":
+            with monkeypatch.context() as inner:
+                if point == "checkpoint":
+                    # As if the best had not been copied yet.
+                    inner.setattr(callbacks.Checkpoints, "_set_best", lambda *a: None)
+                original(self, gan, step, value)
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Checkpoints, "save", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            experiment.run(SMALL, tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "minu')  # a line cut short
+    experiment.run(SMALL, tmp_path)
+    assert rows(tmp_path) == rows(whole[0])
+    best = [
+        json.loads((w / "best" / "best.json").read_text()) for w in (tmp_path, whole[0])
+    ]
+    assert best[0] == best[1]
+
+
+def test_a_finished_run_is_reported_again(whole):
+    before = pictures(whole[0])
+    assert experiment.run(SMALL, whole[0])["best"] == whole[1]["best"]
+    assert pictures(whole[0]) == before
+
+
+def test_another_configuration_is_refused_with_the_difference(whole):
+    with pytest.raises(InputError, match=r"generator_lr is .* there and 0.1 now"):
+        experiment.run(SMALL.override(generator_lr=0.1), whole[0])
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with (
+        experiment._only_user(tmp_path),
+        pytest.raises(InputError, match="Another process is training"),
+    ):
+        experiment.run(SMALL, tmp_path)
+
+
+def test_other_extractor_weights_are_refused(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole[0], tmp_path / "run")
+    reference = Statistics.load(tmp_path / "run" / "reference.npz")
+    reference.provenance["extractor_sha256"] = "0" * 64
+    reference.save(tmp_path / "run" / "reference.npz")
+    with pytest.raises(InputError, match="other extractor weights"):
+        experiment.run(SMALL, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step_00000007.keras"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="step_00000007.keras cannot be loaded"):
+        experiment.run(SMALL, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
+    tmp_path, monkeypatch
+):
+    from tf_ttur.gan import GAN
+
+    original = GAN.train_step
+
+    def poisoned(self, data):
+        import tensorflow as tf
+
+        logs = original(self, data)
+        bad = tf.where(self._steps >= 3, float("nan"), 0.0)
+        return logs | {"g_loss": logs["g_loss"] + bad}
+
+    monkeypatch.setattr(GAN, "train_step", poisoned)
+    with pytest.raises(callbacks.Diverged, match="g_loss became nan at step 3"):
+        experiment.run(SMALL, tmp_path)
+    assert [row["step"] for row in rows(tmp_path)] == [0, 2]
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_00000000.keras", "step_00000002.keras"]
+
+
+@pytest.mark.slow
+def test_kill_dash_nine_and_starting_again_equals_the_uninterrupted_run(
+    tmp_path, cache
+):
+    command = [sys.executable, "scripts/train.py", "--steps=400", "--batch_size=8"]
+    environment = os.environ | {"TTUR_CACHE": str(cache)}
+
+    def start(workdir):
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if len(callbacks.MetricsLog.read(tmp_path / "killed" / "metrics.jsonl")) >= 2:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)  # some way into the next interval
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+
+    outputs = []
+    for name in ("killed", "whole"):
+        process = start(tmp_path / name)
+        outputs.append(process.communicate(timeout=600)[0])
+        assert process.returncode == 0
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert pictures(tmp_path / "killed") == pictures(tmp_path / "whole")
+    lines = [output.replace("killed", "whole").splitlines() for output in outputs]
+    assert len(lines[0]) == 3
+    assert lines[0] == lines[1]
+
+
+def test_settings_can_be_looked_at(capsys):
+    assert cli.train(["train.py", "--list_presets"]) == 0
+    listed = capsys.readouterr().out
+    assert "digits_dcgan_ttur" in listed
+    assert "digits_dcgan_orig" in listed
+    argv = ["train.py", "--dry_run", "--steps=5", "--dataset=cifar10", "--seed=3"]
+    assert cli.train(argv) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert settings["steps"] == 5
+    assert settings["dataset"] == "cifar10"
+    assert settings["image_size"] is None
+    assert cli.train(["train.py", "--help"]) == 0
+    assert "--discriminator_lr=float" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--preset=nonsense"], 1, "no preset 'nonsense'"),
+        (["--steps=0"], 1, "steps is 0"),
+        (["--generator_lr=-1"], 1, "generator_lr is -1.0"),
+        (["--nonsense"], 2, "nonsense"),
+        (["stray"], 2, "unexpected argument 'stray'"),
+        (["--dataset=mnist"], 1, "mnist"),
+        (["--dataset=cifar10", "--data_dir=/nowhere"], 1, "cifar10 is not prepared"),
+        (["--loss=hinged"], 1, "hinged"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):
+    assert cli.train(["train.py", f"--workdir={tmp_path}", *flags]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line = captured.err.strip().splitlines()[-1]
+    assert message in line
+    assert "Traceback" not in captured.err
+
+
+def test_the_two_digits_presets_differ_by_their_rates_only():
+    ttur, orig = (presets.get(f"digits_dcgan_{kind}") for kind in ("ttur", "orig"))
+    assert orig.discriminator_lr == orig.generator_lr
+    assert ttur.discriminator_lr != ttur.generator_lr
+    same = {"name": "", "summary": "", "discriminator_lr": 1.0, "generator_lr": 1.0}
+    import dataclasses
+
+    assert dataclasses.replace(ttur, **same) == dataclasses.replace(orig, **same)

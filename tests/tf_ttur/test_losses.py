@@ -1,0 +1,109 @@
+"""The losses against TF-GAN's and against values worked out by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ttur import losses, tfgan
+
+
+def logits(seed):
+    return tf.constant(np.random.default_rng(seed).normal(size=(64, 1)) * 3, tf.float32)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return tfgan.load().losses.wargs
+
+
+@pytest.mark.parametrize(
+    ("loss", "discriminator", "generator", "options"),
+    [
+        ("wasserstein", "wasserstein", "wasserstein", {}),
+        ("minimax", "minimax", "minimax", {"label_smoothing": 0.0}),
+        ("non_saturating", "modified", "modified", {"label_smoothing": 0.0}),
+    ],
+)
+def test_losses_equal_tf_gans(theirs, loss, discriminator, generator, options):
+    real, fake = logits(0), logits(1)
+    ours = losses.get(loss)
+    expected = getattr(theirs, f"{discriminator}_discriminator_loss")(
+        real, fake, **options
+    )
+    np.testing.assert_allclose(ours.discriminator(real, fake), expected, rtol=1e-6)
+    expected = getattr(theirs, f"{generator}_generator_loss")(fake)
+    if loss == "minimax":
+        # TF-GAN negates its discriminator loss, real half included; the gradients
+        # with respect to the generator are ours.
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(fake)
+            one = ours.generator(fake)
+            two = theirs.minimax_generator_loss(fake, label_smoothing=0.0)
+        np.testing.assert_allclose(
+            tape.gradient(one, fake), tape.gradient(two, fake), rtol=1e-5
+        )
+    else:
+        np.testing.assert_allclose(ours.generator(fake), expected, rtol=1e-6)
+
+
+def test_the_gradient_penalty_of_a_small_network_by_the_chain_rule():
+    weight = np.random.default_rng(2).normal(size=(3, 5))
+    vector = np.random.default_rng(3).normal(size=5)
+    random = np.random.default_rng(4)
+    real, fake = random.normal(size=(2, 8, 3))
+    mix = random.random(8)
+
+    def critic(x):
+        hidden = tf.nn.elu(tf.matmul(x, tf.constant(weight, tf.float32)))
+        return tf.linalg.matvec(hidden, tf.constant(vector, tf.float32))
+
+    between = (1 - mix[:, None]) * real + mix[:, None] * fake
+    before = between @ weight
+    slope = np.where(before > 0, 1.0, np.exp(before))
+    norms = np.linalg.norm((slope * vector) @ weight.T, axis=1)
+    arguments = (tf.constant(x, tf.float32) for x in (real, fake, mix))
+    penalty = losses.gradient_penalty(critic, *arguments)
+    assert float(penalty) == pytest.approx(((norms - 1) ** 2).mean(), rel=1e-5)
+
+
+def test_values_by_hand():
+    zero = tf.zeros((4, 1))
+    # An undecided discriminator: log 2 for each of its two halves.
+    for loss in ("minimax", "non_saturating"):
+        assert float(losses.get(loss).discriminator(zero, zero)) == pytest.approx(
+            2 * np.log(2)
+        )
+    assert float(losses.get("non_saturating").generator(zero)) == pytest.approx(
+        np.log(2)
+    )
+    assert float(losses.get("minimax").generator(zero)) == pytest.approx(-np.log(2))
+    wasserstein = losses.get("wasserstein")
+    assert float(wasserstein.discriminator(tf.ones(4), 3 * tf.ones(4))) == 2.0
+    assert float(wasserstein.generator(3 * tf.ones(4))) == -3.0
+
+
+def test_extreme_logits_stay_finite():
+    big = tf.constant([1e4, -1e4])
+    for name in losses.LOSSES:
+        loss = losses.get(name)
+        assert np.isfinite(loss.discriminator(big, big))
+        assert np.isfinite(loss.generator(big))
+
+
+@pytest.mark.parametrize("name", ["wasserstein", "least_squares", "relativistic"])
+def test_a_loss_of_tf_gan_trains_and_survives_saving(tmp_path, name):
+    import keras
+
+    import tf_ttur
+
+    generator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    discriminator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(2))
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3), loss=f"tfgan:{name}"
+    )
+    gan.fit(np.ones((8, 3), "float32"), batch_size=4, verbose=0)
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert loaded.adversarial_loss.name == f"tfgan:{name}"
+    assert gan.steps == loaded.steps == 2
