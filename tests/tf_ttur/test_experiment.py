@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
 def test_kill_dash_nine_and_starting_again_equals_the_uninterrupted_run(
     tmp_path, cache
 ):
-    command = [sys.executable, "scripts/train.py", "--steps=400", "--batch_size=8"]
+    command = [sys.executable, "scripts/train.py", "--steps=300", "--batch_size=8"]
     environment = os.environ | {"TTUR_CACHE": str(cache)}
 
     def start(workdir):
