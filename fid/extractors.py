@@ -20,12 +20,14 @@ class Extractor(Protocol):
         name: Short name, part of the metric's name: `frechet_<name>`. The 2015 graph's
             is `inception_2015`, and only its distance is called FID.
         dimension: Number of features, d.
+        channels: Channels of the images it looks at; grey is repeated for 3.
         fingerprint: SHA-256 of what determines the features.
         protocol: JSON-able facts that numbers depend on, such as the resize rule.
     """
 
     name: str
     dimension: int
+    channels: int
     fingerprint: str
     protocol: dict[str, Any]
 
@@ -69,6 +71,7 @@ class KerasExtractor:
         self.name = name
         self.image_shape = tuple(model.input_shape[1:])
         self.dimension = int(model.output_shape[-1])
+        self.channels = self.image_shape[-1]
         self.fingerprint = weights_sha256(model)
         self.protocol = {"resize": "none", "dtype": "float32"}
         self._batch_size = batch_size

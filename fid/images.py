@@ -160,12 +160,10 @@ class ArraySource(Source):
     accepted it and given a wrong number.
 
     Args:
-        images: (n, H, W, 3), or (n, H, W, 1) or (n, H, W) for grey, which is repeated
-            unless `keep_channels`.
+        images: (n, H, W, 3), or (n, H, W, 1) or (n, H, W) for grey.
         label: What to call it in messages.
         value_range: A key of `VALUE_RANGES`, for floats.
         quantize: A member of `QUANTIZE`, for floats.
-        keep_channels: Leave grey images with one channel, for extractors of such.
         provenance: Facts to record beside those found here.
 
     Raises:
@@ -178,7 +176,6 @@ class ArraySource(Source):
         label: str = "array",
         value_range: str | None = None,
         quantize: str = "none",
-        keep_channels: bool = False,
         provenance: dict[str, Any] | None = None,
     ):
         self.label = label
@@ -207,7 +204,6 @@ class ArraySource(Source):
         self._float = images.dtype != np.uint8
         self._low, self._high = VALUE_RANGES[value_range or "0,255"]
         self._quantize = quantize
-        self._keep_channels = keep_channels
         self._provenance = dict(provenance or {})
         self._digest = hashlib.sha256()
         if self._float:
@@ -247,8 +243,6 @@ class ArraySource(Source):
                 batch = (batch.astype(np.float32) - self._low) * np.float32(scale)
                 batch = quantize(np.clip(batch, 0.0, 255.0), self._quantize)
             self._digest.update(batch)
-            if batch.shape[-1] == 1 and not self._keep_channels:
-                batch = np.repeat(batch, 3, axis=-1)
             yield batch
 
     @property
@@ -273,7 +267,6 @@ class GeneratorSource(Source):
         count: How many images to take.
         seed: Seed of the latents.
         quantize: A member of `QUANTIZE`.
-        keep_channels: Leave grey images with one channel.
         label: What to call it in messages.
     """
 
@@ -283,7 +276,6 @@ class GeneratorSource(Source):
         count: int,
         seed: int = 0,
         quantize: str = "none",
-        keep_channels: bool = False,
         label: str = "generator",
     ):
         if not hasattr(generator, "generate_batches"):
@@ -293,15 +285,13 @@ class GeneratorSource(Source):
             )
         self.label, self.count = label, count
         self._generator, self._seed = generator, seed
-        self._quantize, self._keep_channels = quantize, keep_channels
+        self._quantize = quantize
         self._sizes: set[tuple[int, int]] = set()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yields arrays (<= size, H, W, C) in [0, 255]."""
         for images in self._generator.generate_batches(self.count, self._seed, size):
-            source = ArraySource(
-                images, self.label, "-1,1", self._quantize, self._keep_channels
-            )
+            source = ArraySource(images, self.label, "-1,1", self._quantize)
             self._sizes.add(images.shape[1:3])
             yield from source.batches(size)
 

@@ -47,6 +47,7 @@ class Inception:
     Attributes:
         name: "inception_2015".
         dimension: 2048.
+        channels: 3.
         batch_size: As given.
         fingerprint: SHA-256 of the graph file, hexadecimal.
         protocol: What else decides the features, as JSON values.
@@ -62,6 +63,7 @@ class Inception:
 
     name = "inception_2015"
     dimension = 2048
+    channels = 3
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ import importlib.metadata
 import os
 from typing import Any
 
+import numpy as np
+
 from fid.extractors import Extractor
 from fid.files import InputError
 from fid.frechet import frechet_distance
@@ -86,7 +88,7 @@ def compute_statistics(
     moments = Moments(extractor.dimension)
     with _progress(source, progress) as bar:
         for images in source.batches(batch_size):
-            moments.update(extractor(images))
+            moments.update(extractor(_with_channels(images, extractor.channels)))
             bar.update(len(images))
     return moments.statistics(_provenance(source, extractor))
 
@@ -210,6 +212,14 @@ def metric_name(*sets: Statistics) -> str:
         return "fid"
     name = names.pop()
     return f"frechet_{name}" if name and not names else "frechet"
+
+
+def _with_channels(images: Any, channels: int) -> Any:
+    # Grey images in arrays keep their one channel until it is known who looks at them.
+    # Those in folders are RGB from the start, as in the original.
+    if channels == 3 and images[0].shape[-1] == 1:
+        return np.repeat(images, 3, axis=-1)
+    return images
 
 
 def _open(source: Any, value_range: str | None, quantize: str) -> Statistics | Source:

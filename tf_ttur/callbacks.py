@@ -147,10 +147,7 @@ class FrechetDistance(_StepCallback):
         Returns:
             The distance.
         """
-        gray = gan.image_shape[-1] == 1 and self.extractor.name != "inception_2015"
-        source = GeneratorSource(
-            gan, self.num_samples, self.seed, self.quantize, keep_channels=gray
-        )
+        source = GeneratorSource(gan, self.num_samples, self.seed, self.quantize)
         statistics = measure.compute_statistics(
             source, self.extractor, batch_size=self.batch_size
         )

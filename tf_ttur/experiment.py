@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fid.extractors import Extractor
 from fid.files import InputError, read_json, write_json
-from fid.images import ArraySource, Source
+from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
 from tf_ttur import callbacks, datasets, plots
@@ -281,7 +281,7 @@ def _reference(
             )
         return reference
     _log.info("Computing the statistics of %d real images.", data.num_examples)
-    reference = compute_statistics(_RealImages(data, extractor), extractor)
+    reference = compute_statistics(_RealImages(data), extractor)
     reference.save(path)
     # Read back, since the file has no rows: a resumed run must use the same formula.
     return Statistics.load(path)
@@ -290,13 +290,12 @@ def _reference(
 class _RealImages(Source):
     """A data set as a source of images to measure."""
 
-    def __init__(self, data: datasets.ImageData, extractor: Extractor):
+    def __init__(self, data: datasets.ImageData):
         self.label, self.count = data.name, data.num_examples
-        self._data, self._gray = data, extractor.name == "digits"
+        self._data = data
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        for images in self._data.images(size):
-            yield from ArraySource(images, keep_channels=self._gray).batches(size)
+        yield from self._data.images(size)
 
     @property
     def provenance(self) -> dict[str, Any]:

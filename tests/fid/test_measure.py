@@ -50,7 +50,7 @@ def low_rank(x, y):
 class Pixels:
     """A cheap extractor: sums over colours of images brought to one size."""
 
-    name, dimension, fingerprint = "pixels", 3, "0" * 64
+    name, dimension, fingerprint, channels = "pixels", 3, "0" * 64, 3
     protocol = {"resize": "none", "dtype": "float32"}  # noqa: RUF012
 
     def __call__(self, images):
@@ -137,6 +137,13 @@ def test_only_the_2015_graph_gives_fid():
     assert name(made(2048, extractor="clip"), made(2048)) == "frechet"
     assert name(made(64, extractor="digits")) == "frechet_digits"
     assert name(made(64), made(64)) == "frechet"
+
+
+def test_grey_is_repeated_for_extractors_of_colour():
+    grey = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    one = fid.compute_statistics(grey, Pixels())
+    two = fid.compute_statistics(np.repeat(grey, 3, -1), Pixels())
+    np.testing.assert_array_equal(one.sigma, two.sigma)
 
 
 def test_a_generator_is_measured_in_one_call():
