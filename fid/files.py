@@ -109,9 +109,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         InputError: The folder or the file cannot be written.
 
     Example:
-        >>> with atomic_write("/tmp/ttur_example.txt") as file:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "example.txt")
+        >>> with atomic_write(path) as file:
         ...     _ = file.write(b"whole")
-        >>> open("/tmp/ttur_example.txt").read()
+        >>> path.read_text()
         'whole'
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -151,7 +151,7 @@ def compare(
             "Compute both the same way, or leave out --strict."
         )
     return Comparison(
-        metric=metric_name(one, two),
+        metric=metric_name(_extractor_name(one), _extractor_name(two)),
         value=value,
         first=one,
         second=two,
@@ -195,23 +195,27 @@ def compute(
     return compare(source, reference, extractor, batch_size=batch_size).value
 
 
-def metric_name(*sets: Statistics) -> str:
-    """Returns `fid` if all sets come from the 2015 graph, else `frechet_<extractor>`.
+def metric_name(*extractors: str | None) -> str:
+    """Returns `fid` if all features come from the 2015 graph, else what to call it.
 
     Args:
-        *sets: Statistics. Files without provenance are taken for what such files have
-            always been, statistics of the 2015 graph, if their dimension is 2048.
+        *extractors: Names of the extractors; None where one is not known.
+
+    Returns:
+        `fid`, `frechet_<extractor>`, or `frechet` where they differ or are not known.
     """
-    names = {
-        (s.provenance or {}).get(
-            "extractor", "inception_2015" if s.dimension == 2048 else None
-        )
-        for s in sets
-    }
+    names = set(extractors)
     if names == {"inception_2015"}:
         return "fid"
     name = names.pop()
     return f"frechet_{name}" if name and not names else "frechet"
+
+
+def _extractor_name(statistics: Statistics) -> str | None:
+    if statistics.provenance is None:
+        # What such files have always been, if the dimension fits.
+        return "inception_2015" if statistics.dimension == 2048 else None
+    return statistics.provenance.get("extractor")
 
 
 def _with_channels(images: Any, channels: int) -> Any:

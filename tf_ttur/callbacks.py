@@ -129,13 +129,7 @@ class FrechetDistance(_StepCallback):
         self.quantize = quantize
         self.batch_size = batch_size
         self.last = last
-        self.key = measure.metric_name(
-            Statistics(
-                self.reference.mu,
-                self.reference.sigma,
-                provenance={"extractor": extractor.name},
-            )
-        )
+        self.key = measure.metric_name(extractor.name)
         self.values: list[tuple[int, float]] = []
 
     def measure(self, gan: Any) -> float:

@@ -129,14 +129,18 @@ def test_differing_protocols_warn_and_strict_refuses(tmp_path):
 
 
 def test_only_the_2015_graph_gives_fid():
-    def made(d, **facts):
-        return fid.Statistics(np.zeros(d), np.eye(d), provenance=facts or None)
+    def metric(d, one, two):
+        sets = [
+            fid.Statistics(np.zeros(d), np.eye(d), provenance=facts)
+            for facts in (one, two)
+        ]
+        return fid.compare(*sets).metric
 
-    name = fid.measure.metric_name
-    assert name(made(2048, extractor="inception_2015"), made(2048)) == "fid"
-    assert name(made(2048, extractor="clip"), made(2048)) == "frechet"
-    assert name(made(64, extractor="digits")) == "frechet_digits"
-    assert name(made(64), made(64)) == "frechet"
+    graph, clip = {"extractor": "inception_2015"}, {"extractor": "clip"}
+    assert metric(2048, graph, None) == "fid"
+    assert metric(2048, clip, None) == "frechet"
+    assert metric(64, clip, clip) == "frechet_clip"
+    assert metric(64, None, None) == "frechet"
 
 
 def test_grey_is_repeated_for_extractors_of_colour():

@@ -1,0 +1,79 @@
+import os
+import stat
+
+import pytest
+
+from fid import files
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "x.npz"
+    with files.atomic_write(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+    with pytest.raises(KeyError), files.atomic_write(path) as file:
+        file.write(b"two")
+        raise KeyError
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(path) as file:
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(files.InputError, match=r"Cannot write .*x: No space left"):  # noqa: SIM117
+        with files.atomic_write(path):
+            raise OSError(28, "No space left on device")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    for path in (tmp_path, "/proc/none/x.npz", "/dev/null/x"):
+        with pytest.raises(files.InputError, match="Cannot write"):
+            files.write_json(path, {})
+        with pytest.raises(files.InputError, match="Cannot write"):
+            files.check_writable(path)
+
+
+def test_a_check_leaves_no_trace(tmp_path):
+    path = tmp_path / "x.npz"
+    files.check_writable(path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"old")
+    files.check_writable(path)
+    assert path.read_bytes() == b"old"
+
+
+def test_the_users_mask_decides_the_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "x.json", [1])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.json").stat().st_mode) == 0o640
+
+
+def test_json_round_trips_and_bad_json_is_named(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"é": [1.5, None]})
+    assert files.read_json(path) == {"é": [1.5, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, float("nan"))
+    assert files.read_json(path) == {"é": [1.5, None]}
+    path.write_text("{")
+    with pytest.raises(files.InputError, match=r"x\.json is not JSON"):
+        files.read_json(path)
+    with pytest.raises(files.InputError, match="Cannot read"):
+        files.read_json(tmp_path / "missing")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("TTUR_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.cache_dir() == tmp_path / "tf-ttur"
+    monkeypatch.setenv("TTUR_CACHE", "~/here")
+    assert files.cache_dir().is_absolute()
