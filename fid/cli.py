@@ -44,7 +44,7 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
         for warning in comparison.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if values.json:
-            print(json.dumps(comparison.as_json(), ensure_ascii=False))
+            print(json.dumps(comparison.as_json()))
         else:
             name = {"fid": "FID"}.get(comparison.metric, comparison.metric)
             print(f"{name}: {comparison.value:.6f}")
@@ -94,6 +94,9 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
 
         # Tried first, so that an hour of work does not end in a folder that is none.
         files.check_writable(values.output)
+        both = (args[0], values.output)
+        if all(map(os.path.exists, both)) and os.path.samefile(*both):
+            raise flags.Error("the output would replace the images")
         statistics = measure.compute_statistics(
             args[0],
             inception=values.inception,
@@ -143,6 +146,9 @@ def run(
     """
     # TensorFlow's start-up messages are not about what the user asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     define(values)
@@ -157,11 +163,17 @@ def run(
             print(f"{usage}\n\n{_flags_help(values)}")
             return 0
         main(args, values)
+        sys.stdout.flush()
     except flags.Error as error:
         print(f"{program}: {error}; see {program} --help", file=sys.stderr)
         return 2
     except InputError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        # What could not be written now cannot be written at exit either.
+        sys.stdout = None
         return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

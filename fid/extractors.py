@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -72,7 +73,11 @@ class KerasExtractor:
         self.image_shape = tuple(model.input_shape[1:])
         self.dimension = int(model.output_shape[-1])
         self.channels = self.image_shape[-1]
-        self.fingerprint = weights_sha256(model)
+        digest = hashlib.sha256(weights_sha256(model).encode())
+        for layer in model.layers:
+            digest.update(f"{type(layer).__name__} {_settings(layer)}\n".encode())
+        digest.update(f"{scale!r} {offset!r}".encode())
+        self.fingerprint = digest.hexdigest()
         self.protocol = {"resize": "none", "dtype": "float32"}
         self._batch_size = batch_size
 
@@ -104,6 +109,12 @@ class KerasExtractor:
             padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
             found.append(self._features(np.pad(batch, padding)).numpy()[: len(batch)])
         return np.concatenate(found)
+
+
+def _settings(layer: Any) -> str:
+    # Without the names, which Keras numbers anew in each process.
+    config = {k: v for k, v in layer.get_config().items() if k != "name"}
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def weights_sha256(model: Any) -> str:

@@ -64,35 +64,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         InputError: The folder or the file cannot be written.
     """
     path = pathlib.Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise InputError(f"Cannot write {path}: it is a folder; name a file.")
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_suffixes(path)
-        )
-        os.close(handle)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
-            "Choose a folder that exists and is writable."
-        ) from error
-    temporary = pathlib.Path(name)
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
-            "Nothing was changed; free space or choose another folder."
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -130,13 +107,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: It cannot be written there.
     """
-    path = pathlib.Path(path)
-    probe = path.with_name(f".{path.name}.probe")
-    with atomic_path(probe):
-        pass
-    probe.unlink()
-    if path.is_dir():
-        raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+    with _temporary(pathlib.Path(path)) as temporary:
+        temporary.unlink()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -182,6 +154,34 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Makes an empty file beside `path`, and removes it if it is still there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_suffixes(path)
+        )
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Choose a folder that exists and is writable."
+        ) from error
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Nothing was changed; free space or choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _suffixes(path: pathlib.Path) -> str:

@@ -20,6 +20,9 @@ __all__ = ["frechet_distance"]
 # A pivot this much smaller than the largest variance means that the matrix has no
 # full rank in double precision, whether or not its Cholesky factorisation succeeded.
 _SINGULAR = 1e-12
+# Below zero by more than this share of the largest, an eigenvalue is not rounding:
+# float32 statistics come to about 1e-7.
+_INDEFINITE = 1e-5
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:
@@ -73,18 +76,16 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     if rows_1 is not None and rows_2 is not None:
         return _sum_of_singular_values(rows_1 @ rows_2.T)
     if rows_1 is not None or rows_2 is not None:
-        rows, sigma = (
-            (rows_1, second.sigma) if rows_1 is not None else (rows_2, first.sigma)
-        )
-        return _sum_of_roots(rows @ sigma @ rows.T)
+        rows, other = (rows_1, second) if rows_1 is not None else (rows_2, first)
+        if _cholesky(other.sigma) is not None:
+            return _sum_of_roots(rows @ other.sigma @ rows.T)
+        return _sum_of_singular_values(rows @ _factor_by_rank(other).T)
     lower = _cholesky(first.sigma)
     if lower is not None and _cholesky(second.sigma) is not None:
         return _sum_of_roots(lower.T @ second.sigma @ lower)
     # Where a matrix is singular, rounding turns its zero eigenvalues e into noise, and
     # sqrt(e) makes that noise large. Singular values are free of this.
-    return _sum_of_singular_values(
-        _factor_by_rank(first.sigma) @ _factor_by_rank(second.sigma).T
-    )
+    return _sum_of_singular_values(_factor_by_rank(first) @ _factor_by_rank(second).T)
 
 
 def _factor_from_rows(statistics: Statistics) -> np.ndarray | None:
@@ -105,9 +106,15 @@ def _factor_from_rows(statistics: Statistics) -> np.ndarray | None:
     return reflected[1:] / np.sqrt(n - 1)
 
 
-def _factor_by_rank(sigma: np.ndarray) -> np.ndarray:
+def _factor_by_rank(statistics: Statistics) -> np.ndarray:
     """Returns F of shape (rank, d) with F'F = sigma."""
-    values, vectors = scipy.linalg.eigh(sigma, check_finite=False)
+    values, vectors = scipy.linalg.eigh(statistics.sigma, check_finite=False)
+    if values[0] < -_INDEFINITE * max(values[-1], 0.0):
+        raise InputError(
+            f"The covariance of {statistics.label} has the eigenvalue {values[0]:g} "
+            f"(its largest is {values[-1]:g}), which no covariance has: the file is "
+            "damaged or holds something else. Compute it again."
+        )
     keep = values > values[-1] * len(values) * np.finfo(np.float64).eps
     return (vectors[:, keep] * np.sqrt(values[keep])).T
 

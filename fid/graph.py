@@ -258,8 +258,6 @@ class ConvBlock:
         moving_variance: Not negative.
         variance_epsilon: Added to the variance.
         scale_after_normalization: Whether gamma multiplies the normalised value.
-        strides: The same in both directions.
-        padding: "SAME" or "VALID".
     """
 
     name: str
@@ -270,8 +268,6 @@ class ConvBlock:
     moving_variance: np.ndarray
     variance_epsilon: float
     scale_after_normalization: bool
-    strides: int
-    padding: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -665,8 +661,6 @@ def _read_block(graph: _Graph, layer: Conv) -> ConvBlock:
         moving_variance=graph.floats(f"{norm.name}/moving_variance"),
         variance_epsilon=_attribute(norm, "variance_epsilon"),
         scale_after_normalization=_attribute(norm, "scale_after_normalization"),
-        strides=layer.stride,
-        padding=layer.padding,
     )
     smallest = block.moving_variance.min()
     if smallest < 0 or smallest + block.variance_epsilon <= 0:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from fid.files import InputError
 
 __all__ = [
     "QUANTIZE",
+    "SUFFIXES",
     "VALUE_RANGES",
     "ArraySource",
     "FolderSource",
@@ -89,7 +91,8 @@ class FolderSource(Source):
         self._folder = pathlib.Path(path)
         self.label = os.fspath(path)
         try:
-            files = [p for p in self._folder.iterdir() if not p.is_dir()]
+            # Regular files: reading a pipe named x.png would never end.
+            files = [p for p in self._folder.iterdir() if p.is_file()]
         except OSError as error:
             raise InputError(
                 f"Cannot read the folder {path}: {error.strerror or error}."
@@ -180,6 +183,11 @@ class ArraySource(Source):
     ):
         self.label = label
         if images.ndim == 3:
+            if images.shape[-1] <= 4:
+                raise InputError(
+                    f"{label} has shape {images.shape}, which looks like one image; "
+                    "expected several, (n, H, W, 3): give it a first axis."
+                )
             images = images[..., np.newaxis]
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise InputError(
@@ -344,7 +352,14 @@ def open_images(
     if isinstance(source, Source):
         return source
     if not isinstance(source, str | os.PathLike):
-        return ArraySource(np.asarray(source), "array", value_range, quantize)
+        try:
+            images = np.asarray(source)
+        except ValueError as error:
+            raise InputError(
+                f"These images do not form one array ({error}); bring them to one "
+                "size, or put them into a folder."
+            ) from error
+        return ArraySource(images, "array", value_range, quantize)
     path = pathlib.Path(source)
     if path.is_dir():
         return FolderSource(path)
@@ -381,10 +396,27 @@ def is_statistics(path: Any) -> bool:
         return False
 
 
+# What reading a damaged archive or array can end in.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _read_array(path: pathlib.Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, allow_pickle=False, mmap_mode="r")
+            return np.lib.format.open_memmap(path, mode="r")
+        with zipfile.ZipFile(path) as archive:
+            if other := [n for n in archive.namelist() if not n.endswith(".npy")]:
+                raise InputError(
+                    f"{path} holds {other[0]}, which is no array; expected an .npz of "
+                    "one array of images."
+                )
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
             names = loaded.files
             for name in ("images", "arr_0"):
@@ -400,12 +432,12 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         raise
     except MemoryError as error:
         raise InputError(f"{path} claims more data than fits in memory.") from error
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
-    except (ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(
-            f"{path} is damaged, or holds Python objects, which are never unpickled: "
-            f"{error}."
+            f"{path} is damaged, is no {path.suffix} file, or holds Python objects, "
+            f"which are never unpickled: {error}."
         ) from error
 
 

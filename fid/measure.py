@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import logging
 import os
 from typing import Any
 
@@ -16,7 +17,16 @@ from fid.frechet import frechet_distance
 from fid.images import GeneratorSource, Source, is_statistics, open_images
 from fid.statistics import Moments, Statistics, protocol_differences
 
-__all__ = ["Comparison", "compare", "compute", "compute_statistics", "metric_name"]
+__all__ = [
+    "Comparison",
+    "check_extractor",
+    "compare",
+    "compute",
+    "compute_statistics",
+    "metric_name",
+]
+
+_log = logging.getLogger(__name__)
 
 # Below this the estimate's upward bias is plain (README of the original code).
 _FEW = 10_000
@@ -128,11 +138,15 @@ def compare(
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     opened = [_open(each, value_range, quantize) for each in (first, second)]
+    if any(isinstance(each, Source) for each in opened):
+        extractor = extractor or _inception(inception, batch_size)
+        for each in opened:
+            if isinstance(each, Statistics):
+                check_extractor(each, extractor, strict)
     lossy = []
     sets = []
     for each in opened:
         if isinstance(each, Source):
-            extractor = extractor or _inception(inception, batch_size)
             if each.lossy:
                 lossy.append(
                     f"{each.lossy} of {each.count} images of {each.label} are in a "
@@ -155,11 +169,16 @@ def compare(
         value=value,
         first=one,
         second=two,
-        warnings=(
-            *(f"not measured alike: {text}" for text in differences),
-            *lossy,
-            *_small(one),
-            *_small(two),
+        # Without repetitions, where a set is compared with itself.
+        warnings=tuple(
+            dict.fromkeys(
+                [
+                    *(f"not measured alike: {text}" for text in differences),
+                    *lossy,
+                    *_small(one),
+                    *_small(two),
+                ]
+            )
         ),
     )
 
@@ -192,7 +211,43 @@ def compute(
         InputError: The reference or the generator cannot be used.
     """
     source = GeneratorSource(generator, num_samples, seed, quantize)
-    return compare(source, reference, extractor, batch_size=batch_size).value
+    comparison = compare(source, reference, extractor, batch_size=batch_size)
+    for warning in comparison.warnings:
+        _log.warning("%s", warning)
+    return comparison.value
+
+
+def check_extractor(
+    statistics: Statistics, extractor: Extractor, strict: bool = False
+) -> None:
+    """Refuses statistics that an extractor's features cannot be compared with.
+
+    Args:
+        statistics: Of some set of images.
+        extractor: What other images are going to be measured with.
+        strict: Whether to refuse statistics that do not say what they were measured
+            with.
+
+    Raises:
+        InputError: They come from another extractor, as far as they say.
+    """
+    facts = statistics.provenance or {}
+    name, sha256 = facts.get("extractor"), facts.get("extractor_sha256")
+    found = None
+    if statistics.dimension != extractor.dimension:
+        found = f"have {statistics.dimension} dimensions"
+    elif name not in (None, extractor.name):
+        found = f"come from the extractor {name}"
+    elif sha256 not in (None, extractor.fingerprint):
+        found = f"come from other weights ({sha256[:12]})"
+    elif strict and sha256 is None:
+        found = "do not say what they were computed with"
+    if found:
+        raise InputError(
+            f"The statistics {statistics.label} {found}; here the extractor is "
+            f"{extractor.name} with {extractor.dimension} features and weights "
+            f"{extractor.fingerprint[:12]}. Compute them again with that one."
+        )
 
 
 def metric_name(*extractors: str | None) -> str:

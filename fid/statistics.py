@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ _PROTOCOL = (
     "extractor_sha256",
     "resize",
     "pixels",
+    "quantize",
     "dtype",
     "source_resolution",
 )
@@ -181,15 +183,15 @@ class Moments:
         Args:
             other: Moments of the same dimension; it is left as it is.
         """
-        if other._rows is not None:
-            for rows in other._rows:
-                self.update(rows)
-            return
         if other.dimension != self.dimension:
             raise InputError(
                 f"Moments of {other.dimension} features cannot be merged into moments "
                 f"of {self.dimension}."
             )
+        if other._rows is not None:
+            for rows in other._rows:
+                self.update(rows)
+            return
         rows, self._rows = self._rows, None
         if rows is not None:
             self.n, self._scatter = 0, np.zeros((self.dimension, self.dimension))
@@ -256,6 +258,8 @@ def protocol_differences(first: Statistics, second: Statistics) -> list[str]:
     differences = []
     for key in _PROTOCOL:
         one, two = first.provenance.get(key), second.provenance.get(key)
+        if key == "quantize" and None in (one, two):
+            continue  # a set of bytes; `pixels` says what there is to say
         if one != two:
             differences.append(
                 f"{key} is {one!r} for {first.label} and {two!r} for {second.label}"
@@ -289,12 +293,14 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return {key: arrays[key] for key in keys}
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, zipfile.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise _bad(path, f"it is damaged or no .npz file ({error})") from error
     except InputError:
         raise
-    except ValueError as error:
-        raise _bad(path, f"it cannot be read without unpickling ({error})") from error
+    except (ValueError, RuntimeError) as error:
+        raise _bad(path, f"its arrays cannot be read ({error})") from error
+    except MemoryError as error:
+        raise _bad(path, "it claims more data than fits in memory") from error
 
 
 def _shape(archive: zipfile.ZipFile, path: Any, key: str, rank: int) -> tuple[int, ...]:
@@ -324,6 +330,9 @@ def _parse_provenance(path: Any, value: np.ndarray | None) -> dict[str, Any] | N
         parsed = None
     if not isinstance(parsed, dict):
         raise _bad(path, "its provenance is not a JSON object")
+    for key in (*_PROTOCOL, "source"):
+        if not isinstance(parsed.get(key), str | None):
+            raise _bad(path, f"its provenance says {key} = {parsed[key]!r}")
     n = parsed.get("n")
     if n is not None and (not isinstance(n, int) or n < 2):
         raise _bad(path, f"its provenance says n = {n!r}")

@@ -55,8 +55,9 @@ class _StepCallback(keras.callbacks.Callback):
         self._epoch_start = self.step = self.model.steps
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras counts from 0 in each epoch, and only the last of each execution.
-        before, self.step = self.step, self._epoch_start + batch + 1
+        # Not Keras's count: with several steps per execution it goes past the end of
+        # an epoch that they do not divide.
+        before, self.step = self.step, self.model.steps
         self.on_steps(before, self.step, logs or {})
 
     def on_steps(self, before: int, now: int, logs: dict[str, Any]) -> None:
@@ -150,7 +151,12 @@ class FrechetDistance(_StepCallback):
     def on_steps(self, before: int, now: int, logs: dict[str, Any]) -> None:
         """Measures when a multiple of `every`, or `last`, has been reached."""
         if before // self.every != now // self.every or now == self.last:
-            value = self.measure(self.model)
+            try:
+                value = self.measure(self.model)
+            except InputError as error:
+                raise Diverged(
+                    f"The distance cannot be measured at step {now}: {error}"
+                ) from error
             self.values.append((now, value))
             _log.debug("step %d: %s = %.4f", now, self.key, value)
 
@@ -397,6 +403,7 @@ class Checkpoints(_StepCallback):
         row = min(measured, key=lambda row: row[self.key])
         best = self.read_best()
         if best is not None and best["step"] == row["step"]:
+            self._only(best["file"])
             return
         if row["step"] == latest[0]:
             self._set_best(latest[1], row["step"], row[self.key])
@@ -417,9 +424,12 @@ class Checkpoints(_StepCallback):
             self.best / "best.json",
             {"file": path.name, "step": step, self.key: value, **self.facts},
         )
-        for old in self.best.glob("step_*.keras"):
-            if old != path:
-                old.unlink()
+        self._only(path.name)
+
+    def _only(self, name: str) -> None:
+        for path in self.best.glob("step_*.keras"):
+            if path.name != name:
+                path.unlink()
 
 
 class Progress(_StepCallback):
@@ -462,11 +472,12 @@ class Progress(_StepCallback):
 
 
 def _reference(reference: Any, extractor: Extractor) -> Statistics:
-    if isinstance(reference, Statistics):
-        return reference
     if measure.is_statistics(reference):
-        return Statistics.load(reference)
-    return measure.compute_statistics(reference, extractor)
+        reference = Statistics.load(reference)
+    elif not isinstance(reference, Statistics):
+        reference = measure.compute_statistics(reference, extractor)
+    measure.check_extractor(reference, extractor)
+    return reference
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -38,13 +38,19 @@ def train(argv: Sequence[str] | None = None) -> int:
             preset = dataclasses.replace(preset, image_size=None)
         preset = preset.override(**changes)
         if values.dry_run:
+            from tf_ttur import datasets, losses
+
+            datasets.check_name(preset.dataset)
+            losses.get(preset.loss)
             print(json.dumps(dataclasses.asdict(preset), indent=2))
             return
         # TensorFlow is imported here, not for --help.
         from tf_ttur import experiment
 
         workdir = pathlib.Path(values.workdir or f"runs/{preset.name}")
-        summary = experiment.run(preset, workdir, values.data_dir, values.inception)
+        summary = experiment.run(
+            preset, workdir, values.data_dir, values.inception, values.download
+        )
         print(report(summary, workdir))
 
     usage = """Trains a GAN with two time scales and measures it as it goes.
@@ -127,5 +133,6 @@ def _define(values: flags.FlagValues) -> None:
         "small classifier is used instead.",
     )
     number("seed", "Seed of weights, data order and latents.")
+    switch("download", "Let TensorFlow Datasets download a data set that is missing.")
     switch("list_presets", "Print all presets and stop.")
     switch("dry_run", "Print the settings and stop.")

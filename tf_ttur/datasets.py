@@ -13,7 +13,6 @@ import atexit
 import concurrent.futures
 import dataclasses
 import functools
-import glob
 import importlib.util
 import io
 import logging
@@ -33,11 +32,11 @@ import tensorflow as tf
 from PIL import Image
 
 from fid.files import InputError
+from fid.images import SUFFIXES
 
-__all__ = ["NAMES", "ImageData", "group", "load"]
+__all__ = ["NAMES", "ImageData", "check_name", "group", "load"]
 
 _log = logging.getLogger(__name__)
-_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 # TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
 # shuffled within windows of some 60-120 MB of encoded images, shuffle them again.
 _SHARDS_AT_ONCE = 16
@@ -283,8 +282,7 @@ def load(
         >>> next(iter(digits.training(batch_size=64, seed=0))).shape
         TensorShape([64, 32, 32, 1])
     """
-    if name not in NAMES:
-        raise InputError(f"Unknown data set {name!r}: choose from {', '.join(NAMES)}.")
+    check_name(name)
     if image_size is not None and image_size < 1:
         raise InputError(f"The image size must be at least 1; got {image_size}.")
     if name in _PUBLISHED:
@@ -294,6 +292,19 @@ def load(
     if name == "digits":
         return _in_memory(name, split, _digits(image_size or 32))
     return _load_folder(data_dir, image_size or 64, split)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that `load` does not know.
+
+    Args:
+        name: The name of a data set.
+
+    Raises:
+        InputError: It is none of `NAMES`.
+    """
+    if name not in NAMES:
+        raise InputError(f"Unknown data set {name!r}: choose from {', '.join(NAMES)}.")
 
 
 def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
@@ -437,14 +448,11 @@ def _load_folder(
     folder = pathlib.Path(data_dir).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
-    # glob follows links to folders, pathlib's rglob does not.
-    found = glob.glob("**/*", root_dir=folder, recursive=True, include_hidden=True)
-    names = sorted(x for x in found if x.lower().endswith(_EXTENSIONS))
-    paths = [path for x in names if (path := folder / x).is_file()]
+    paths = sorted(_image_files(folder))
     if not paths:
         raise InputError(
             f"No images in {folder}: looked, in all its folders, for files that end in "
-            f"{', '.join(_EXTENSIONS)}."
+            f"{', '.join(sorted(SUFFIXES))}."
         )
     # Found now rather than hours into the training. What only shows when all pixels are
     # decoded, such as a truncated JPEG, is an error when the file is read.
@@ -463,6 +471,21 @@ def _load_folder(
         _elements=functools.partial(_rows, len(paths)),
         _decode=decode,
     )
+
+
+def _image_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the images below a folder; a folder that links lead to twice, once."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = pathlib.Path(place, name)
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
 
 
 def _picture(file: Any, crop: int | None, size: int) -> np.ndarray:

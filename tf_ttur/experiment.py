@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import importlib.metadata
 import logging
 import pathlib
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from fid.extractors import Extractor
@@ -46,6 +48,7 @@ def run(
     workdir: str | pathlib.Path,
     data_dir: str | None = None,
     inception: str | None = None,
+    download: bool = False,
 ) -> dict[str, Any]:
     """Trains a preset in a folder, or goes on with what is there.
 
@@ -54,6 +57,7 @@ def run(
         workdir: The run folder; made where missing.
         data_dir: Where the data set is; see `datasets.load`.
         inception: Path of the 2015 graph; see `fid.graph.find_graph`.
+        download: Whether TensorFlow Datasets may download what is missing.
 
     Returns:
         What summary.json says.
@@ -64,18 +68,27 @@ def run(
         callbacks.Diverged: A loss became NaN.
     """
     workdir = pathlib.Path(workdir)
-    config = dataclasses.asdict(preset) | {"data_dir": data_dir}
-    # Before the folder is touched: what cannot be trained leaves no trace.
-    data = datasets.load(
-        preset.dataset, data_dir=data_dir, image_size=preset.image_size
-    )
-    gan = build(preset, data.image_shape)
     with _only_user(workdir), _logging_to(workdir / "log.txt"):
-        _check_config(workdir / "config.json", config)
+        data = datasets.load(
+            preset.dataset,
+            data_dir=data_dir,
+            image_size=preset.image_size,
+            download=download,
+        )
+        gan = build(preset, data.image_shape)
+        # Made once for its checks, such as that the set fills a batch.
+        data.training(preset.batch_size, preset.seed)
         extractor = _extractor(data, inception)
+        config = dataclasses.asdict(preset) | {
+            "data_dir": data_dir,
+            "num_examples": data.num_examples,
+            "image_shape": list(data.image_shape),
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.fingerprint,
+        }
+        # Last of all: settings that cannot be trained must not claim the folder.
+        _claim(workdir / "config.json", config)
         reference = _reference(workdir / "reference.npz", data, extractor)
-        if not (workdir / "config.json").exists():
-            write_json(workdir / "config.json", config)
         _log.info(
             "%s: %d images %s of %s; discriminator %.3g, generator %.3g; %d steps.",
             preset.name,
@@ -103,11 +116,12 @@ def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension
     )
+    network = {"dcgan": dcgan}[preset.network]
     gan = GAN(
-        dcgan.generator(
+        network.generator(
             size, channels, preset.width, preset.latent_dimension, seed=preset.seed
         ),
-        dcgan.discriminator(size, channels, preset.width, seed=preset.seed),
+        network.discriminator(size, channels, preset.width, seed=preset.seed),
         latent,
         seed=preset.seed,
     )
@@ -177,20 +191,28 @@ def _train(
     for first, last, interval in ((0, whole, every), (whole, preset.steps, None)):
         if start < last:
             interval = interval or last - first
-            gan.fit(
-                data.training(
-                    preset.batch_size,
-                    preset.seed,
-                    start_step=start,
-                    discriminator_steps=preset.discriminator_steps,
-                ),
-                initial_epoch=start // every,
-                epochs=-(-last // every),
-                steps_per_epoch=interval,
-                callbacks=in_order,
-                shuffle=False,
-                verbose=0,
+            images = data.training(
+                preset.batch_size,
+                preset.seed,
+                start_step=start,
+                discriminator_steps=preset.discriminator_steps,
             )
+            try:
+                gan.fit(
+                    images,
+                    initial_epoch=start // every,
+                    epochs=-(-last // every),
+                    steps_per_epoch=interval,
+                    callbacks=in_order,
+                    shuffle=False,
+                    verbose=0,
+                )
+            except tf.errors.OpError as error:
+                raise InputError(
+                    f"Training stopped at step {gan.steps}: "
+                    f"{' '.join(error.message.split())[:2000]}. The last checkpoint is "
+                    "kept: mend what is wrong and start again."
+                ) from error
             start = last
     return _finish(preset, workdir, key, extractor)
 
@@ -211,7 +233,13 @@ def _resume(
             f"The checkpoint {path} cannot be loaded ({error}). Delete it to go on "
             "from the one before it."
         ) from error
-    checkpoints.mend(callbacks.MetricsLog.cut(metrics, step))
+    rows = callbacks.MetricsLog.cut(metrics, step)
+    if not rows or rows[-1]["step"] != step:
+        raise InputError(
+            f"{metrics} lacks the row of step {step}, which {path} stands for: bring "
+            "it back, or start in another --workdir."
+        )
+    checkpoints.mend(rows)
     _log.info("Going on from step %d.", step)
     return step
 
@@ -270,16 +298,7 @@ def _reference(
 ) -> Statistics:
     """Computes the statistics of the real images once, and keeps them in the folder."""
     if path.exists():
-        reference = Statistics.load(path)
-        used = (reference.provenance or {}).get("extractor_sha256")
-        if used != extractor.fingerprint:
-            raise InputError(
-                f"{path} was computed with other extractor weights ({used}) than are "
-                f"here now ({extractor.fingerprint}), so new distances would not "
-                "compare with this run's. Bring the old weights back, or start in "
-                "another --workdir."
-            )
-        return reference
+        return Statistics.load(path)
     _log.info("Computing the statistics of %d real images.", data.num_examples)
     reference = compute_statistics(_RealImages(data), extractor)
     reference.save(path)
@@ -292,10 +311,13 @@ class _RealImages(Source):
 
     def __init__(self, data: datasets.ImageData):
         self.label, self.count = data.name, data.num_examples
-        self._data = data
+        self._data, self._digest = data, hashlib.sha256()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        yield from self._data.images(size)
+        self._digest = hashlib.sha256(f"{self._data.image_shape}".encode())
+        for images in self._data.images(size):
+            self._digest.update(images)
+            yield images
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -303,14 +325,17 @@ class _RealImages(Source):
         return {
             "source": self.label,
             "source_kind": "dataset",
+            "source_sha256": self._digest.hexdigest(),
             "split": self._data.split,
             "source_resolution": f"{width}x{height}",
             "pixels": "8-bit",
         }
 
 
-def _check_config(path: pathlib.Path, config: dict[str, Any]) -> None:
+def _claim(path: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes config.json, or makes sure that the one there says the same."""
     if not path.exists():
+        write_json(path, config)
         return
     found = read_json(path)
     differences = [

@@ -126,12 +126,13 @@ class GAN(keras.Model):
                 "The two networks need an optimizer each; got one for both. "
                 "Make a pair with tf_ttur.ttur()."
             )
+        adversarial_loss = losses.get(loss)
         super().compile(
             optimizer=None,
             jit_compile=self._choose_jit(jit_compile),
             steps_per_execution=steps_per_execution,
         )
-        self.adversarial_loss = losses.get(loss)
+        self.adversarial_loss = adversarial_loss
         self.gradient_penalty = float(gradient_penalty)
         self.discriminator_steps = int(discriminator_steps)
         self.reuse_latents = bool(reuse_latents)
@@ -142,10 +143,17 @@ class GAN(keras.Model):
             generator_optimizer, self.generator
         )
         self._asked_jit_compile = jit_compile
+        self._generate = None
         self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
 
     def _choose_jit(self, asked: bool | None) -> bool:
         distributed = tf.distribute.has_strategy()
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"GAN does not train on {replicas} replicas yet: its losses and its "
+                "noise are those of one device. Use one device."
+            )
         if asked and distributed and not tf.config.list_physical_devices("GPU"):
             raise ValueError(
                 "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
@@ -198,7 +206,7 @@ class GAN(keras.Model):
             data: Images, or a tuple that starts with images.
 
         Returns:
-            Real images, float (n, H, W, C) in [-1, 1].
+            Real images, float32 (n, H, W, C) in [-1, 1].
 
         Raises:
             ValueError: They have another shape or dtype than the generator's images.
@@ -214,7 +222,7 @@ class GAN(keras.Model):
                 f"Real images have shape {tuple(real.shape[1:])}; the generator makes "
                 f"{self.image_shape}."
             )
-        return real
+        return tf.cast(real, tf.float32)
 
     def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
         """Computes what the discriminator minimises.
@@ -224,7 +232,8 @@ class GAN(keras.Model):
             fake: Generated images, likewise, constants here.
 
         Returns:
-            Scalars by name; `"d_loss"` is minimised, the others are logged. With a
+            Scalars by name; `"d_loss"` is minimised, the others are logged. A subclass
+            that gives more of them names them in `loss_names`. With a
             gradient penalty, `"gradient_penalty"` is its weighted value, which
             `"d_loss"` includes.
         """
@@ -301,6 +310,13 @@ class GAN(keras.Model):
             "g_lr": learning_rate(self.generator_optimizer),
         }
 
+    def test_step(self, data: Any) -> None:
+        """Refuses: a GAN has no loss on held-out images that says how good it is."""
+        raise NotImplementedError(
+            "A GAN is not evaluated by losses: measure it with the FrechetDistance "
+            "callback or fid.compute(generator=...)."
+        )
+
     def _update_discriminator(self, real: tf.Tensor, fake: tf.Tensor) -> None:
         network, optimizer = self.discriminator, self.discriminator_optimizer
         with tf.GradientTape() as tape:
@@ -329,6 +345,11 @@ class GAN(keras.Model):
 
     def _track(self, logs: dict[str, tf.Tensor]) -> None:
         for name, value in logs.items():
+            if name not in self._means:
+                raise KeyError(
+                    f"The loss {name!r} is not among {type(self).__name__}.loss_names, "
+                    f"{self.loss_names}; add it there to have it logged."
+                )
             self._means[name].update_state(value)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
@@ -342,12 +363,15 @@ class GAN(keras.Model):
         if count == 1:
             return [real]
         size = real.shape[0]
-        if size is not None and size % count:
-            raise ValueError(
-                f"A batch of {size} images cannot be shared by {count} discriminator "
-                f"steps; batch by a multiple of {count} and drop the remainder "
-                "(tf_ttur.datasets.group)."
-            )
+        message = (
+            f"A batch of {size or 'some'} images cannot be shared by {count} "
+            f"discriminator steps; batch by a multiple of {count} and drop the "
+            "remainder (tf_ttur.datasets.group)."
+        )
+        if size is None:
+            tf.debugging.assert_equal(tf.shape(real)[0] % count, 0, message)
+        elif size % count:
+            raise ValueError(message)
         return tf.split(real, count)
 
     # ---- sampling
@@ -395,8 +419,11 @@ class GAN(keras.Model):
         Raises:
             ValueError: `count` is not positive.
         """
-        if count < 1:
-            raise ValueError(f"Cannot generate {count} images; ask for at least one.")
+        if count < 1 or batch_size < 1:
+            raise ValueError(
+                f"Cannot generate {count} images, {batch_size} at a time; ask for at "
+                "least one."
+            )
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         if self._generate is None:

@@ -83,6 +83,8 @@ class Preset:
                 raise InputError(
                     f"{key} is {getattr(changed, key)}; it must be positive."
                 )
+        if not 0 <= changed.seed < 2**31:
+            raise InputError(f"seed is {changed.seed}; it must be in 0..{2**31 - 1}.")
         return changed
 
 

@@ -117,6 +117,23 @@ def test_one_small_set_against_a_large_one(keep_rows):
     assert frechet_distance(measured(y), small) == pytest.approx(expected, rel=1e-8)
 
 
+def test_features_against_a_file_of_few_images():
+    """Both covariances singular, the features of only one set at hand."""
+    decay = np.exp(-np.arange(300) / 40)
+    x, y = gaussian(50, 300, 0) * decay, gaussian(100, 300, 1) * decay
+    expected = low_rank(x, y)
+    value = frechet_distance(measured(x), without_rows(measured(y)))
+    assert value == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_matrix_that_is_no_covariance_is_refused():
+    good = Statistics(np.zeros(2), np.eye(2), label="good.npz")
+    bad = Statistics(np.zeros(2), np.array([[1.0, 5.0], [5.0, 1.0]]), label="bad.npz")
+    for sets in ((good, bad), (bad, good)):
+        with pytest.raises(InputError, match=r"bad.npz has the eigenvalue -4"):
+            frechet_distance(*sets)
+
+
 def test_constant_features_and_large_means():
     x, y = gaussian(300, 20, 0), gaussian(300, 20, 1)
     x[:, 3] = y[:, 3] = 1e4

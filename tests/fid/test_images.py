@@ -1,3 +1,6 @@
+import os
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -183,6 +186,37 @@ def test_grey_arrays_may_leave_out_their_axis():
     for images in (grey, grey[..., 0]):
         (batch,) = ArraySource(images).batches(1)
         np.testing.assert_array_equal(batch, grey)
+
+
+def test_one_image_is_not_taken_for_many_grey_ones(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(InputError, match="looks like one image"):
+        open_images(tmp_path / "x.npy")
+
+
+def test_mislabelled_and_damaged_arrays_are_refused(tmp_path):
+    images = np.random.default_rng(0).integers(0, 9, (5, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", images=images)
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    np.savez_compressed(tmp_path / "c.npz", images=images)
+    rotten = bytearray((tmp_path / "c.npz").read_bytes())
+    rotten[150:160] = bytes(10)
+    (tmp_path / "c.npz").write_bytes(rotten)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("notes.txt", "no array")
+    for name in ("a.npz", "b.npy", "c.npz", "d.npz"):
+        with pytest.raises(InputError, match=name):
+            read(open_images(tmp_path / name))
+    with pytest.raises(InputError, match="do not form one array"):
+        open_images([pixels(4), pixels(5)])
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    Image.fromarray(pixels()).save(tmp_path / "good.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert len(read(open_images(tmp_path))) == 1
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (4, 4), (2, 4, 4, 2), (1, 0, 4, 3)])

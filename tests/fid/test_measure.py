@@ -1,6 +1,7 @@
 """From folders to the printed number, against TensorFlow's own session."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -220,6 +221,47 @@ def test_errors_are_one_line_on_stderr_and_a_status(tmp_path):
         assert done.stdout == ""
         (line,) = done.stderr.strip().splitlines()
         assert any(part in line for part in message.split("|")), line
+
+
+def test_wrong_statistics_are_found_before_the_work(tmp_path):
+    class Slow(Pixels):
+        def __call__(self, images):
+            raise AssertionError("too late")
+
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    bare = fid.Statistics(np.zeros(3), np.eye(3))
+    with pytest.raises(fid.InputError, match="have 5 dimensions"):
+        fid.compare(images, fid.Statistics(np.zeros(5), np.eye(5)), Slow())
+    with pytest.raises(fid.InputError, match="do not say"):
+        fid.compare(images, bare, Slow(), strict=True)
+
+
+def test_awkward_surroundings_are_one_line_too(tmp_path):
+    save(tmp_path / "é.npz")
+    command = [sys.executable, "-m", "fid", *[tmp_path / "é.npz"] * 2, "--json"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    )
+    assert json.loads(done.stdout)["frechet_x"] == 0.0
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    done = run("x" * 300, tmp_path / "é.npz")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_output_may_not_replace_the_images(tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4, 3), np.uint8))
+    before = (tmp_path / "x.npz").read_bytes()
+    path = f"{tmp_path}/x.npz"
+    assert cli.precalc_stats(["x", path, f"--output={path}"]) == 2
+    assert "replace the images" in capsys.readouterr().err
+    assert (tmp_path / "x.npz").read_bytes() == before
 
 
 def test_help_lists_every_flag(capsys):

@@ -178,10 +178,15 @@ def test_bad_files_are_refused_on_one_line_that_names_them(tmp_path, make, messa
 
 def test_bad_provenance_is_refused(tmp_path):
     path = tmp_path / "bad.npz"
-    for text in ("[]", "{", '{"n": "many"}'):
+    for text in ("[]", "{", '{"n": "many"}', '{"extractor": ["x"]}'):
         np.savez(path, mu=np.zeros(2), sigma=np.eye(2), provenance=np.array(text))
         with pytest.raises(InputError, match="provenance"):
             Statistics.load(path)
+
+
+def test_an_empty_state_of_another_dimension_cannot_be_merged():
+    with pytest.raises(InputError, match="cannot be merged"):
+        Moments(3).merge(Moments(4))
 
 
 def test_protocols_are_compared():
@@ -194,6 +199,11 @@ def test_protocols_are_compared():
         made(**same), made(**same | {"source_resolution": "64x64"})
     )
     assert "source_resolution is '32x32'" in difference
+    (difference,) = protocol_differences(
+        made(quantize="round"), made(quantize="truncate")
+    )
+    assert "quantize" in difference
+    assert protocol_differences(made(quantize="round"), made()) == []
     (unknown,) = protocol_differences(
         made(**same), Statistics(np.zeros(2), np.eye(2), label="old.npz")
     )

@@ -93,6 +93,34 @@ def test_it_fires_when_a_multiple_is_crossed(steps_per_execution):
     assert history["frechet_means"][-1] == callback.values[-1][1]
 
 
+def test_steps_are_right_where_executions_do_not_divide_the_epoch(tmp_path):
+    callback = distance(every=12)
+    make(steps_per_execution=4).fit(
+        tf.data.Dataset.from_tensor_slices(images()).repeat().batch(8),
+        steps_per_epoch=10,
+        epochs=2,
+        verbose=0,
+        callbacks=[callback, callbacks.MetricsLog(tmp_path / "m.jsonl")],
+        shuffle=False,
+    )
+    # Executions end at steps 4, 8, 10, 14, 18 and 20.
+    assert [step for step, _ in callback.values] == [14]
+    rows = callbacks.MetricsLog.read(tmp_path / "m.jsonl")
+    assert [row["step"] for row in rows] == [10, 20]
+
+
+def test_a_reference_of_another_extractor_is_refused_at_once():
+    ours = reference()
+    for facts in ({"extractor": "other"}, {"extractor_sha256": "1" * 64}):
+        theirs = fid.Statistics(ours.mu, ours.sigma, provenance=facts)
+        with pytest.raises(InputError, match="Compute them again"):
+            tf_ttur.FrechetDistance(theirs, every=1, extractor=Means())
+    with pytest.raises(InputError, match="have 5 dimensions"):
+        tf_ttur.FrechetDistance(
+            fid.Statistics(np.zeros(5), np.eye(5)), every=1, extractor=Means()
+        )
+
+
 def test_measuring_does_not_change_training():
     def trained(*more):
         gan = make()

@@ -639,3 +639,11 @@ class TestLoad:
             datasets.load("digits", split="test")
         with pytest.raises(InputError, match="at least 1"):
             datasets.load("digits", image_size=0)
+
+
+def test_links_that_lead_back_do_not_multiply_the_images(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for index, folder in enumerate((tmp_path, tmp_path / "sub")):
+        Image.fromarray(photographs(1, 20, 20, index)[0]).save(folder / "x.png")
+    (tmp_path / "sub" / "up").symlink_to("..")
+    assert datasets.load("folder", data_dir=tmp_path, image_size=8).num_examples == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from fid import Statistics
 from fid.files import InputError
-from tf_ttur import callbacks, cli, experiment, presets
+from tf_ttur import callbacks, cli, datasets, experiment, presets
 
 SMALL = presets.get("digits_dcgan_ttur").override(
     width=2, steps=7, every=2, batch_size=16, num_samples=200, jit_compile=False
@@ -170,19 +171,47 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 
 def test_other_extractor_weights_are_refused(whole, tmp_path):
-    import shutil
-
     shutil.copytree(whole[0], tmp_path / "run")
-    reference = Statistics.load(tmp_path / "run" / "reference.npz")
-    reference.provenance["extractor_sha256"] = "0" * 64
-    reference.save(tmp_path / "run" / "reference.npz")
-    with pytest.raises(InputError, match="other extractor weights"):
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"extractor_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="extractor_sha256 is '0000"):
+        experiment.run(SMALL, tmp_path / "run")
+    path.write_text(json.dumps(config | {"num_examples": 20}))
+    with pytest.raises(InputError, match="num_examples is 20 there and 1797 now"):
         experiment.run(SMALL, tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_named(whole, tmp_path):
-    import shutil
+def test_lost_metrics_are_an_error(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match=r"metrics.jsonl lacks the row of step 7"):
+        experiment.run(SMALL, tmp_path / "run")
 
+
+def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path):
+    with pytest.raises(InputError, match="lower the batch size"):
+        experiment.run(SMALL.override(batch_size=5000), tmp_path)
+    assert experiment.run(SMALL.override(steps=1), tmp_path)["last"]["step"] == 1
+
+
+def test_an_image_that_breaks_during_training_is_named(tmp_path, monkeypatch):
+    def broken(self, *arguments, **options):
+        def fail(x):
+            raise ValueError("x.jpg is truncated")
+
+        images = original(self, *arguments, **options)
+        return images.map(
+            lambda x: tf.ensure_shape(tf.numpy_function(fail, [x], tf.float32), x.shape)
+        )
+
+    original = datasets.ImageData.training
+    monkeypatch.setattr(datasets.ImageData, "training", broken)
+    with pytest.raises(InputError, match=r"stopped at step 0: .*x.jpg is truncated"):
+        experiment.run(SMALL, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step_00000007.keras"
     path.write_bytes(path.read_bytes()[:1000])
@@ -277,6 +306,10 @@ def test_settings_can_be_looked_at(capsys):
         (["--dataset=mnist"], 1, "mnist"),
         (["--dataset=cifar10", "--data_dir=/nowhere"], 1, "cifar10 is not prepared"),
         (["--loss=hinged"], 1, "hinged"),
+        (["--seed=99999999999999999999"], 1, "seed is 99999999999999999999"),
+        (["--dry_run", "--dataset=mnist"], 1, "Unknown data set 'mnist'"),
+        (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
+        (["--batch_size=5000"], 1, "lower the batch size"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):

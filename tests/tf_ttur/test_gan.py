@@ -405,6 +405,60 @@ def test_a_strategy_turns_xla_off_and_an_explicit_wish_is_refused():
     assert make(jit_compile=None).jit_compile
 
 
+def test_several_replicas_are_refused_for_now():
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
+    with strategy.scope():
+        make(jit_compile=None)
+    several = type("Several", (), {"num_replicas_in_sync": 2})()
+    original, tf.distribute.get_strategy = tf.distribute.get_strategy, lambda: several
+    try:
+        with pytest.raises(ValueError, match="does not train on 2 replicas yet"):
+            make()
+    finally:
+        tf.distribute.get_strategy = original
+
+
+def test_compiling_with_a_bad_loss_leaves_the_model_as_it_was():
+    gan = tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4))
+    with pytest.raises(ValueError, match="no loss"):
+        gan.compile(**tf_ttur.ttur(discriminator=1e-3, generator=1e-3), loss="nope")
+    assert not gan.compiled
+    assert gan.metrics == []
+
+
+def test_a_subclass_may_log_more():
+    class Extra(tf_ttur.GAN):
+        def discriminator_loss(self, real, fake):
+            return super().discriminator_loss(real, fake) | {"extra": 2.0}
+
+    class Named(Extra):
+        @property
+        def loss_names(self):
+            return (*super().loss_names, "extra")
+
+    def trained(kind):
+        gan = kind(*networks(), tf_ttur.NormalLatent(4))
+        gan.compile(
+            **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+            loss="minimax",
+            jit_compile=False,
+        )
+        return fit(gan, 2).history
+
+    assert trained(Named)["extra"] == [2.0]
+    with pytest.raises(KeyError, match=r"'extra' is not among Extra.loss_names"):
+        trained(Extra)
+
+
+def test_evaluate_says_what_to_do_instead():
+    with pytest.raises(NotImplementedError, match="FrechetDistance"):
+        make().evaluate(images(), verbose=0)
+
+
+def test_float64_images_are_taken():
+    make().fit(images().astype("float64"), batch_size=16, verbose=0)
+
+
 def test_weight_decay_of_a_layer_is_part_of_the_loss():
     def trained(decay):
         generator, discriminator = networks(decay=decay)
