@@ -124,6 +124,7 @@ def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
         network.discriminator(size, channels, preset.width, seed=preset.seed),
         latent,
         seed=preset.seed,
+        ema_decay=preset.ema_decay,
     )
     gan.compile(
         **ttur(
@@ -209,7 +210,7 @@ def _train(
                 )
             except tf.errors.OpError as error:
                 raise InputError(
-                    f"Training stopped at step {gan.steps}: "
+                    f"Training stopped near step {gan.steps}: "
                     f"{' '.join(error.message.split())[:2000]}. The last checkpoint is "
                     "kept: mend what is wrong and start again."
                 ) from error

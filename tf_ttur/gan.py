@@ -33,6 +33,9 @@ class GAN(keras.Model):
             (n, 1) or (n,).
         latent: Distribution of the latents, such as `NormalLatent(128)`.
         seed: Seed of everything random in training: latents and the penalty's mixing.
+        ema_decay: If not 0, samples come from an exponential moving average of the
+            generator's weights with this decay, reached gradually: at step t it is
+            min(ema_decay, (1 + t) / (10 + t)). The paper uses none.
         **kwargs: As for `keras.Model`.
 
     Example:
@@ -57,9 +60,13 @@ class GAN(keras.Model):
         discriminator: keras.Model,
         latent: Any,
         seed: int = 0,
+        ema_decay: float = 0.0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
+        self.ema_decay = float(ema_decay)
         self.generator = generator
         self.discriminator = discriminator
         self.latent = latent
@@ -78,6 +85,11 @@ class GAN(keras.Model):
         if not discriminator.built:
             discriminator.build(images_shape)
         self.image_shape = tuple(images_shape[1:])
+        self.averaged_generator = None
+        if self.ema_decay:
+            self.averaged_generator = keras.models.clone_model(generator)
+            self.averaged_generator.set_weights(generator.get_weights())
+            self.averaged_generator.trainable = False
         self.built = True
 
     # ---- configuration
@@ -303,12 +315,23 @@ class GAN(keras.Model):
             loss = self._total(logs["g_loss"], self.generator, self.generator_optimizer)
         self._apply(tape, loss, self.generator, self.generator_optimizer)
         self._track(logs)
+        self._average_generator()
         self.after_step(real, tf.stop_gradient(fake))
         self._steps.assign_add(1)
         return {name: mean.result() for name, mean in self._means.items()} | {
             "d_lr": learning_rate(self.discriminator_optimizer),
             "g_lr": learning_rate(self.generator_optimizer),
         }
+
+    def _average_generator(self) -> None:
+        if self.averaged_generator is None:
+            return
+        step = tf.cast(tf.convert_to_tensor(self._steps), tf.float32)
+        rate = 1.0 - tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+        for average, weight in zip(
+            self.averaged_generator.weights, self.generator.weights, strict=True
+        ):
+            average.assign_add(tf.cast(rate, average.dtype) * (weight - average))
 
     def test_step(self, data: Any) -> None:
         """Refuses: a GAN has no loss on held-out images that says how good it is."""
@@ -377,7 +400,7 @@ class GAN(keras.Model):
     # ---- sampling
 
     def call(self, latents: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Runs the generator, so that `predict(latents)` gives images.
+        """Runs the generator that samples, so that `predict(latents)` gives images.
 
         Args:
             latents: Float32 (n, latent.dimension).
@@ -386,7 +409,7 @@ class GAN(keras.Model):
         Returns:
             Images, float32 (n, H, W, C) in [-1, 1].
         """
-        return self.generator(latents, training=training)
+        return (self.averaged_generator or self.generator)(latents, training=training)
 
     def generate(
         self, count: int, seed: int | None = None, batch_size: int = 256
@@ -428,7 +451,7 @@ class GAN(keras.Model):
             seed = int(np.random.default_rng().integers(2**31))
         if self._generate is None:
             self._generate = tf.function(
-                lambda latents: self.generator(latents, training=False),
+                lambda latents: self(latents, training=False),
                 jit_compile=bool(self.compiled and self.jit_compile),
             )
         latents = np.asarray(self.latent(count, seed=seed))
@@ -452,6 +475,7 @@ class GAN(keras.Model):
         return {
             "name": self.name,
             "seed": self.seed,
+            "ema_decay": self.ema_decay,
             **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()},
         }
 

@@ -11,7 +11,12 @@ from fid.files import atomic_path
 __all__ = ["training_curve"]
 
 # Distinct in grey and for the colour-blind.
-_COLOURS = {"d_loss": "#0072B2", "g_loss": "#D55E00", "distance": "#000000"}
+_COLOURS = {
+    "d_loss": "#0072B2",
+    "g_loss": "#D55E00",
+    "distance": "#000000",
+    "best": "#009E73",
+}
 
 
 def training_curve(
@@ -44,14 +49,14 @@ def training_curve(
     lower.plot(steps, values, color=_COLOURS["distance"], marker=".")
     if values:
         best = min(range(len(values)), key=values.__getitem__)
-        lower.annotate(
-            f"{values[best]:.2f} at step {steps[best]}",
-            (steps[best], values[best]),
-            xytext=(0, 14),
-            textcoords="offset points",
-            ha="right",
-            arrowprops={"arrowstyle": "-", "color": "0.5"},
+        lower.plot(
+            steps[best],
+            values[best],
+            "o",
+            color=_COLOURS["best"],
+            label=f"best: {values[best]:.2f} at step {steps[best]}",
         )
+        lower.legend(frameon=False)
         if min(values) > 0:
             lower.set_yscale("log")
     lower.set_ylabel(

@@ -54,8 +54,12 @@ def make(**options):
     return gan
 
 
+def pixels():
+    return (images() + 1) * 127.5
+
+
 def reference():
-    return fid.compute_statistics((images() + 1) * 127.5, Means())
+    return fid.compute_statistics(pixels(), Means())
 
 
 def distance(every, **options):
@@ -96,12 +100,11 @@ def test_it_fires_when_a_multiple_is_crossed(steps_per_execution):
 def test_steps_are_right_where_executions_do_not_divide_the_epoch(tmp_path):
     callback = distance(every=12)
     make(steps_per_execution=4).fit(
-        tf.data.Dataset.from_tensor_slices(images()).repeat().batch(8),
-        steps_per_epoch=10,
+        images(80),
+        batch_size=8,
         epochs=2,
         verbose=0,
         callbacks=[callback, callbacks.MetricsLog(tmp_path / "m.jsonl")],
-        shuffle=False,
     )
     # Executions end at steps 4, 8, 10, 14, 18 and 20.
     assert [step for step, _ in callback.values] == [14]
@@ -135,17 +138,16 @@ def test_the_2015_graph_alone_gives_fid():
     class Inception(Means):
         name = "inception_2015"
 
-    callback = tf_ttur.FrechetDistance(reference(), every=1, extractor=Inception())
+    callback = tf_ttur.FrechetDistance(pixels(), every=1, extractor=Inception())
     assert callback.key == "fid"
 
 
 def test_a_reference_may_be_a_file_or_images(tmp_path):
     reference().save(tmp_path / "real.npz")
-    pixels = (images() + 1) * 127.5
     values = [
         tf_ttur.FrechetDistance(each, every=1, num_samples=40, extractor=Means())
         .measure(make())
-        for each in (tmp_path / "real.npz", pixels, reference())
+        for each in (tmp_path / "real.npz", pixels(), reference())
     ]  # fmt: skip
     assert values == pytest.approx([values[0]] * 3, rel=1e-9)
 
@@ -215,21 +217,21 @@ def test_the_digits_classifier_is_made_once_and_guarded(cache):
     from tf_ttur import datasets
     from tf_ttur.networks.classifier import digits_classifier
 
-    pixels = np.concatenate(list(datasets.load("digits").images()))
+    digits = np.concatenate(list(datasets.load("digits").images()))
     labels = load_digits().target
-    first = digits_classifier(pixels, labels)
+    first = digits_classifier(digits, labels)
     assert first.accuracy > 0.97
     assert first.extractor.name == "digits"
-    again = digits_classifier(pixels, labels)
+    again = digits_classifier(digits, labels)
     assert again.extractor.fingerprint == first.extractor.fingerprint
-    features = first.extractor(pixels)
+    features = first.extractor(digits)
     assert features.shape == (1797, 64)
     # Every feature says something: the covariance has full rank.
     assert np.linalg.eigvalsh(np.cov(features, rowvar=False))[0] > 1e-4
     # Other digits are near, noise is far.
-    half = fid.compute_statistics(pixels[::2], first.extractor)
-    other = fid.compute_statistics(pixels[1::2], first.extractor)
-    noise = np.random.default_rng(0).integers(0, 256, pixels.shape, dtype=np.uint8)
+    half = fid.compute_statistics(digits[::2], first.extractor)
+    other = fid.compute_statistics(digits[1::2], first.extractor)
+    noise = np.random.default_rng(0).integers(0, 256, digits.shape, dtype=np.uint8)
     far = fid.compute_statistics(noise, first.extractor)
     assert fid.frechet_distance(half, other) * 20 < fid.frechet_distance(half, far)
 
@@ -238,6 +240,6 @@ def test_the_digits_classifier_is_made_once_and_guarded(cache):
     facts.write_text(before.replace(json.loads(before)["weights_sha256"], "0" * 64))
     try:
         with pytest.raises(InputError, match="delete both"):
-            digits_classifier(pixels, labels)
+            digits_classifier(digits, labels)
     finally:
         facts.write_text(before)

@@ -478,6 +478,41 @@ def test_weight_decay_of_a_layer_is_part_of_the_loss():
     np.testing.assert_allclose(plain - decayed, 0.1 * before, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_samples_may_come_from_a_moving_average(tmp_path, jit):
+    gan = tf_ttur.GAN(*networks(norm=True), tf_ttur.NormalLatent(4), ema_decay=0.3)
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-2, generator=1e-2),
+        loss="non_saturating",
+        jit_compile=jit,
+    )
+    average = [w.numpy() for w in gan.generator.weights]
+    for step in range(6):
+        fit(gan, 1, start=step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        average = [
+            decay * a + (1 - decay) * w.numpy()
+            for a, w in zip(average, gan.generator.weights, strict=True)
+        ]
+    for a, w in zip(average, gan.averaged_generator.weights, strict=True):
+        np.testing.assert_allclose(w.numpy(), a, rtol=1e-4, atol=1e-6)
+    latents = np.asarray(gan.latent(3, seed=1))
+    np.testing.assert_allclose(
+        gan.generate(3, seed=1), gan.averaged_generator(latents), atol=1e-5
+    )
+    assert not np.allclose(gan.generate(3, seed=1), gan.generator(latents), atol=1e-3)
+    players = [*gan.generator.trainable_variables]
+    players += gan.discriminator.trainable_variables
+    assert len(gan.trainable_variables) == len(players)
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    fit(gan, 2, start=6)
+    fit(loaded, 2, start=6)
+    assert_same(state(gan), state(loaded))
+    with pytest.raises(ValueError, match="ema_decay must be"):
+        tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_decay=1.0)
+
+
 def test_the_gradient_penalty_of_a_linear_critic_is_known():
     weight = np.array([[3.0], [4.0]], "float32")
     real = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
