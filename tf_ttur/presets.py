@@ -123,7 +123,7 @@ def _digits_dcgan(**settings: Any) -> Preset:
         "image_size": 32,
         "width": 16,
         "batch_size": 32,
-        "steps": 1400,
+        "steps": 2000,
         "every": 100,
         "num_samples": 2000,
         "ema_decay": 0.98,

@@ -13,6 +13,9 @@ from fid.images import quantize
 __all__ = ["image_grid", "save_png", "to_bytes"]
 
 
+_LINE, _GREY = 2, 96
+
+
 def to_bytes(images: np.ndarray) -> np.ndarray:
     """Maps images from [-1, 1] to the nearest of 256 levels.
 
@@ -33,17 +36,23 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         columns: Images in a row; None makes the grid as square as it gets.
 
     Returns:
-        uint8 (rows * H, columns * W, C), black where images do not fill the last row.
+        uint8 (rows * (H + 2) + 2, columns * (W + 2) + 2, C): grey lines between the
+        images, black where they do not fill the last row.
     """
     n, height, width, channels = images.shape
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     cells = np.zeros((rows * columns, height, width, channels), np.uint8)
     cells[:n] = images
+    # Every cell brings the line above and to the left of it.
+    around = [(0, 0), (_LINE, 0), (_LINE, 0), (0, 0)]
+    cells = np.pad(cells, around, constant_values=_GREY)
+    height, width = height + _LINE, width + _LINE
     cells = cells.reshape(rows, columns, height, width, channels)
-    return cells.transpose(0, 2, 1, 3, 4).reshape(
+    grid = cells.transpose(0, 2, 1, 3, 4).reshape(
         rows * height, columns * width, channels
     )
+    return np.pad(grid, [(0, _LINE), (0, _LINE), (0, 0)], constant_values=_GREY)
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

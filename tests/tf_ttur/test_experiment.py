@@ -65,7 +65,7 @@ def test_the_run_folder_is_complete(whole):
     assert model.steps == best
     assert len(list((workdir / "checkpoints").iterdir())) == 2
     grid = np.asarray(Image.open(workdir / "samples" / "step_00000007.png"))
-    assert grid.shape == (8 * 32, 8 * 32)
+    assert grid.shape == (8 * 34 + 2, 8 * 34 + 2)
     assert "accuracy" in (workdir / "log.txt").read_text()
 
 
