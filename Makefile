@@ -1,10 +1,11 @@
 # Two commands do everything on a machine with Python 3.11 and a network:
 #   make run    installs into .venv, trains the default preset on the embedded digits
-#   make test   installs into .venv, lints, runs all tests
+#   make test   installs into .venv, lints, runs the tests (with the slow ones: MARK=)
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/digits_dcgan_ttur
+MARK ?= not slow
 BIN := $(VENV)/bin
 
 .PHONY: run test lint install clean
@@ -13,7 +14,7 @@ run: install
 	$(BIN)/python scripts/train.py --workdir=$(WORKDIR)
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "$(MARK)" --durations=10
 
 lint: install
 	$(BIN)/ruff check .

@@ -243,6 +243,7 @@ def test_xla_and_plain_steps_agree():
         assert histories[0][key] == pytest.approx(histories[1][key], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_per_execution_changes_nothing():
     one = make(jit_compile=True)
     two = make(jit_compile=True, steps_per_execution=2)
@@ -251,6 +252,7 @@ def test_steps_per_execution_changes_nothing():
     assert_same(state(one), state(two))
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_runs_and_other_seeds_do_not():
     one, two, other = (make(seed=seed, jit_compile=True) for seed in (1, 1, 2))
     for gan in (one, two, other):
