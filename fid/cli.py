@@ -144,7 +144,8 @@ def run(
         0 on success, 1 where something could not be done, 2 for a wrong command line,
         130 after Ctrl-C.
     """
-    # TensorFlow's start-up messages are not about what the user asked for.
+    # TensorFlow's start-up messages are not about what the user asked for. The few it
+    # prints before it looks at this cannot be helped.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
