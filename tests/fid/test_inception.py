@@ -74,6 +74,7 @@ def test_the_biases_complete_the_logits(outputs, oracle, synthetic_pb):
     np.testing.assert_allclose(softmax, oracle[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_size_and_xla_change_rounding_only(synthetic_pb, images, outputs):
     plain = Inception(synthetic_pb, batch_size=3, jit_compile=False)
     features, logits = plain.features_and_logits(images)
@@ -90,6 +91,7 @@ def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
     np.testing.assert_allclose(inception(batch[1:2])[0], features[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_few_batch_sizes_are_compiled(synthetic_pb):
     inception = Inception(synthetic_pb, batch_size=9, jit_compile=False)
     compiled = []
@@ -104,6 +106,7 @@ def test_few_batch_sizes_are_compiled(synthetic_pb):
     assert compiled == [8, 8, 8, 9, 9, 9, 9, 9, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale_after_normalization", [True, False])
 def test_gamma_and_epsilon_are_honoured(tmp_path, scale_after_normalization):
     path = synthetic_graph.write_synthetic_graph(

@@ -103,6 +103,7 @@ def test_equal_seeds_give_equal_runs(whole, tmp_path):
     assert rows(tmp_path / "other")[1] != rows(whole[0])[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash_at", [1, 3, 6])
 def test_a_run_that_fails_anywhere_goes_on_as_if_nothing_had_been(
     whole, tmp_path, monkeypatch, crash_at
