@@ -7,14 +7,20 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from fid.files import InputError
+from fid.frechet import METHODS
 from fid.images import QUANTIZE, VALUE_RANGES
 
-__all__ = ["compute_fid", "precalc_stats", "run"]
+if TYPE_CHECKING:
+    from fid.measure import Comparison
+
+__all__ = ["compute_fid", "precalc_stats", "report", "run"]
+
+_SOURCE = "a folder or zip archive of images, or an .npz or .npy array of images"
 
 
 def compute_fid(argv: Sequence[str] | None = None) -> int:
@@ -34,27 +40,35 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
 
         comparison = measure.compare(
             *args,
-            inception=values.inception,
-            batch_size=values.batch_size,
-            value_range=values.value_range,
-            quantize=values.quantize,
+            metrics=values.metrics,
             strict=values.strict,
-            progress=True,
+            method=values.method,
+            kid_subsets=values.kid_subsets,
+            kid_subset_size=values.kid_subset_size,
+            is_splits=values.is_splits,
+            seed=values.seed,
+            **_measuring(values),
         )
         for warning in comparison.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if values.json:
             print(json.dumps(comparison.as_json()))
         else:
-            name = {"fid": "FID"}.get(comparison.metric, comparison.metric)
-            print(f"{name}: {comparison.value:.6f}")
+            print(report(comparison))
 
     def define(values: flags.FlagValues) -> None:
         _define_measuring(values)
+        flags.DEFINE_list(
+            "metrics",
+            ["fid"],
+            "Which of fid, kid and is (the Inception Score of A), with commas. kid "
+            "keeps the features in memory: 8 KB an image.",
+            flag_values=values,
+        )
         flags.DEFINE_bool(
             "json",
             False,
-            "Print the value and how it came about as JSON.",
+            "Print the values and how they came about as JSON.",
             flag_values=values,
         )
         flags.DEFINE_bool(
@@ -63,14 +77,57 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             "Refuse to compare sets that were not measured alike.",
             flag_values=values,
         )
+        flags.DEFINE_enum(
+            "method",
+            "eigen",
+            METHODS,
+            "How the Fréchet distance is computed; sqrtm is the original's way.",
+            flag_values=values,
+        )
+        for name, default, least, text in (
+            ("kid_subsets", 100, 0, "KID's subsets; 0 for the full estimate alone."),
+            ("kid_subset_size", 1000, 2, "Images of each set in one of KID's subsets."),
+            ("is_splits", 10, 1, "Parts that the Inception Score is averaged over."),
+            ("seed", 0, 0, "Seed of KID's subsets."),
+        ):
+            flags.DEFINE_integer(
+                name, default, text, lower_bound=least, flag_values=values
+            )
 
-    usage = """Fréchet Inception Distance between two sets of images.
+    usage = f"""Fréchet Inception Distance between two sets of images.
 
   compute_fid.py A B [flags]
 
-A and B are each a folder of images, an .npz or .npy array of images, or an .npz file
-of statistics (mu and sigma)."""
+A and B are each {_SOURCE}, or an
+.npz file of statistics (mu and sigma)."""
     return run(main, define, usage, argv)
+
+
+def report(comparison: Comparison) -> str:
+    """Returns the lines that `compute_fid.py` prints.
+
+    Args:
+        comparison: What was measured.
+
+    Returns:
+        A line a metric, such as `FID: 12.345678`.
+    """
+
+    def title(metric: str) -> str:
+        name = comparison.name(metric)
+        # In capitals only where it is what the letters stand for.
+        return name.upper() if name == metric else name
+
+    lines = []
+    if comparison.value is not None:
+        lines.append(f"{title('fid')}: {comparison.value:.6f}")
+    if (kernel := comparison.kernel) is not None:
+        if kernel.mean is not None:
+            lines.append(f"{title('kid')}: {kernel.mean:.8f} ± {kernel.std:.8f}")
+        lines.append(f"{title('kid')} of all images: {kernel.full:.8f}")
+    if (score := comparison.score) is not None:
+        lines.append(f"{title('is')}: {score.mean:.6f} ± {score.std:.6f}")
+    return "\n".join(lines)
 
 
 def precalc_stats(argv: Sequence[str] | None = None) -> int:
@@ -97,14 +154,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
         both = (args[0], values.output)
         if all(map(os.path.exists, both)) and os.path.samefile(*both):
             raise flags.Error("the output would replace the images")
-        statistics = measure.compute_statistics(
-            args[0],
-            inception=values.inception,
-            batch_size=values.batch_size,
-            value_range=values.value_range,
-            quantize=values.quantize,
-            progress=True,
-        )
+        statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)
         print(
             f"{values.output}: {statistics.n} images, {statistics.dimension} features"
@@ -116,12 +166,13 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             "output", None, "Where the .npz file goes.", flag_values=values
         )
 
-    usage = """Mean and covariance of the Inception features of a set of images.
+    usage = f"""Mean and covariance of the Inception features of a set of images.
 
   precalc_stats.py SOURCE --output=stats.npz [flags]
 
-SOURCE is a folder of images, or an .npz or .npy array of images. The file has the keys
-mu and sigma, as the paper's authors' files have, and says how it came about."""
+SOURCE is {_SOURCE}. The
+file has the keys mu and sigma, as the paper's authors' files have, and says how it came
+about."""
     return run(main, define, usage, argv)
 
 
@@ -226,3 +277,19 @@ def _define_measuring(values: flags.FlagValues) -> None:
         "How float images are rounded to whole grey levels.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "recursive", False, "Enter the folders of a folder.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "skip_bad",
+        False,
+        "Leave out images that cannot be read, and count them, instead of stopping.",
+        flag_values=values,
+    )
+
+
+def _measuring(values: flags.FlagValues) -> dict[str, Any]:
+    names = (
+        "inception", "batch_size", "value_range", "quantize", "recursive", "skip_bad",
+    )  # fmt: skip
+    return {name: values[name].value for name in names} | {"progress": True}

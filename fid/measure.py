@@ -1,4 +1,11 @@
-"""From sources of images, through an extractor, to statistics and their distance."""
+"""From sources of images, through an extractor, to statistics and the metrics.
+
+    source -> extractor -> Moments                -> Fréchet distance
+                        -> features, where asked  -> kernel distance (KID)
+                        -> logits, where asked    -> Inception Score
+
+One pass over the images serves all metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +14,112 @@ import datetime
 import importlib.metadata
 import logging
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fid.extractors import Extractor
 from fid.files import InputError
 from fid.frechet import frechet_distance
 from fid.images import GeneratorSource, Source, is_statistics, open_images
+from fid.inception_score import InceptionScore, inception_score
+from fid.kernel import KernelDistance, kernel_distance
 from fid.statistics import Moments, Statistics, protocol_differences
 
+if TYPE_CHECKING:
+    from fid.extractors import Extractor
+
 __all__ = [
+    "METRICS",
     "Comparison",
+    "Measured",
+    "Spread",
     "check_extractor",
     "compare",
     "compute",
     "compute_statistics",
+    "measure",
     "metric_name",
+    "open_set",
 ]
 
 _log = logging.getLogger(__name__)
 
+# Names of the metrics: on the 2015 graph, and on any other extractor.
+METRICS = {"fid": "frechet", "kid": "kernel", "is": "score"}
 # Below this the estimate's upward bias is plain (README of the original code).
 _FEW = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The distance between two sets, and what it rests on.
+class Measured:
+    """What one pass over a set of images found.
 
     Attributes:
-        metric: `fid` for the 2015 graph, `frechet_<extractor>` otherwise, or `frechet`
-            where the files do not say.
-        value: The distance.
-        first: Statistics of one set.
-        second: Statistics of the other.
-        warnings: What a reader of the number should know, a sentence each.
+        statistics: Mean and covariance of the features.
+        features: The features, float32 (n, d) in the source's order, if kept.
+        logits: Logits, float32 (n, classes) in the source's order, if kept.
+        warnings: What a reader of a number should know of the images, a sentence each.
     """
 
-    metric: str
-    value: float
+    statistics: Statistics
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The metrics of two sets, and what they rest on.
+
+    Attributes:
+        value: The Fréchet distance; None if it was not asked for.
+        kernel: The kernel distance (KID), if asked for.
+        score: The Inception Score of the first set, if asked for.
+        first: Statistics of the first set.
+        second: Statistics of the second set.
+        warnings: What a reader of the numbers should know, a sentence each.
+    """
+
+    value: float | None
     first: Statistics
     second: Statistics
     warnings: tuple[str, ...]
+    kernel: KernelDistance | None = None
+    score: InceptionScore | None = None
+
+    @property
+    def metric(self) -> str:
+        """What the Fréchet distance is called here."""
+        return self.name("fid")
+
+    def name(self, metric: str) -> str:
+        """Says what a metric is called on the extractor of these two sets.
+
+        Args:
+            metric: `fid`, `kid` or `is`.
+
+        Returns:
+            For `fid`: `fid` for the 2015 graph, `frechet_<extractor>` otherwise, or
+            `frechet` where the files do not say; see `metric_name`.
+        """
+        return metric_name(
+            _extractor_name(self.first), _extractor_name(self.second), of=metric
+        )
+
+    def values(self) -> dict[str, float]:
+        """Returns every number by its name, such as `fid`, `kid_mean`, `is_std`."""
+        found = {} if self.value is None else {self.metric: self.value}
+        for metric, parts in (("kid", self.kernel), ("is", self.score)):
+            for part, value in dataclasses.asdict(parts).items() if parts else ():
+                if value is not None:
+                    found[f"{self.name(metric)}_{part}"] = value
+        return found
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the value and the protocol, JSON-able."""
+        """Returns the values and the protocol, JSON-able."""
         return {
-            self.metric: self.value,
+            **self.values(),
             "sets": [
                 {"label": s.label, "n": s.n, "provenance": s.provenance}
                 for s in (self.first, self.second)
@@ -63,27 +128,102 @@ class Comparison:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A distance measured several times, on latents of successive seeds.
+
+    Attributes:
+        values: The distances, in the order of the seeds.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the values, divisor n - 1."""
+        return float(np.std(self.values, ddof=1))
+
+
+def measure(
+    source: Source,
+    extractor: Extractor,
+    *,
+    batch_size: int = 50,
+    features: bool = False,
+    logits: bool = False,
+    progress: bool = False,
+) -> Measured:
+    """Looks at every image of a source once.
+
+    Args:
+        source: The images.
+        extractor: Maps them to features.
+        batch_size: Images at a time. It does not change the result beyond rounding.
+        features: Whether to keep the features: 4 d bytes an image, 8 KB for 2048.
+        logits: Whether to keep the logits: 4 KB an image.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
+
+    Returns:
+        The statistics, and what was to be kept.
+
+    Raises:
+        InputError: The source holds an image that cannot be used, or fewer than two.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    if logits and not hasattr(extractor, "features_and_logits"):
+        raise InputError(
+            f"The extractor {extractor.name} has no logits, which an Inception Score "
+            "is made of: use the 2015 graph, or leave out the metric `is`."
+        )
+    moments = Moments(extractor.dimension)
+    kept: list[np.ndarray] = []
+    kept_logits: list[np.ndarray] = []
+    with _progress(source, progress) as bar:
+        for images in source.batches(batch_size):
+            images = _with_channels(images, extractor.channels)
+            if logits:
+                found, found_logits = extractor.features_and_logits(images)
+                kept_logits.append(found_logits)
+            else:
+                found = extractor(images)
+            moments.update(found)
+            if features:
+                kept.append(np.asarray(found, np.float32))
+            bar.update(len(images))
+    return Measured(
+        statistics=moments.statistics(_provenance(source, extractor)),
+        features=np.concatenate(kept) if kept else None,
+        logits=np.concatenate(kept_logits) if kept_logits else None,
+        warnings=tuple(source.warnings),
+    )
+
+
 def compute_statistics(
     source: Any,
     extractor: Extractor | None = None,
     *,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
-    value_range: str | None = None,
-    quantize: str = "none",
     progress: bool = False,
+    **reading: Any,
 ) -> Statistics:
     """Computes mean and covariance of the features of all images of a source.
 
     Args:
-        source: A folder, an `.npz` or `.npy` of images, an array (n, H, W, C), or an
-            `images.Source`.
+        source: Anything that `images.open_images` takes: a folder, a zip archive, an
+            `.npz` or `.npy` of images, an array, a data set, an iterator.
         extractor: Maps images to features; None means the 2015 graph.
-        inception: Where that graph is; None looks where `graph.find_graph` does.
+        inception: Where that graph is; None looks where `download.find_graph` does.
         batch_size: Images at a time. It does not change the result beyond rounding.
-        value_range: What float images span; see `images.open_images`.
-        quantize: How float images are rounded; see `images.quantize`.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
+        **reading: How the images are read, as for `images.open_images`:
+            `value_range`, `quantize`, `recursive`, `skip_bad`.
 
     Returns:
         The statistics, with their provenance.
@@ -91,16 +231,12 @@ def compute_statistics(
     Raises:
         InputError: The source holds no images, or an image that cannot be used.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
-    source = open_images(source, value_range, quantize)
+    source = open_images(source, **reading)
     extractor = extractor or _inception(inception, batch_size)
-    moments = Moments(extractor.dimension)
-    with _progress(source, progress) as bar:
-        for images in source.batches(batch_size):
-            moments.update(extractor(_with_channels(images, extractor.channels)))
-            bar.update(len(images))
-    return moments.statistics(_provenance(source, extractor))
+    measured = measure(source, extractor, batch_size=batch_size, progress=progress)
+    for warning in measured.warnings:
+        _log.warning("%s", warning)
+    return measured.statistics
 
 
 def compare(
@@ -108,78 +244,112 @@ def compare(
     second: Any,
     extractor: Extractor | None = None,
     *,
+    metrics: Sequence[str] = ("fid",),
     strict: bool = False,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
-    value_range: str | None = None,
-    quantize: str = "none",
+    method: str = "eigen",
+    kid_subsets: int = 100,
+    kid_subset_size: int = 1000,
+    is_splits: int = 10,
+    seed: int = 0,
     progress: bool = False,
+    **reading: Any,
 ) -> Comparison:
-    """Computes the Fréchet distance between two sets.
+    """Computes the Fréchet distance between two sets, and other metrics of them.
 
     Args:
         first: A source of images as for `compute_statistics`, a `Statistics`, or the
             path of an `.npz` file of statistics.
         second: Likewise.
         extractor: Maps images to features; None means the 2015 graph.
+        metrics: Which of `fid`, `kid` and `is`. `kid` needs the features of both sets,
+            so images, or statistics of no more images than features. `is` is the
+            score of the first set, which must be images.
         strict: Whether to refuse statistics whose protocols differ.
-        inception: As for `compute_statistics`, and so are the following.
+        inception: As for `compute_statistics`.
         batch_size: Images at a time.
-        value_range: What float images span.
-        quantize: How float images are rounded.
+        method: How the Fréchet distance is computed; see `frechet.frechet_distance`.
+        kid_subsets: Subsets that KID's mean and deviation are taken over; 0 for the
+            full estimate alone.
+        kid_subset_size: Images of each set in a subset.
+        is_splits: Consecutive parts that the score's mean and deviation are taken over.
+        seed: Seed of KID's subsets.
         progress: Whether to show a progress bar.
+        **reading: As for `compute_statistics`.
 
     Returns:
-        The distance and what it rests on.
+        The metrics and what they rest on.
 
     Raises:
         InputError: A set cannot be used, or `strict` and the protocols differ.
     """
+    if not metrics or set(metrics) - set(METRICS):
+        raise InputError(
+            f"metrics is {', '.join(metrics) or 'empty'}; choose from "
+            f"{', '.join(METRICS)}."
+        )
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
-    opened = [_open(each, value_range, quantize) for each in (first, second)]
-    if any(isinstance(each, Source) for each in opened):
+    sets = [open_set(each, **reading) for each in (first, second)]
+    if "is" in metrics and not isinstance(sets[0], Source):
+        raise InputError(
+            f"The Inception Score is one of images, and {sets[0].label} holds "
+            "statistics: give the images first, or leave out the metric `is`."
+        )
+    if "kid" in metrics:
+        _check_kernel(sets, kid_subsets, kid_subset_size)
+    if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
-        for each in opened:
+        for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
-    lossy = []
-    sets = []
-    for each in opened:
-        if isinstance(each, Source):
-            if each.lossy:
-                lossy.append(
-                    f"{each.lossy} of {each.count} images of {each.label} are in a "
-                    "lossy format, which shifts the distance"
-                )
-            each = compute_statistics(
-                each, extractor, batch_size=batch_size, progress=progress
-            )
-        sets.append(each)
-    one, two = sets
-    value = frechet_distance(one, two)
-    differences = protocol_differences(one, two)
+    one, two = (
+        measure(
+            each,
+            extractor,
+            batch_size=batch_size,
+            features="kid" in metrics,
+            logits="is" in metrics and each is sets[0],
+            progress=progress,
+        )
+        if isinstance(each, Source)
+        else Measured(each, features=each.rows)
+        for each in sets
+    )
+    differences = protocol_differences(one.statistics, two.statistics)
     if strict and differences:
         raise InputError(
             f"The two sets were not measured alike: {'; '.join(differences)}. "
             "Compute both the same way, or leave out --strict."
         )
+    warnings = [
+        *(f"not measured alike: {text}" for text in differences),
+        *one.warnings,
+        *two.warnings,
+    ]
+    value = kernel = score = None
+    if "fid" in metrics:
+        value = frechet_distance(one.statistics, two.statistics, method=method)
+        warnings += [*_small(one.statistics), *_small(two.statistics)]
+    if "kid" in metrics:
+        kernel = kernel_distance(
+            one.features,
+            two.features,
+            subsets=kid_subsets,
+            subset_size=kid_subset_size,
+            seed=seed,
+        )
+    if "is" in metrics:
+        score = inception_score(one.logits, splits=is_splits)
     return Comparison(
-        metric=metric_name(_extractor_name(one), _extractor_name(two)),
         value=value,
-        first=one,
-        second=two,
+        first=one.statistics,
+        second=two.statistics,
         # Without repetitions, where a set is compared with itself.
-        warnings=tuple(
-            dict.fromkeys(
-                [
-                    *(f"not measured alike: {text}" for text in differences),
-                    *lossy,
-                    *_small(one),
-                    *_small(two),
-                ]
-            )
-        ),
+        warnings=tuple(dict.fromkeys(warnings)),
+        kernel=kernel,
+        score=score,
     )
 
 
@@ -188,33 +358,87 @@ def compute(
     generator: Any,
     reference: Any,
     num_samples: int = 50_000,
+    latent: Any = None,
     extractor: Extractor | None = None,
+    inception: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    repeats: int = 1,
     quantize: str = "none",
     batch_size: int = 50,
-) -> float:
+) -> float | Spread:
     """Computes the Fréchet distance of a generator's images from a reference.
 
     Args:
-        generator: A `tf_ttur.GAN`, or anything with its `generate_batches`.
+        generator: A `tf_ttur.GAN`, anything with its `generate_batches`, or a callable
+            from latents to images in [-1, 1].
         reference: Statistics, the path of an `.npz` of them, or a source of images.
         num_samples: Images to generate (the paper: 50,000).
+        latent: For a callable, where latents come from: a number of standard normal
+            coordinates, or a callable `latent(count, seed=...)`.
         extractor: Maps images to features; None means the 2015 graph.
+        inception: Where that graph is; None looks where `download.find_graph` does.
         seed: Seed of the latents.
+        repeats: How often to measure, on seeds `seed`, `seed + 1`, ...
         quantize: How generated images are rounded; see `images.quantize`.
         batch_size: Images at a time.
 
     Returns:
-        The distance: the FID where the extractor is the 2015 graph.
+        The distance: the FID where the extractor is the 2015 graph. With `repeats`
+        above 1 a `Spread` of the distances.
 
     Raises:
         InputError: The reference or the generator cannot be used.
+
+    Example:
+        >>> import keras, numpy as np, fid
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        >>> real = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), "uint8")
+        >>> spread = fid.compute(
+        ...     generator=lambda z: np.tanh(z).reshape(-1, 8, 8, 3), latent=192,
+        ...     reference=real, num_samples=64, repeats=3,
+        ...     extractor=fid.KerasExtractor(model, "pixels"))
+        >>> len(spread.values), 0 < spread.std < spread.mean
+        (3, True)
     """
-    source = GeneratorSource(generator, num_samples, seed, quantize)
-    comparison = compare(source, reference, extractor, batch_size=batch_size)
-    for warning in comparison.warnings:
+    if repeats < 1:
+        raise InputError(f"repeats is {repeats}; measure at least once.")
+    sources = [
+        GeneratorSource(generator, num_samples, seed + i, quantize, latent=latent)
+        for i in range(repeats)
+    ]
+    reference = open_set(reference)
+    extractor = extractor or _inception(inception, batch_size)
+    if isinstance(reference, Source):
+        reference = compute_statistics(reference, extractor, batch_size=batch_size)
+    values, warnings = [], {}
+    for source in sources:
+        found = compare(source, reference, extractor, batch_size=batch_size)
+        values.append(found.value)
+        warnings |= dict.fromkeys(found.warnings)
+    for warning in warnings:
         _log.warning("%s", warning)
-    return comparison.value
+    return Spread(tuple(values)) if repeats > 1 else values[0]
+
+
+def open_set(source: Any, **reading: Any) -> Statistics | Source:
+    """Opens what the user named as statistics or as a source of images.
+
+    Args:
+        source: A `Statistics`, the path of an `.npz` file of statistics, or anything
+            that `images.open_images` takes.
+        **reading: As for `images.open_images`.
+
+    Returns:
+        The statistics or the source.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if isinstance(source, Statistics):
+        return source
+    if is_statistics(source):
+        return Statistics.load(source)
+    return open_images(source, **reading)
 
 
 def check_extractor(
@@ -250,20 +474,22 @@ def check_extractor(
         )
 
 
-def metric_name(*extractors: str | None) -> str:
+def metric_name(*extractors: str | None, of: str = "fid") -> str:
     """Returns `fid` if all features come from the 2015 graph, else what to call it.
 
     Args:
         *extractors: Names of the extractors; None where one is not known.
+        of: `fid`, `kid` or `is`.
 
     Returns:
-        `fid`, `frechet_<extractor>`, or `frechet` where they differ or are not known.
+        `fid`, `frechet_<extractor>`, or `frechet` where they differ or are not known;
+        for `kid` and `is` likewise with `kernel` and `score`.
     """
     names = set(extractors)
     if names == {"inception_2015"}:
-        return "fid"
+        return of
     name = names.pop()
-    return f"frechet_{name}" if name and not names else "frechet"
+    return f"{METRICS[of]}_{name}" if name and not names else METRICS[of]
 
 
 def _extractor_name(statistics: Statistics) -> str | None:
@@ -281,12 +507,24 @@ def _with_channels(images: Any, channels: int) -> Any:
     return images
 
 
-def _open(source: Any, value_range: str | None, quantize: str) -> Statistics | Source:
-    if isinstance(source, Statistics):
-        return source
-    if is_statistics(source):
-        return Statistics.load(source)
-    return open_images(source, value_range, quantize)
+def _check_kernel(
+    sets: Sequence[Statistics | Source], subsets: int, subset_size: int
+) -> None:
+    # Found here, before the images are worked on.
+    for each in sets:
+        if isinstance(each, Statistics) and each.rows is None:
+            raise InputError(
+                f"KID needs the features of both sets, and {each.label} holds "
+                "statistics without them: give the images, or leave out the metric "
+                "`kid`."
+            )
+        count = each.n if isinstance(each, Statistics) else each.count
+        if subsets and count is not None and count < subset_size:
+            raise InputError(
+                f"KID's subsets have {subset_size} images, and {each.label} has "
+                f"{count}: choose a smaller --kid_subset_size, or --kid_subsets=0 for "
+                "the estimate from all images alone."
+            )
 
 
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
