@@ -257,9 +257,9 @@ def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes what an orientation (2 to 8) did to an image (H, W, 3)."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
+    if orientation in (3, 4, 6, 7):
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
+    if orientation in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
 
