@@ -178,7 +178,9 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         )
     # Of no effect on RGB values, but Pillow warns about some kinds of it.
     image.info.pop("transparency", None)
-    return np.asarray(image.convert("RGB")), _TREATMENTS[mode]
+    if mode != "RGB":  # convert() would copy it
+        image = image.convert("RGB")
+    return np.asarray(image), _TREATMENTS[mode]
 
 
 def printable(name: str | os.PathLike[str]) -> str:

@@ -1,6 +1,7 @@
 """Arrays of images in files: whole, damaged and hostile."""
 
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -49,6 +50,21 @@ def test_pieces_are_the_images_in_order(tmp_path, name, dtype, order):
         pieces = list(file.pieces(3))
         assert [len(piece) for piece in pieces] == [3, 3, 1]
         np.testing.assert_array_equal(np.concatenate(pieces), images)
+
+
+@pytest.mark.parametrize("save_archive", [np.savez, np.savez_compressed])
+def test_archives_are_streamed_and_plain_files_mapped(tmp_path, save_archive):
+    images = np.full((400, 128, 128, 3), 200, np.uint8)  # 20 MB
+    save_archive(tmp_path / "x.npz", images)
+    tracemalloc.start()
+    count = sum(len(piece) for piece in ArrayFile(tmp_path / "x.npz").pieces(10))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 400
+    assert peak < 5e6
+    np.save(tmp_path / "x.npy", images)
+    for piece in ArrayFile(tmp_path / "x.npy").pieces(10):
+        assert isinstance(piece, np.memmap)
 
 
 def test_of_several_arrays_the_one_called_images_is_taken(tmp_path):

@@ -716,6 +716,25 @@ def test_latents_may_be_drawn_by_a_callable():
         read(GeneratorSource(squash, 5, latent=lambda n, seed: np.zeros((n - 1, 12))))
 
 
+def test_a_keras_model_is_a_generator():
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            keras.layers.Reshape((2, 2, 3)),
+            keras.layers.Activation("tanh"),
+        ]
+    )
+
+    def latent(count, seed):
+        return keras.random.normal((count, 12), seed=seed)
+
+    source = GeneratorSource(model, 5, seed=2, quantize="truncate", latent=latent)
+    expected = squash(latent(5, seed=2))
+    images = np.stack(read(source, 2))
+    np.testing.assert_array_equal(images, np.floor((expected + 1) * 127.5))
+
+
 @pytest.mark.parametrize(
     ("generator", "latent", "message"),
     [
