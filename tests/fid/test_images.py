@@ -103,6 +103,7 @@ def _truncated(path):
         (_bomb, "12000 x 12000 pixels"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Image size:Warning:PIL")
 def test_a_bad_image_is_named(tmp_path, make, message):
     Image.fromarray(pixels()).save(tmp_path / "good.png")
     make(tmp_path / "bad.png")
