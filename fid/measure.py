@@ -503,6 +503,8 @@ def _with_channels(images: Any, channels: int) -> Any:
     # Grey images in arrays keep their one channel until it is known who looks at them.
     # Those in folders are RGB from the start, as in the original.
     if channels == 3 and images[0].shape[-1] == 1:
+        if isinstance(images, list):  # of several sizes, maybe
+            return [np.repeat(image, 3, axis=-1) for image in images]
         return np.repeat(images, 3, axis=-1)
     return images
 
