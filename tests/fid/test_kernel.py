@@ -74,11 +74,13 @@ def test_the_seed_decides_the_subsets():
     reason="TF-GAN is not installed",
 )
 def test_against_tfgan():
+    import tensorflow as tf
+
     from tf_ttur import tfgan
 
     x, y = features(120, 16, 0), features(120, 16, 1, shift=0.3)
     expected = tfgan.load().eval.kernel_classifier_distance_from_activations(
-        x.astype(np.float64), y.astype(np.float64), max_block_size=120
+        tf.constant(x, tf.float64), tf.constant(y, tf.float64), max_block_size=120
     )
     got = kernel_distance(x, y, subsets=0).full
     assert got == pytest.approx(float(expected), rel=1e-9)
