@@ -48,8 +48,8 @@ def kernel_distance(
 
     The subsets are those of torch-fidelity: `RandomState(seed)` chooses the rows of x,
     then those of y, without replacement, subset after subset. With equal features
-    in equal order and its seed 2020 the numbers are equal. The rows of a folder are in
-    the sorted order of its files.
+    in equal order and its seed, 2020, its numbers come out but for their float32
+    rounding. The rows of a folder are in the sorted order of its files.
 
     Everything is summed in one pass over blocks of the kernel matrices, in float64:
     time grows with (n + m)² d, memory not beyond the features themselves and a byte
