@@ -93,7 +93,7 @@ def compute_statistics(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
-    source = open_images(source, value_range, quantize)
+    source = open_images(source, value_range=value_range, quantize=quantize)
     extractor = extractor or _inception(inception, batch_size)
     moments = Moments(extractor.dimension)
     with _progress(source, progress) as bar:
@@ -286,7 +286,7 @@ def _open(source: Any, value_range: str | None, quantize: str) -> Statistics | S
         return source
     if is_statistics(source):
         return Statistics.load(source)
-    return open_images(source, value_range, quantize)
+    return open_images(source, value_range=value_range, quantize=quantize)
 
 
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:

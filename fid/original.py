@@ -27,7 +27,7 @@ import numpy as np
 from fid.files import InputError
 from fid.frechet import frechet_distance
 from fid.graph import GRAPH_NAME, download_graph, find_graph, load_graph
-from fid.images import _decode
+from fid.imagefiles import FilesSource
 from fid.measure import compare
 from fid.statistics import Moments, Statistics
 
@@ -105,11 +105,7 @@ def get_activations(
     """
     _say_that_sessions_are_gone(sess)
     images = _checked(images)
-    count = len(images)
-    return _joined(
-        _features(lambda start, end: images[start:end], count, batch_size, verbose),
-        count,
-    )
+    return _joined(_array_features(images, batch_size, verbose), len(images))
 
 
 def calculate_activation_statistics(
@@ -131,11 +127,7 @@ def calculate_activation_statistics(
     """
     _say_that_sessions_are_gone(sess)
     images = _checked(images)
-    return _moments(
-        _features(
-            lambda start, end: images[start:end], len(images), batch_size, verbose
-        )
-    )
+    return _moments(_array_features(images, batch_size, verbose))
 
 
 def get_activations_from_files(
@@ -369,29 +361,34 @@ def _checked(images: Any) -> np.ndarray:
     return images
 
 
+def _array_features(
+    images: np.ndarray, batch_size: int, verbose: bool
+) -> Iterator[np.ndarray]:
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(images), batch_size):
+            yield images[start : start + batch_size]
+
+    return _features(batches(), len(images), batch_size, verbose)
+
+
 def _file_features(
     files: list[Any], batch_size: int, verbose: bool
 ) -> Iterator[np.ndarray]:
-    def read(start: int, end: int) -> list[np.ndarray]:
-        return [_decode(pathlib.Path(file)) for file in files[start:end]]
-
-    return _features(read, len(files), batch_size, verbose)
+    batches = FilesSource(files).batches(batch_size)
+    return _features(batches, len(files), batch_size, verbose)
 
 
 def _features(
-    read: Callable[[int, int], Any], count: int, batch_size: int, verbose: bool
+    batches: Iterator[Any], count: int, batch_size: int, verbose: bool
 ) -> Iterator[np.ndarray]:
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1.")
-    if count < 1:
-        raise InputError("There are no images, expected at least one.")
     extractor = _extractor(batch_size)
-    batches = -(-count // batch_size)
-    for index in range(batches):
+    total = -(-count // batch_size)
+    for index, images in enumerate(batches, start=1):
         if verbose:
-            print(f"\rPropagating batch {index + 1}/{batches}", end="", file=sys.stderr)
-        start = index * batch_size
-        yield extractor(read(start, min(start + batch_size, count)))
+            print(f"\rPropagating batch {index}/{total}", end="", file=sys.stderr)
+        yield extractor(images)
     if verbose:
         print(" done", file=sys.stderr)
 

@@ -317,7 +317,7 @@ class TestPaths:
             original._graph = before
 
     def test_no_files_are_an_error(self, synthetic_pb):
-        with pytest.raises(InputError, match="no images"):
+        with pytest.raises(InputError, match="no files"):
             fid.get_activations_from_files([])
         with pytest.raises(InputError, match="batch_size is 0"):
             fid.get_activations_from_files(["x.png"], None, 0)
