@@ -20,7 +20,7 @@ from fid.statistics import Statistics, protocol_differences
 __all__ = ["Check", "Description", "describe", "verify"]
 
 # Below zero by more than this share of the largest, an eigenvalue is not rounding:
-# float32 statistics come to about 1e-7. `frechet_distance` draws the same line.
+# float32 statistics come to about 1e-7.
 _INDEFINITE = 1e-5
 # Statistics computed again differ by rounding: features by 1e-5 of numbers of order
 # one, on a GPU by up to 1e-3. This is the share of the mean spread that is let pass.
@@ -135,11 +135,12 @@ def verify(
         progress: Whether to show a progress bar.
 
     Returns:
-        What was checked, in this order: `structure` (keys, shapes, finite numbers,
-        symmetry; where this fails nothing else is looked at), `semidefinite` (no
-        variance is negative in any direction), `provenance` (it says what it has to,
-        in the right form), `rank` (not more than n - 1 for n images), `rows` (features
-        kept in the file have its mean and covariance), `extractor`, `source`. What
+        What was checked, in this order: `structure` (what `Statistics.load` refuses:
+        missing keys, wrong shapes, numbers that are not finite, a covariance that is
+        not symmetric or plainly indefinite, rows that do not belong to it; where this
+        fails nothing else is looked at), `semidefinite` (the variance is negative in no
+        direction, up to rounding), `provenance` (it says what it has to, in the right
+        form), `rank` (not more than n - 1 for n images), `extractor`, `source`. What
         does not apply is left out.
 
     Raises:
@@ -153,8 +154,11 @@ def verify(
     except InputError as error:
         return [Check("structure", False, str(error))]
     d, facts = statistics.dimension, statistics.provenance
+    kept = "" if statistics.rows is None else f", rows ({len(statistics.rows)}, {d})"
     checks = [
-        Check("structure", True, f"mu ({d},), sigma ({d}, {d}), finite, symmetric")
+        Check(
+            "structure", True, f"mu ({d},), sigma ({d}, {d}){kept}, finite, symmetric"
+        )
     ]
     values = _eigenvalues(statistics)
     lowest, highest = float(values[0]), float(values[-1])
@@ -176,8 +180,6 @@ def verify(
                 f"{min(d, statistics.n - 1)}",
             )
         )
-    if statistics.rows is not None:
-        checks.append(_check_rows(statistics))
     if inception is not None and facts is not None:
         sha256, named = sha256_of_file(find_graph(inception)), _sha256(facts)
         checks.append(
@@ -244,20 +246,6 @@ def _check_provenance(statistics: Statistics) -> Check:
         )
     found = f"n = {statistics.n}, extractor {name} {(sha256 or '')[:12]}"
     return Check("provenance", not faults, "; ".join(faults) or found)
-
-
-def _check_rows(statistics: Statistics) -> Check:
-    rows = np.asarray(statistics.rows, np.float64)
-    if statistics.n is not None and len(rows) != statistics.n:
-        return Check("rows", False, f"{len(rows)} rows for n = {statistics.n}")
-    again = Statistics(rows.mean(axis=0), np.cov(rows, rowvar=False), n=len(rows))
-    mean, covariance = _deviations(statistics, again)
-    return Check(
-        "rows",
-        max(mean, covariance) <= _AGAIN,
-        f"{len(rows)} rows, whose mean is off by {mean:.1e} of the spread and their "
-        f"covariance by {covariance:.1e} of the variance",
-    )
 
 
 def _check_again(statistics: Statistics, again: Statistics) -> Check:

@@ -236,7 +236,7 @@ class TestVerify:
             ("sigma", lambda x: x * np.nan, "structure", "NaN"),
             ("mu", lambda x: x[:-1], "structure", r"shape \(5,\)"),
             ("mu", lambda x: x.astype(object), "structure", "never unpickled"),
-            ("sigma", indefinite, "semidefinite", "eigenvalues fr"),
+            ("sigma", indefinite, "structure", "negative eigenvalues"),
             (
                 "sigma",
                 lambda x: x - 3 * x.diagonal().min() * np.eye(6),
@@ -251,6 +251,18 @@ class TestVerify:
         assert self.failed(path, capsys=capsys) == [check]
         (found,) = [each for each in inspection.verify(path) if not each.ok]
         assert re.search(message, found.found)
+
+    def test_a_variance_that_is_negative_in_some_direction_is_told(
+        self, tmp_path, capsys
+    ):
+        # Too small a part of the whole for `load` to refuse it, and no rounding.
+        values = np.ones(100)
+        values[0] = -5e-5
+        turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(100, 100)))
+        np.savez(tmp_path / "a.npz", mu=values, sigma=turn * values @ turn.T)
+        assert self.failed(tmp_path / "a.npz", capsys=capsys) == ["semidefinite"]
+        assert run("verify", tmp_path / "a.npz") == 1
+        assert "eigenvalues from -5e-05 to 1" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("changes", "checks", "message"),
@@ -281,7 +293,7 @@ class TestVerify:
         captured = capsys.readouterr()
         assert captured.out.count("FAILED") == 2
         assert "2 checks failed" in captured.err
-        assert f"{bad}: semidefinite" in captured.err
+        assert f"{bad}: structure" in captured.err
         assert f"{worse}: structure" in captured.err
         assert str(good) not in captured.err
 
@@ -364,6 +376,43 @@ class TestSource:
         out = capsys.readouterr().out
         for name in ("semidefinite", "provenance", "rank", "extractor", "source"):
             assert any(line.split()[:2] == [name, "ok:"] for line in out.splitlines())
+
+
+class TestMerge:
+    def test_of_shards_is_the_file_of_the_whole(self, tmp_path, capsys):
+        shards = [tmp_path / f"{i}.npz" for i in range(3)]
+        sizes = (5, 40, 30)
+        features = [
+            write(*each, seed=i)
+            for i, each in enumerate(zip(shards, sizes, strict=True))
+        ]
+        output = tmp_path / "whole.npz"
+        assert run("merge", *shards, f"--output={output}") == 0
+        assert capsys.readouterr().out == f"{output}: 75 images, 6 features\n"
+        whole, found = np.concatenate(features), fid.Statistics.load(output)
+        assert found.n == 75
+        np.testing.assert_allclose(found.mu, whole.mean(0), rtol=0, atol=1e-12)
+        expected = np.cov(whole, rowvar=False)
+        np.testing.assert_allclose(found.sigma, expected, rtol=0, atol=1e-12)
+        assert run("verify", output) == 0
+
+    def test_of_shards_measured_otherwise_writes_nothing(self, tmp_path, capsys):
+        write(tmp_path / "a.npz")
+        write(tmp_path / "b.npz", pixels="float")
+        output = tmp_path / "whole.npz"
+        shards = tmp_path / "a.npz", tmp_path / "b.npz"
+        assert run("merge", *shards, f"--output={output}") == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "pixels is" in captured.err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+    def test_does_not_replace_a_shard(self, tmp_path, capsys):
+        write(tmp_path / "a.npz")
+        before = (tmp_path / "a.npz").read_bytes()
+        assert run("merge", tmp_path / "a.npz", f"--output={tmp_path}/./a.npz") == 2
+        assert "would replace" in capsys.readouterr().err
+        assert (tmp_path / "a.npz").read_bytes() == before
 
 
 class TestCommandLine:
