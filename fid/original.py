@@ -209,7 +209,7 @@ def calculate_fid_given_paths(
     if any(map(os.path.isdir, paths)):
         create_inception_graph(check_or_download_inception(inception_path))
         extractor = _extractor(_BATCH_SIZE)
-    comparison = compare(*paths, extractor)
+    comparison = compare(*paths, extractor=extractor)
     for warning in comparison.warnings:
         _log.warning("%s", warning)
     return np.float64(comparison.value)
