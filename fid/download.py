@@ -110,9 +110,9 @@ def download_graph(
         expected = _recorded_sha256(destination)
         if expected not in (None, weights.sha256):
             raise InputError(
-                f"{url} sent a graph with SHA-256 {weights.sha256}, expected {expected} "
-                f"as recorded in {_record_path(destination)} at an earlier download. "
-                "Delete that file if you trust this one more."
+                f"{url} sent a graph with SHA-256 {weights.sha256}, expected "
+                f"{expected} as recorded in {_record_path(destination)} at an earlier "
+                "download. Delete that file if you trust this one more."
             )
         # The record first: no graph is ever in place that it does not speak for.
         write_json(
@@ -211,8 +211,8 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
     sha256 = recorded.get("sha256") if isinstance(recorded, dict) else None
     if not isinstance(sha256, str):
         raise InputError(
-            f"{record} does not say a SHA-256, expected that of {graph.name} beside it. "
-            "Delete both to download it again."
+            f"{record} does not say a SHA-256, expected that of {graph.name} beside "
+            "it. Delete both to download it again."
         )
     return sha256
 

@@ -185,7 +185,8 @@ class Inception:
             )
         if value_range not in VALUE_RANGES:
             raise InputError(
-                f"value_range is {value_range!r}; choose from {', '.join(VALUE_RANGES)}."
+                f"value_range is {value_range!r}; choose from "
+                f"{', '.join(VALUE_RANGES)}."
             )
         low, high = VALUE_RANGES[value_range]
         scale = 255.0 / (high - low)

@@ -104,7 +104,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
         self._generated = Moments(extractor.dimension)
 
     def update_state(self, *images: Any) -> None:
-        """Adds images: `update_state(real, generated)`, or, with a reference, generated.
+        """Adds real and generated images; with a reference, generated ones only.
 
         Args:
             *images: Arrays or eager tensors (n, H, W, C), of any n. The two sets need
