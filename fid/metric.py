@@ -103,16 +103,25 @@ class FrechetInceptionDistance(keras.metrics.Metric):
         self._real = Moments(extractor.dimension)
         self._generated = Moments(extractor.dimension)
 
-    def update_state(self, *images: Any) -> None:
+    def update_state(self, *images: Any, sample_weight: None = None) -> None:
         """Adds real and generated images; with a reference, generated ones only.
 
         Args:
             *images: Arrays or eager tensors (n, H, W, C), of any n. The two sets need
                 not be of one size; either may be None where there are no such images.
+            sample_weight: Only None, which Keras passes on.
 
         Raises:
-            InputError: The images cannot be used, or this is a compiled step.
+            InputError: The images cannot be used.
+            RuntimeError: This is a compiled step.
         """
+        if tf.inside_function() or any(map(tf.is_symbolic_tensor, images)):
+            raise RuntimeError(_OUTSIDE.format(name="update_state"))
+        if sample_weight is not None:
+            raise InputError(
+                f"{self.name} was given sample_weight; every image counts once: leave "
+                "it out."
+            )
         kinds = ("real_images", "generated_images")[self._reference is not None :]
         if len(images) != len(kinds):
             raise InputError(
@@ -120,9 +129,6 @@ class FrechetInceptionDistance(keras.metrics.Metric):
                 f"{'out' if self._reference is None else ''} a reference, call "
                 f"update_state({', '.join(kinds)})."
             )
-        for each in images:
-            if tf.inside_function() or tf.is_symbolic_tensor(each):
-                raise InputError(_OUTSIDE.format(name="update_state"))
         features = [None if each is None else self._features(each) for each in images]
         # Only once all of them are known to be good.
         for moments, found in zip(
@@ -138,11 +144,11 @@ class FrechetInceptionDistance(keras.metrics.Metric):
             The distance, >= 0.
 
         Raises:
-            InputError: There are fewer than two images on a side, or this is a
-                compiled step.
+            InputError: There are fewer than two images on a side.
+            RuntimeError: This is a compiled step.
         """
         if tf.inside_function():
-            raise InputError(_OUTSIDE.format(name="result"))
+            raise RuntimeError(_OUTSIDE.format(name="result"))
         sides = {"generated": self._generated}
         if self._reference is None:
             sides = {"real": self._real, **sides}

@@ -6,8 +6,8 @@
 Every contestant lives in a process of its own, so that TensorFlow and PyTorch do not
 fight over threads, and the processes work in turn (A B A B): a machine's speed drifts,
 so only ratios of neighbouring rounds mean something. Printed are the medians of these
-ratios and, in brackets, the smallest and the largest; the same for processor time, which
-other programs on the machine disturb less. Without `--inception` the graph
+ratios and, in brackets, the smallest and the largest; then the same for processor time,
+which other programs on the machine disturb less. Without `--inception` the graph
 is a synthetic one with the 2015 structure, as fast as the real one.
 """
 
@@ -526,8 +526,8 @@ def startup(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
         "python -m fid a.npz b.npz",
         {
             "text": f"{np.median(seconds):.2f} s ({min(seconds):.2f}-"
-            f"{max(seconds):.2f}), {np.median(cpu):.2f} s of processor time, goal below "
-            f"1 s; python alone {alone:.2f} s",
+            f"{max(seconds):.2f}), {np.median(cpu):.2f} s of processor time, goal "
+            f"below 1 s; python alone {alone:.2f} s",
             "seconds": seconds,
             "cpu": cpu,
             "goal": 1.0,
@@ -562,6 +562,7 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         )
     if values.json:
         check_writable(values.json)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # The workers import `fid` from beside this script, installed or not.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import synthetic_graph
+import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
 from fid import graph
@@ -163,6 +164,31 @@ def test_another_inception(tmp_path, small):
     path.write_bytes(definition.SerializeToString())
     message = refusal(path)
     assert "'InceptionV3/DecodeJpeg/contents'" in message
+    assert "another Inception" in message
+
+
+def test_a_retrained_graph(tmp_path, small):
+    # What the retraining tutorial leaves: the body, and a classifier of its own.
+    definition = graph_pb2.GraphDef.FromString(small)
+    kept = [node for node in definition.node if not node.name.startswith("softmax")]
+    del definition.node[:]
+    definition.node.extend(kept)
+    definition.node.add(name="final_result", op="Softmax", input=["pool_3/_reshape"])
+    path = tmp_path / NAME
+    path.write_bytes(definition.SerializeToString())
+    assert "node 'softmax/logits/MatMul' is missing" in refusal(path)
+
+
+def test_a_graph_of_keras(tmp_path):
+    # As `tf.function` traces a Keras Inception: other ops under other names.
+    with tf.Graph().as_default() as traced:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 299, 299, 3], name="x")
+        kernel = tf.zeros([3, 3, 3, 32], name="inception_v3/conv2d/kernel")
+        tf.nn.relu(tf.nn.conv2d(x, kernel, 2, "VALID"), name="inception_v3/relu")
+    path = tmp_path / NAME
+    path.write_bytes(traced.as_graph_def().SerializeToString())
+    message = refusal(path)
+    assert "the first of which is 'x'" in message
     assert "another Inception" in message
 
 

@@ -173,10 +173,16 @@ def test_inside_of_a_function_it_says_where_to_call_it(extractor):
     def result():
         return metric.result()
 
-    with pytest.raises(ValueError, match="outside of a compiled step; call update_st"):
+    with pytest.raises(RuntimeError, match="compiled step; call update_state"):
         update(tf.zeros([2, 8, 8, 3]))
-    with pytest.raises(ValueError, match="outside of a compiled step; call result"):
+    with pytest.raises(RuntimeError, match="compiled step; call result"):
         result()
+
+
+def test_weights_are_refused(extractor):
+    metric = FrechetInceptionDistance(extractor=extractor)
+    with pytest.raises(InputError, match="sample_weight"):
+        metric.update_state(REAL, GENERATED, sample_weight=np.ones(len(REAL)))
 
 
 def test_in_a_keras_model_that_runs_eagerly(extractor):
