@@ -9,6 +9,7 @@ there is nothing to compile.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,7 +143,8 @@ class Inception:
             if self._jit_compile:  # every other number of images is compiled anew
                 missing = self.batch_size - len(batch)
                 resized = tf.pad(resized, [(0, missing), (0, 0), (0, 0), (0, 0)])
-            features, logits = self._network(resized)
+            with _full_precision():
+                features, logits = self._network(resized)
             results.append((features[: len(batch)], logits[: len(batch)]))
         features, logits = zip(*results, strict=True)
         return np.concatenate(features), np.concatenate(logits)
@@ -206,6 +208,17 @@ class Inception:
             return {name: found[name] for name in wanted}
 
         return classify
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    # TensorFloat-32, TensorFlow's default on recent GPUs, changes features by 1e-3.
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
 def _checked(images: Any) -> np.ndarray | list[np.ndarray]:

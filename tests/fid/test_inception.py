@@ -114,6 +114,21 @@ def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
     np.testing.assert_allclose(inception(batch[1:2])[0], features[1], atol=1e-5)
 
 
+def test_tensor_float_32_is_off_during_the_call_alone(inception, monkeypatch):
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    before, during = enabled(), []
+
+    def network(images):
+        during.append(enabled())
+        return np.zeros([len(images), 2048]), np.zeros([len(images), 1008])
+
+    monkeypatch.setattr(inception, "_network", network)
+    inception(np.zeros([1, 4, 4, 3], np.uint8))
+    assert before
+    assert during == [False]
+    assert enabled() is before
+
+
 @pytest.mark.slow
 def test_only_one_batch_size_is_compiled(synthetic_pb):
     inception = Inception(synthetic_pb, batch_size=9, jit_compile=True)
