@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "InputError": "files",
     "Extractor": "extractors",
+    "FrechetInceptionDistance": "metric",
     "KerasExtractor": "extractors",
     "Inception": "inception",
     "Moments": "statistics",

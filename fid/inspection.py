@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from fid.download import find_graph
 from fid.extractors import Extractor
 from fid.files import InputError, sha256_of_file
 from fid.frechet import frechet_distance
-from fid.graph import find_graph
 from fid.measure import compute_statistics
 from fid.statistics import Statistics, protocol_differences
 

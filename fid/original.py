@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from fid.download import download_graph, find_graph
 from fid.files import InputError
 from fid.frechet import frechet_distance
-from fid.graph import GRAPH_NAME, download_graph, find_graph, load_graph
+from fid.graph import GRAPH_NAME, load_graph
 from fid.imagefiles import FilesSource
 from fid.measure import compare
 from fid.statistics import Moments, Statistics

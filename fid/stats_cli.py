@@ -82,7 +82,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
         if args:
             raise flags.Error(f"unexpected {' '.join(args)}")
         from fid import cifar10, published
-        from fid.graph import find_graph
+        from fid.download import find_graph
 
         names = {target.name: target for target in published.TARGETS}
         if unknown := [name for name in values.only or () if name not in names]:
