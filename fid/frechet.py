@@ -18,8 +18,9 @@ import scipy.linalg
 from fid.files import InputError
 from fid.statistics import Statistics
 
-__all__ = ["frechet_distance"]
+__all__ = ["METHODS", "frechet_distance"]
 
+METHODS = ("eigen", "sqrtm")
 _log = logging.getLogger(__name__)
 
 # A pivot this much smaller than the largest means that the matrix has no full rank in
@@ -67,8 +68,8 @@ def frechet_distance(
         >>> round(frechet_distance(one, two), 12)
         25.0
     """
-    if method not in ("eigen", "sqrtm"):
-        raise InputError(f"The method is {method!r}; it must be 'eigen' or 'sqrtm'.")
+    if method not in METHODS:
+        raise InputError(f"The method is {method!r}; choose from {', '.join(METHODS)}.")
     if first.dimension != second.dimension:
         raise InputError(
             f"The features of {first.label} have {first.dimension} dimensions and "

@@ -200,7 +200,7 @@ def measure(
         statistics=moments.statistics(_provenance(source, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
-        warnings=tuple(source.warnings),
+        warnings=(*source.warnings, *_lossy(source)),
     )
 
 
@@ -561,6 +561,15 @@ def _provenance(source: Source, extractor: Extractor) -> dict[str, Any]:
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _lossy(source: Source) -> list[str]:
+    if not source.lossy:
+        return []
+    return [
+        f"{source.lossy:,} of {source.count:,} images of {source.label} are in a lossy "
+        "format, which shifts the distance"
+    ]
 
 
 def _small(statistics: Statistics) -> list[str]:

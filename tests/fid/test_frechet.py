@@ -238,7 +238,7 @@ def test_the_original_algorithm_refuses_an_imaginary_part():
 
 def test_an_unknown_method_is_refused():
     one = Statistics(np.zeros(2), np.eye(2))
-    with pytest.raises(InputError, match="'eigen' or 'sqrtm'"):
+    with pytest.raises(InputError, match="choose from eigen, sqrtm"):
         frechet_distance(one, one, method="svd")
 
 
