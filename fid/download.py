@@ -10,6 +10,7 @@ import queue
 import tarfile
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Sequence
@@ -172,6 +173,8 @@ def _open(url: str) -> Any:
         try:
             answers.put(urllib.request.urlopen(url, timeout=_ANSWER_SECONDS))
         except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an answer, too
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()

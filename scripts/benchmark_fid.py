@@ -310,7 +310,7 @@ def _ratios(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[str, dict[str, 
 
 
 def extractor(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
-    """Images a second for 32x32 sources."""
+    """Images a second for 32x32 sources; pytorch-fid resizes in another way."""
     peers = {
         "v1 session of the same file": (v1_session, None, 1.5),
         "torch-fidelity as shipped": (torch_fidelity, "torch_fidelity", 2.0),
