@@ -85,9 +85,9 @@ def _truncated(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_bytes(b""), "cannot be read as an image"),
-        (lambda p: p.write_text("not a picture"), "cannot be read as an image"),
-        (_truncated, "cannot be read as an image"),
+        (lambda p: p.write_bytes(b""), "the file is empty"),
+        (lambda p: p.write_text("not a picture"), "no PNG, JPEG, .*not a pi"),
+        (_truncated, "truncated"),
         (_bomb, "12000 x 12000 pixels"),
     ],
 )
@@ -155,13 +155,13 @@ def test_float_images_must_say_or_show_what_they_span():
         (bytes_, None),  # bytes are never judged, however dark
         (bytes_ // 255, None),
     ):
-        batch = next(iter(open_images(images, value_range).batches(4)))
+        batch = next(iter(open_images(images, value_range=value_range).batches(4)))
         expected = (
             bytes_ // 255 if images.max() <= 1 and value_range is None else bytes_
         )
         np.testing.assert_allclose(batch, expected, atol=1e-4)
     with pytest.raises(InputError, match="outside of the range"):
-        open_images(bytes_.astype("float32"), "0,1")
+        open_images(bytes_.astype("float32"), value_range="0,1")
 
 
 def test_a_value_that_is_not_finite_is_named():
@@ -209,8 +209,6 @@ def test_mislabelled_and_damaged_arrays_are_refused(tmp_path):
     for name in ("a.npz", "b.npy", "c.npz", "d.npz"):
         with pytest.raises(InputError, match=name):
             read(open_images(tmp_path / name))
-    with pytest.raises(InputError, match="do not form one array"):
-        open_images([pixels(4), pixels(5)])
 
 
 def test_a_pipe_is_no_image(tmp_path):
