@@ -29,7 +29,11 @@ import google_crc32c
 import numpy as np
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    TypeOptions,
+    WorkerOptions,
+)
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
@@ -59,9 +63,6 @@ _MAX_PIXEL_BYTES = 256 * 2**20
 _MAX_NAMES = 20
 # Tasks that accumulators are merged in, before one merges what they found.
 _FANOUT = 32
-# The one that Beam's default, DirectRunner, is not: that downloads a program and runs
-# it, where it can, and then has no use for --direct_running_mode.
-_LOCAL_RUNNER = "FnApiRunner"
 
 
 class Encoded(NamedTuple):
@@ -238,8 +239,7 @@ def run(
         skip_bad: Whether to leave out images that cannot be used.
         feature: Where a record has its image; see `ReadImages`.
         fanout: See `ComputeStatistics`.
-        pipeline_args: Beam's own flags, such as `--runner=FlinkRunner`. Without a
-            runner, or with DirectRunner, it is Beam's FnApiRunner, which runs on this
+        pipeline_args: Beam's own flags. The default runner, DirectRunner, works on this
             machine: `--direct_running_mode=multi_processing --direct_num_workers=8`.
 
     Returns:
@@ -258,10 +258,7 @@ def run(
         raise InputError("There are no patterns; expected at least one, of images.")
     if extractor is None:
         extractor = _inception(inception, batch_size)
-    options = PipelineOptions(list(pipeline_args))
-    standard = options.view_as(StandardOptions)
-    if (standard.runner or "").lower() in ("", "direct", "directrunner"):
-        standard.runner = _LOCAL_RUNNER
+    options = _options(pipeline_args)
     patterns = [_pattern(os.fspath(each), recursive) for each in sources]
     facts = {
         "source": ", ".join(printable(os.fspath(each)) for each in sources),
@@ -647,6 +644,18 @@ def _check(data: bytes, expected: int, index: int) -> None:
         )
 
 
+def _options(pipeline_args: Sequence[str]) -> PipelineOptions:
+    options = PipelineOptions(list(pipeline_args))
+    # DirectRunner would first try to download a program, Prism, which does not know
+    # --direct_running_mode. It does not do so for pipelines that may have unsafe
+    # triggers; there are no triggers here at all.
+    options.view_as(TypeOptions).allow_unsafe_triggers = True
+    worker = options.view_as(WorkerOptions)
+    if worker.default_sdk_harness_log_level is None:
+        worker.default_sdk_harness_log_level = "WARNING"
+    return options
+
+
 def _pattern(source: str, recursive: bool) -> str:
     if not _is_local(source):
         return source
@@ -708,7 +717,8 @@ def _load(path: str) -> Statistics:
 
 def _input_error(error: BaseException) -> str | None:
     """Returns the message of an `InputError` of a worker, out of a runner's error."""
-    # Runners keep the text of a traceback, the class's name before the message. Beam
-    # adds the step at its end.
-    found = re.search(r"InputError: (.+?)(?: \[while running .*)?$", str(error), re.M)
+    # Runners in other processes pass on the text of a traceback, with the class's name
+    # before the message; Beam adds the step at its end.
+    text = f"InputError: {error}" if isinstance(error, InputError) else str(error)
+    found = re.search(r"InputError: (.+?)(?: \[while running .*)?$", text, re.M)
     return found and found.group(1)
