@@ -3,8 +3,8 @@
 d² = |mu_1 - mu_2|² + Tr(S_1) + Tr(S_2) - 2 Tr((S_1 S_2)^(1/2))   (paper, equation 6)
 
 With factors S_i = F_i' F_i the last trace is the sum of the square roots of the
-eigenvalues of the symmetric F_1 S_2 F_1', or of the singular values of F_1 F_2'. No root
-of an unsymmetric matrix is formed, so no imaginary part can appear.
+eigenvalues of the symmetric F_1 S_2 F_1', or of the singular values of F_1 F_2'. No
+root of an unsymmetric matrix is formed, so no imaginary part can appear.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ __all__ = ["frechet_distance"]
 
 _log = logging.getLogger(__name__)
 
-# A pivot or an eigenvalue this much smaller than the largest is zero as far as double
-# precision can tell.
+# A pivot this much smaller than the largest means that the matrix has no full rank in
+# double precision, although its factorisation succeeded.
 _SINGULAR = 1e-12
+# An eigenvalue this much smaller than the largest may be a zero and rounding.
+_NULL = 1e-13
 # What a factorisation leaves over, as a share of the largest variance, if the matrix is
 # a covariance: rounding. float32 statistics come to about 1e-7.
 _INDEFINITE = 1e-5
@@ -89,41 +91,58 @@ def frechet_distance(
 
 def _trace_of_root(first: Statistics, second: Statistics) -> float:
     """Returns Tr((S_1 S_2)^(1/2)), by the cheapest exact form there is."""
-    if _small(second) < _small(first):
+    if _height(second) < _height(first):
         first, second = second, first
-    factor = _factor(first)
-    other = None
-    if second.rows is None:
-        product = _congruence(factor, second.sigma)
+    lower = None if _has_rows(first) else _cholesky(first.sigma)
+    if lower is not None:
+        factor = lower.T
+        # d³ flops where matrix products take 4 d³. Sets the lower triangle only.
+        product, _ = scipy.linalg.lapack.dsygst(second.sigma.T, lower, itype=2, lower=1)
     else:
-        other = _factor(second)
-        mixed = factor @ other.T
-        product = mixed @ mixed.T
-    values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
-    if len(values) == 0:
+        factor = _factor(first)
+        if _has_rows(second):
+            mixed = factor @ _factor(second).T
+            product = mixed @ mixed.T
+        else:
+            product = factor @ second.sigma @ factor.T
+    if 0 in product.shape:
         return 0.0
-    if values[0] > _SINGULAR * values[-1]:
+    values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
+    exact = values[0] > _NULL * values[-1]
+    if not exact and lower is not None and not _has_rows(second):
+        # Small, but not zero: nothing is lost if both matrices have full rank.
+        exact = values[0] > 0 and _cholesky(second.sigma) is not None
+    if exact:
         return float(np.sqrt(values).sum())
     # Rounding turns zero eigenvalues e into noise, and sqrt(e) makes that noise large.
-    # Singular values are free of this.
-    other = _factor(second) if other is None else other
-    return float(scipy.linalg.svdvals(factor @ other.T, check_finite=False).sum())
+    # The singular values of the product of the factors are free of this.
+    mixed = factor @ _factor(second).T
+    return float(scipy.linalg.svdvals(mixed, check_finite=False).sum())
 
 
-def _small(statistics: Statistics) -> int:
-    """Returns the number of rows that a factor of sigma is going to have."""
-    return statistics.dimension if statistics.rows is None else len(statistics.rows) - 1
+def _has_rows(statistics: Statistics) -> bool:
+    rows = statistics.rows
+    return rows is not None and len(rows) <= statistics.dimension
+
+
+def _height(statistics: Statistics) -> int:
+    """Returns the number of rows that a factor of sigma is going to have, at most."""
+    return (len(statistics.rows) - 1) if _has_rows(statistics) else statistics.dimension
 
 
 def _factor(statistics: Statistics) -> np.ndarray:
-    """Returns F of shape (r, d) with F'F = sigma; r is its rank, or n - 1."""
-    if statistics.rows is not None:
+    """Returns F of shape (r, d) with F'F = sigma; r is n - 1, d or the rank."""
+    if _has_rows(statistics):
         return _factor_from_rows(statistics.rows)
-    upper, info = scipy.linalg.lapack.dpotrf(statistics.sigma.T)
-    pivots = np.diag(upper) ** 2
-    if info == 0 and pivots.min() > _SINGULAR * pivots.max():
-        return upper
-    return _factor_by_rank(statistics)
+    lower = _cholesky(statistics.sigma)
+    return _factor_by_rank(statistics) if lower is None else lower.T
+
+
+def _cholesky(sigma: np.ndarray) -> np.ndarray | None:
+    """Returns the lower Cholesky factor, or None where sigma is singular."""
+    lower, info = scipy.linalg.lapack.dpotrf(sigma.T, lower=1)
+    pivots = np.diag(lower) ** 2
+    return lower if info == 0 and pivots.min() > _SINGULAR * pivots.max() else None
 
 
 def _factor_from_rows(rows: np.ndarray) -> np.ndarray:
@@ -157,11 +176,6 @@ def _factor_by_rank(statistics: Statistics) -> np.ndarray:
             "damaged or holds something else. Compute it again."
         )
     return factor
-
-
-def _congruence(factor: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Returns F S F', symmetric."""
-    return factor @ sigma @ factor.T
 
 
 def _trace_by_sqrtm(one: np.ndarray, two: np.ndarray, eps: float) -> float:

@@ -484,8 +484,8 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if _is_gzip(path):
             raise _bad(
                 path,
-                "it is gzip-compressed, as the pickles that the authors gave out before "
-                "September 2017; a pickle can run any code and is never opened",
+                "it is gzip-compressed, as the authors' pickles of summer 2017 are; a "
+                "pickle can run any code and is never opened",
             ) from error
         raise _bad(path, f"it is damaged or no .npz file ({error})") from error
     except InputError:
