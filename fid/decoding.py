@@ -128,10 +128,13 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
                 raise _too_large(image.width, image.height)
             if admit is not None:
                 admit(image.width * image.height * 3)
+            orientation = _orientation(image)
             image.load()
             pixels, treatments = to_rgb(image)
-            if _turned(image):
+            if orientation != 1:
                 treatments += ("EXIF orientation not applied",)
+                if image.format == "TIFF":  # Pillow turns these, and no others
+                    pixels = _turned_back(pixels, orientation)
             if _has_more_frames(image):
                 treatments += ("first frame of several",)
             kind = "jpeg" if image.format == "MPO" else image.format.lower()
@@ -240,13 +243,25 @@ def _is_plain_16_bit(image: Any) -> bool:
     )
 
 
-def _turned(image: Any) -> bool:
-    if "exif" not in image.info:
-        return False
+def _orientation(image: Any) -> int:
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata, which says nothing about the pixels
-        return False
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes what an orientation (2 to 8) did to an image (H, W, 3)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _has_more_frames(image: Any) -> bool:
