@@ -159,9 +159,9 @@ def test_records_that_cannot_be_read(tmp_path, extractor):
         data[len(data) // 2] ^= 1
         return data
 
-    assert "record 2 is damaged" in message(flipped)
+    assert "record 1 is damaged" in message(flipped)
     # How many images are lost is not known, so leaving them out is no way on.
-    assert "record 2 is damaged" in message(flipped, skip_bad=True)
+    assert "record 1 is damaged" in message(flipped, skip_bad=True)
     assert "in the middle of record 3" in message(lambda data: data[:-5])
     assert "record 0 is damaged" in message(lambda data: b"<html>" + data)
     found = message(bytes, feature="photo")
@@ -316,23 +316,18 @@ def test_the_program_says_what_is_wrong_on_its_last_line(tmp_path, capfd):
 def test_the_program_computes_inception_features_in_two_processes(
     tmp_path, synthetic_pb, workers_import_tests, capfd
 ):
-    write_folder(tmp_path / "images", 200)
+    write_folder(tmp_path / "images", 64)
     argv = ["precalc_stats.py", f"{tmp_path}/images", f"--inception={synthetic_pb}"]
-    argv += ["--batch_size=20", f"--output={tmp_path}/beam.npz", "--beam", "--", *TWO]
+    argv += ["--batch_size=8", f"--output={tmp_path}/beam.npz", "--beam", "--", *TWO]
     assert cli.precalc_stats(argv) == 0
     line = capfd.readouterr().out
-    assert line == f"{tmp_path}/beam.npz: 200 images, 2048 features\n"
+    assert line == f"{tmp_path}/beam.npz: 64 images, 2048 features\n"
     found = fid.Statistics.load(tmp_path / "beam.npz")
     expected = fid.compute_statistics(
-        tmp_path / "images", fid.Inception(synthetic_pb, 20), batch_size=20
+        tmp_path / "images", fid.Inception(synthetic_pb, 8), batch_size=8
     )
-    assert found.n == expected.n == 200
+    assert found.n == expected.n == 64
     spread = np.sqrt(np.diag(expected.sigma))
-    print(
-        "largest differences",
-        np.abs((found.mu - expected.mu) / np.abs(expected.mu).max()).max(),
-        np.abs((found.sigma - expected.sigma) / spread.max() ** 2).max(),
-    )
     np.testing.assert_allclose(
         found.mu, expected.mu, rtol=0, atol=1e-9 * np.abs(expected.mu).max()
     )
