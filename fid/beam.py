@@ -232,7 +232,7 @@ def run(
         extractor: Makes the extractor; see `ComputeStatistics`. None means the 2015
             graph.
         inception: Where that graph is, here and on every worker; None looks where
-            `graph.find_graph` does, here.
+            `download.find_graph` does, here.
         batch_size: Images at a time.
         recursive: Whether to enter the folders of a folder; links to folders are not
             followed.
@@ -673,7 +673,7 @@ def _inception(
     path: str | os.PathLike[str] | None, batch_size: int
 ) -> Callable[[], Extractor]:
     # Found here, so that a missing file is said at once.
-    from fid.graph import find_graph
+    from fid.download import find_graph
     from fid.inception import Inception
 
     return functools.partial(Inception, os.path.abspath(find_graph(path)), batch_size)

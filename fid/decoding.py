@@ -178,7 +178,9 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         )
     # Of no effect on RGB values, but Pillow warns about some kinds of it.
     image.info.pop("transparency", None)
-    return np.asarray(image.convert("RGB")), _TREATMENTS[mode]
+    if mode != "RGB":  # convert() would copy it
+        image = image.convert("RGB")
+    return np.asarray(image), _TREATMENTS[mode]
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -257,9 +259,9 @@ def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes what an orientation (2 to 8) did to an image (H, W, 3)."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
+    if orientation in (3, 4, 6, 7):
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
+    if orientation in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
 

@@ -18,8 +18,9 @@ import scipy.linalg
 from fid.files import InputError
 from fid.statistics import Statistics
 
-__all__ = ["frechet_distance"]
+__all__ = ["METHODS", "frechet_distance"]
 
+METHODS = ("eigen", "sqrtm")
 _log = logging.getLogger(__name__)
 
 # A pivot this much smaller than the largest means that the matrix has no full rank in
@@ -55,7 +56,9 @@ def frechet_distance(
 
     Raises:
         InputError: The dimensions differ, a value is not finite, a covariance has
-            negative eigenvalues, or `sqrtm` came to a complex number.
+            negative eigenvalues, or `sqrtm` came to a complex number. (Where the other
+            set has its rows at hand, only negative eigenvalues that it can see are
+            found; `Statistics.load` refuses all.)
 
     Example:
         >>> import numpy as np
@@ -65,8 +68,8 @@ def frechet_distance(
         >>> round(frechet_distance(one, two), 12)
         25.0
     """
-    if method not in ("eigen", "sqrtm"):
-        raise InputError(f"The method is {method!r}; it must be 'eigen' or 'sqrtm'.")
+    if method not in METHODS:
+        raise InputError(f"The method is {method!r}; choose from {', '.join(METHODS)}.")
     if first.dimension != second.dimension:
         raise InputError(
             f"The features of {first.label} have {first.dimension} dimensions and "
@@ -94,29 +97,33 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     if _height(second) < _height(first):
         first, second = second, first
     lower = None if _has_rows(first) else _cholesky(first.sigma)
+    mixed = None
     if lower is not None:
         factor = lower.T
         # d³ flops where matrix products take 4 d³. Sets the lower triangle only.
         product, _ = scipy.linalg.lapack.dsygst(second.sigma.T, lower, itype=2, lower=1)
+    elif _has_rows(first) and not _has_rows(second):
+        factor = _factor_from_rows(first.rows)
+        product = factor @ second.sigma @ factor.T
     else:
         factor = _factor(first)
-        if _has_rows(second):
-            mixed = factor @ _factor(second).T
-            product = mixed @ mixed.T
-        else:
-            product = factor @ second.sigma @ factor.T
+        # Factored as well, since F_1 S_2 F_1' would not show a negative eigenvalue of
+        # S_2 in a direction that S_1 lacks.
+        mixed = factor @ _factor(second).T
+        product = mixed @ mixed.T
     if 0 in product.shape:
         return 0.0
     values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
     exact = values[0] > _NULL * values[-1]
-    if not exact and lower is not None and not _has_rows(second):
+    if not exact and lower is not None:
         # Small, but not zero: nothing is lost if both matrices have full rank.
         exact = values[0] > 0 and _cholesky(second.sigma) is not None
     if exact:
         return float(np.sqrt(values).sum())
     # Rounding turns zero eigenvalues e into noise, and sqrt(e) makes that noise large.
     # The singular values of the product of the factors are free of this.
-    mixed = factor @ _factor(second).T
+    if mixed is None:
+        mixed = factor @ _factor(second).T
     return float(scipy.linalg.svdvals(mixed, check_finite=False).sum())
 
 

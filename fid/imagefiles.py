@@ -341,7 +341,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_shown(name: str) -> bool:
-    parts = name.split("/")
+    parts = set(name.split("/")) - {".", ".."}
     return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 

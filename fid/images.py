@@ -497,9 +497,10 @@ def _open_list(
 ) -> Source:
     if source and all(isinstance(each, str | os.PathLike) for each in source):
         return FilesSource(source, f"{len(source)} files", skip_bad)
-    if len({np.shape(each) for each in source if not is_pillow(each)}) <= 1:
-        return ArraySource(as_array(source, "list"), "list", value_range, quantize)
-    return StreamSource(source, "list", value_range, quantize, len(source), "list")
+    shapes = {tuple(getattr(each, "shape", ())) for each in source}
+    if len(shapes) > 1 or any(map(is_pillow, source)):
+        return StreamSource(source, "list", value_range, quantize, len(source), "list")
+    return ArraySource(as_array(source, "list"), "list", value_range, quantize)
 
 
 def _is_dataset(source: Any) -> bool:

@@ -201,7 +201,7 @@ def measure(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
-        warnings=tuple(source.warnings),
+        warnings=(*source.warnings, *_lossy(source)),
     )
 
 
@@ -504,6 +504,8 @@ def _with_channels(images: Any, channels: int) -> Any:
     # Grey images in arrays keep their one channel until it is known who looks at them.
     # Those in folders are RGB from the start, as in the original.
     if channels == 3 and images[0].shape[-1] == 1:
+        if isinstance(images, list):  # of several sizes, maybe
+            return [np.repeat(image, 3, axis=-1) for image in images]
         return np.repeat(images, 3, axis=-1)
     return images
 
@@ -569,6 +571,15 @@ def provenance(facts: Mapping[str, Any], extractor: Extractor) -> dict[str, Any]
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _lossy(source: Source) -> list[str]:
+    if not source.lossy:
+        return []
+    return [
+        f"{source.lossy:,} of {source.count:,} images of {source.label} are in a lossy "
+        "format, which shifts the distance"
+    ]
 
 
 def _small(statistics: Statistics) -> list[str]:

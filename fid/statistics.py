@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from fid.files import InputError, atomic_write
 
@@ -109,13 +110,14 @@ class Statistics:
             if not np.isfinite(array).all():
                 raise _bad(path, f"{name} holds NaN or infinities")
         mu, sigma = (arrays[key].astype(np.float64) for key in ("mu", "sigma"))
-        spread = np.sqrt(np.abs(np.diag(sigma)))
-        bound = 1e-6 * np.outer(spread, spread) + 1e-12 * spread.max() ** 2
-        if (np.abs(sigma - sigma.T) > bound).any():
-            raise _bad(path, "sigma is not symmetric")
+        if not np.array_equal(sigma, sigma.T):
+            spread = np.sqrt(np.abs(np.diag(sigma)))
+            bound = 1e-6 * np.outer(spread, spread) + 1e-12 * spread.max() ** 2
+            if (np.abs(sigma - sigma.T) > bound).any():
+                raise _bad(path, "sigma is not symmetric")
+            sigma = (sigma + sigma.T) / 2
         if (np.diag(sigma) < 0).any():
             raise _bad(path, "sigma has a negative variance on its diagonal")
-        sigma = (sigma + sigma.T) / 2
         provenance = _parse_provenance(path, arrays.get("provenance"))
         n, rows = (provenance or {}).get("n"), arrays.get("rows")
         if rows is not None:
@@ -426,14 +428,10 @@ def _is_indefinite(sigma: np.ndarray) -> bool:
     # A shift that lifts what rounding may have pushed below zero makes a Cholesky
     # factorisation, far cheaper than eigenvalues, the judge; singular is no fault.
     shifted = sigma.copy()
-    np.fill_diagonal(
-        shifted, np.diag(sigma) + _INDEFINITE * np.linalg.norm(sigma) + 1e-300
-    )
-    try:
-        np.linalg.cholesky(shifted)
-    except np.linalg.LinAlgError:
-        return True
-    return False
+    lift = _INDEFINITE * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    np.fill_diagonal(shifted, np.diag(sigma) + lift)
+    _, info = scipy.linalg.lapack.dpotrf(shifted.T, clean=False, overwrite_a=True)
+    return info != 0
 
 
 def _check_rows(

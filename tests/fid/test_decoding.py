@@ -11,6 +11,9 @@ from PIL import Image
 from fid import InputError
 from fid.decoding import decode, printable
 
+# Pillow's remarks on damaged metadata, which the damage here brings about.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
 
 def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
@@ -219,13 +222,12 @@ def test_every_truncation_is_found(kind):
         np.testing.assert_array_equal(found, whole)
 
 
-@pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
 def test_damage_is_an_input_error_or_an_image_and_nothing_else(kind):
     random = np.random.default_rng(0)
     image = Image.effect_noise((16, 16), 60).convert("RGB")
     data = encoded(image, kind)
-    refused = 0
+    refused = []
     for _ in range(150):
         damaged = bytearray(data)
         for position in random.integers(0, min(len(data), 200), 3):
@@ -233,12 +235,12 @@ def test_damage_is_an_input_error_or_an_image_and_nothing_else(kind):
         try:
             found = decode(bytes(damaged))
         except InputError as error:
-            refused += 1
-            assert "\n" not in str(error)
+            refused.append(str(error))
         else:
             assert found.pixels.dtype == np.uint8
             assert found.pixels.shape[2] == 3
     assert refused
+    assert all(message.isprintable() for message in refused)
 
 
 def test_memory_is_asked_for_before_the_pixels_are_decoded():

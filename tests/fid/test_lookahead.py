@@ -22,9 +22,9 @@ def test_results_come_in_order_whoever_is_done_first():
 
 
 def test_no_more_is_begun_than_asked_for():
-    begun, taken = [], 0
-    for _ in in_order(lambda item, admit: begun.append(item), range(40), ahead=5):
-        taken += 1
+    begun = []
+    results = in_order(lambda item, admit: begun.append(item), range(40), ahead=5)
+    for taken, _ in enumerate(results, 1):
         time.sleep(0.001)
         assert len(begun) <= taken + 5
     assert len(begun) == 40
