@@ -14,7 +14,7 @@ import datetime
 import importlib.metadata
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,7 @@ __all__ = [
     "measure",
     "metric_name",
     "open_set",
+    "provenance",
 ]
 
 _log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def measure(
                 kept.append(np.asarray(found, np.float32))
             bar.update(len(images))
     return Measured(
-        statistics=moments.statistics(_provenance(source, extractor)),
+        statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
         warnings=(*source.warnings, *_lossy(source)),
@@ -549,9 +550,18 @@ def _progress(source: Source, show: bool) -> Any:
     )
 
 
-def _provenance(source: Source, extractor: Extractor) -> dict[str, Any]:
+def provenance(facts: Mapping[str, Any], extractor: Extractor) -> dict[str, Any]:
+    """Returns the provenance of statistics.
+
+    Args:
+        facts: What is known of the images.
+        extractor: What their features come from.
+
+    Returns:
+        These, the extractor's name, weights and protocol, versions and the time.
+    """
     return {
-        **source.provenance,
+        **facts,
         "extractor": extractor.name,
         "extractor_sha256": extractor.fingerprint,
         **extractor.protocol,
