@@ -12,16 +12,30 @@ from typing import Any
 _HOMES = {
     "InputError": "files",
     "Extractor": "extractors",
+    "FrechetInceptionDistance": "metric",
     "KerasExtractor": "extractors",
     "Inception": "inception",
     "Moments": "statistics",
     "Statistics": "statistics",
+    "merge_statistics": "statistics",
     "frechet_distance": "frechet",
+    "kernel_distance": "kernel",
+    "KernelDistance": "kernel",
+    "InceptionScore": "inception_score",
     "open_images": "images",
     "Comparison": "measure",
     "compare": "measure",
     "compute": "measure",
     "compute_statistics": "measure",
+    # The names of the authors' module.
+    "calculate_activation_statistics": "original",
+    "calculate_activation_statistics_from_files": "original",
+    "calculate_fid_given_paths": "original",
+    "calculate_frechet_distance": "original",
+    "check_or_download_inception": "original",
+    "create_inception_graph": "original",
+    "get_activations": "original",
+    "get_activations_from_files": "original",
 }
 
 __all__ = sorted(_HOMES)

@@ -139,14 +139,22 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    argv = list(sys.argv if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    argv, pipeline_args = argv[:end], argv[end + 1 :]
 
     def main(args: list[str], values: flags.FlagValues) -> None:
+        if not values.beam:
+            args += pipeline_args
         if len(args) != 1:
             raise flags.Error(f"expected one source of images; got {len(args)}")
         if not values.output:
             raise flags.Error("--output=FILE.npz is missing")
         if not values.output.lower().endswith(".npz"):
             raise flags.Error(f"--output={values.output} does not end in .npz")
+        if values.beam:
+            _precalc_with_beam(args[0], values, pipeline_args)
+            return
         from fid import files, measure
 
         # Tried first, so that an hour of work does not end in a folder that is none.
@@ -165,15 +173,55 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
         flags.DEFINE_string(
             "output", None, "Where the .npz file goes.", flag_values=values
         )
+        flags.DEFINE_bool(
+            "beam",
+            False,
+            "Compute with Apache Beam. SOURCE is a folder, or a pattern of images or "
+            "of TFRecord files; what follows -- goes to Beam.",
+            flag_values=values,
+        )
+        flags.DEFINE_string(
+            "feature",
+            None,
+            "With --beam: the feature of a record that holds the encoded image. "
+            "Without it: image/encoded, then image.",
+            flag_values=values,
+        )
 
     usage = f"""Mean and covariance of the Inception features of a set of images.
 
   precalc_stats.py SOURCE --output=stats.npz [flags]
+  precalc_stats.py PATTERN --output=stats.npz --beam [flags] -- [Beam's flags]
 
 SOURCE is {_SOURCE}. The
 file has the keys mu and sigma, as the paper's authors' files have, and says how it came
 about."""
     return run(main, define, usage, argv)
+
+
+def _precalc_with_beam(
+    pattern: str, values: flags.FlagValues, pipeline_args: list[str]
+) -> None:
+    if values.value_range or values.quantize != "none":
+        raise flags.Error("--value_range and --quantize are not for encoded images")
+    try:
+        from fid import beam
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--beam needs {error.name}, which is not installed: "
+            "pip install 'tf-ttur[beam]'."
+        ) from error
+    statistics = beam.run(
+        pattern,
+        values.output,
+        inception=values.inception,
+        batch_size=values.batch_size,
+        recursive=values.recursive,
+        skip_bad=values.skip_bad,
+        feature=values.feature,
+        pipeline_args=pipeline_args,
+    )
+    print(f"{values.output}: {statistics.n} images, {statistics.dimension} features")
 
 
 def run(

@@ -1,4 +1,4 @@
-"""The 2015 Inception graph: found or downloaded, verified, read into named weights.
+"""The 2015 Inception graph: its architecture, and its file verified and read.
 
 The file is `classify_image_graph_def.pb` from `inception-2015-12-05.tgz`. It is
 parsed as data and never executed, and every node that the Fréchet Inception
@@ -10,33 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import http.client
-import logging
 import math
 import os
 import pathlib
-import tarfile
-import tempfile
-import urllib.request
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from fid.files import (
-    InputError,
-    atomic_path,
-    cache_dir,
-    read_json,
-    sha256_of_file,
-    write_json,
-)
+from fid.files import InputError
 
 __all__ = [
-    "DOWNLOAD_URLS",
     "GRAPH_NAME",
     "IMAGE_SIZE",
+    "MAX_GRAPH_BYTES",
     "NETWORK",
     "Concat",
     "Conv",
@@ -44,21 +31,13 @@ __all__ = [
     "InceptionWeights",
     "Pool",
     "conv_layers",
-    "download_graph",
-    "find_graph",
     "load_graph",
+    "parse_graph",
 ]
 
-_log = logging.getLogger(__name__)
 GRAPH_NAME = "classify_image_graph_def.pb"
 IMAGE_SIZE = 299
-DOWNLOAD_URLS = (
-    "https://storage.googleapis.com/download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
-    "https://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
-)
-_ARCHIVE_BYTES = 88_931_400
-_MAX_GRAPH_BYTES = 128 * 2**20  # the graph has about 96 MB
-_CONNECT_SECONDS = 10
+MAX_GRAPH_BYTES = 128 * 2**20  # the graph has about 96 MB
 _REMEDY = f"Use the {GRAPH_NAME} of inception-2015-12-05.tgz."
 
 
@@ -306,10 +285,23 @@ def load_graph(path: str | os.PathLike[str]) -> InceptionWeights:
         InputError: The file cannot be read or is not the 2015 Inception graph.
     """
     path = pathlib.Path(path)
-    return _weights(_read_bytes(path), path, where=str(path))
+    return parse_graph(_read_bytes(path), path, where=str(path))
 
 
-def _weights(data: bytes, path: pathlib.Path, where: str) -> InceptionWeights:
+def parse_graph(data: bytes, path: pathlib.Path, where: str) -> InceptionWeights:
+    """Verifies the bytes of a graph, which need not be in a file yet.
+
+    Args:
+        data: What `load_graph` would read.
+        path: Goes into the result.
+        where: What to call the bytes in messages.
+
+    Returns:
+        The weights, all finite.
+
+    Raises:
+        InputError: They are not the 2015 Inception graph.
+    """
     graph = _Graph(where, _parse(data, where))
     _check_input(graph)
     outputs = _check_layers(graph, NETWORK, ("Mul",))
@@ -348,7 +340,7 @@ def _read_bytes(path: pathlib.Path) -> bytes:
         raise InputError(f"{path} is not a regular file. {_REMEDY}")
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_GRAPH_BYTES + 1)
+            data = file.read(MAX_GRAPH_BYTES + 1)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
     if not data:
@@ -356,9 +348,9 @@ def _read_bytes(path: pathlib.Path) -> bytes:
             f"{path} has zero bytes, expected about 96 MB: the download was probably "
             f"interrupted. {_REMEDY}"
         )
-    if len(data) > _MAX_GRAPH_BYTES:
+    if len(data) > MAX_GRAPH_BYTES:
         raise InputError(
-            f"{path} has more than {_MAX_GRAPH_BYTES:,} bytes, expected about 96 MB. "
+            f"{path} has more than {MAX_GRAPH_BYTES:,} bytes, expected about 96 MB. "
             f"{_REMEDY}"
         )
     return data
@@ -666,143 +658,3 @@ def _read_block(graph: _Graph, layer: Conv) -> ConvBlock:
     if smallest < 0 or smallest + block.variance_epsilon <= 0:
         graph.refuse(f"{norm.name}/moving_variance", f"{smallest}", "values above 0")
     return block
-
-
-# --- Where the file is ----------------------------------------------------------
-
-
-def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Finds the graph, downloading it as a last resort.
-
-    Args:
-        path: The file. If None: `$TTUR_INCEPTION`, then the cache folder, then a
-            download into it.
-
-    Returns:
-        A path that exists. What was given by path or variable is verified by
-        `load_graph` only.
-
-    Raises:
-        InputError: The named file does not exist, the cached one is not what was
-            downloaded, or the download failed.
-    """
-    if path is not None:
-        return _existing(pathlib.Path(path).expanduser(), "--inception")
-    if variable := os.environ.get("TTUR_INCEPTION"):
-        return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
-    cached = cache_dir() / GRAPH_NAME
-    if not cached.exists():
-        return download_graph(cached)
-    record = _record_path(cached)
-    if record.exists():  # a file put there by hand has none
-        recorded = read_json(record)
-        expected = recorded.get("sha256") if isinstance(recorded, dict) else None
-        found = sha256_of_file(cached)
-        if found != expected:
-            raise InputError(
-                f"{cached} has SHA-256 {found}, expected {expected} as recorded in "
-                f"{record} when it was downloaded: the file was changed. Delete both "
-                "to download it again."
-            )
-    return cached
-
-
-def download_graph(
-    destination: str | os.PathLike[str] | None = None,
-    urls: Sequence[str] = DOWNLOAD_URLS,
-    archive_bytes: int = _ARCHIVE_BYTES,
-) -> pathlib.Path:
-    """Downloads the 2015 graph, verifies it and puts it in place.
-
-    The SHA-256 of the graph is recorded in a JSON file beside it.
-
-    Args:
-        destination: Where the graph goes; by default the cache folder.
-        urls: Archives to try in this order.
-        archive_bytes: The exact size of the archive.
-
-    Returns:
-        The destination.
-
-    Raises:
-        InputError: No URL gave the archive, or it does not hold the 2015 graph.
-    """
-    destination = pathlib.Path(destination or cache_dir() / GRAPH_NAME)
-    failures = []
-    for url in urls:
-        _log.info("Downloading %s (%d bytes)", url, archive_bytes)
-        try:
-            with tempfile.TemporaryFile() as archive:
-                _fetch(url, archive, archive_bytes)
-                data = _extract(archive)
-        except _DOWNLOAD_ERRORS as error:
-            failures.append(f"{url}: {' '.join(str(error).split()) or repr(error)}")
-            continue
-        weights = _weights(data, destination, where=f"{GRAPH_NAME} from {url}")
-        with atomic_path(destination) as temporary:
-            temporary.write_bytes(data)
-        write_json(
-            _record_path(destination),
-            {"sha256": weights.sha256, "bytes": len(data), "source": url},
-        )
-        return destination
-    raise InputError(
-        f"Cannot download the 2015 Inception graph ({'; '.join(failures)}). Where "
-        f"there is a network, get {DOWNLOAD_URLS[0]} and extract {GRAPH_NAME} from it; "
-        f"put that at {destination} or name it with --inception or $TTUR_INCEPTION."
-    )
-
-
-# What a network, a server or a damaged archive can do.
-_DOWNLOAD_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    http.client.HTTPException,
-    tarfile.TarError,
-    zlib.error,
-)
-
-
-def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
-    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
-        if url.startswith("https:") and not response.url.startswith("https:"):
-            raise ValueError(f"redirected to {response.url}, which is not encrypted")
-        while chunk := response.read(2**20):
-            archive.write(chunk)
-            if archive.tell() > archive_bytes:
-                break
-    if archive.tell() != archive_bytes:
-        more = "more than " if archive.tell() > archive_bytes else ""
-        raise ValueError(
-            f"sent {more}{min(archive.tell(), archive_bytes):,} bytes, "
-            f"expected {archive_bytes:,}"
-        )
-    archive.seek(0)
-
-
-def _extract(archive: BinaryIO) -> bytes:
-    # Member by member, and by base name only: nothing in the archive decides where
-    # anything is written.
-    with tarfile.open(fileobj=archive, mode="r|gz") as members:
-        for member in members:
-            if member.size > _MAX_GRAPH_BYTES:
-                raise ValueError(
-                    f"the archive declares {member.size:,} bytes in one file"
-                )
-            if member.isreg() and pathlib.PurePosixPath(member.name).name == GRAPH_NAME:
-                return members.extractfile(member).read()
-    raise ValueError(f"the archive holds no file {GRAPH_NAME}")
-
-
-def _record_path(graph: pathlib.Path) -> pathlib.Path:
-    return graph.with_name(f"{graph.name}.json")
-
-
-def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
-    if not path.exists():
-        raise InputError(
-            f"{path}, given by {origin}, does not exist, expected {GRAPH_NAME}. "
-            "Correct the path, or leave it out to use the cached or downloaded graph."
-        )
-    return path

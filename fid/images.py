@@ -1,166 +1,67 @@
-"""Sources of images: from what the user names to batches of pixels in [0, 255]."""
+"""Sources of images: from what the user names to batches of pixels in [0, 255].
+
+Files are read in the order of their names, see `fid.imagefiles`; all other sources keep
+the order they come in.
+"""
 
 from __future__ import annotations
 
-import abc
-import concurrent.futures
-import hashlib
+import numbers
 import os
 import pathlib
-import warnings
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from fid.arrayfile import ArrayFile, is_statistics
+from fid.decoding import printable, to_rgb
 from fid.files import InputError
+from fid.imagefiles import FilesSource, FolderSource, ZipSource
+from fid.pixels import (
+    QUANTIZE,
+    VALUE_RANGES,
+    Seen,
+    Values,
+    as_array,
+    check_layout,
+    is_pillow,
+    quantize,
+    with_channel_axis,
+)
+from fid.source import Source
 
 __all__ = [
     "QUANTIZE",
     "SUFFIXES",
     "VALUE_RANGES",
     "ArraySource",
+    "FilesSource",
     "FolderSource",
     "GeneratorSource",
     "Source",
+    "StreamSource",
+    "ZipSource",
     "is_statistics",
     "open_images",
     "quantize",
 ]
 
+# What training takes from folders: fewer than is measured, so that training sets stay
+# what they were.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-LOSSY = frozenset({".jpg", ".jpeg"})
-# What a float array's values may be said to span; images are mapped to [0, 255].
-VALUE_RANGES = {"0,255": (0.0, 255.0), "0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0)}
-# The original fed unrounded floats in some experiments, truncated bytes in others.
-QUANTIZE = ("none", "truncate", "round")
-# A float set that lies wholly at or below this is taken for [0, 1], not [0, 255].
-_SUSPICIOUS = 1.5
-# Pillow itself warns of decompression bombs from here on; we refuse.
-_MAX_PIXELS = 89_478_485
+# Memory for a piece of an array that is only looked at.
+_PIECE_BYTES = 32 * 2**20
 
 
-class Source(abc.ABC):
-    """A finite set of images in a fixed order.
-
-    Attributes:
-        label: What to call it in messages.
-        count: Number of images.
-        lossy: Number of them in a format that loses information.
-        provenance: JSON-able facts about what was read; complete after the last batch.
-    """
-
-    label: str
-    count: int
-    lossy: int = 0
-
-    @abc.abstractmethod
-    def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
-        """Yields the images, `size` at a time, the last batch being what is left.
-
-        Args:
-            size: Images in a batch.
-
-        Yields:
-            Arrays (H, W, C), uint8 or float32 in [0, 255], as a sequence or stacked.
-        """
-
-    @property
-    @abc.abstractmethod
-    def provenance(self) -> dict[str, Any]:
-        """What was read."""
-
-
-class FolderSource(Source):
-    """The images of a folder, in the order of their names.
-
-    Every image is read as 8-bit RGB: grey is repeated, palettes are looked up, alpha is
-    dropped, 16-bit grey is scaled down, CMYK is converted, and an EXIF orientation is
-    not applied, since the original did not apply it.
-
-    Args:
-        path: The folder. Subfolders are not entered.
-
-    Raises:
-        InputError: There is no such folder, or no image in it.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self._folder = pathlib.Path(path)
-        self.label = os.fspath(path)
-        try:
-            # Regular files: reading a pipe named x.png would never end.
-            files = [p for p in self._folder.iterdir() if p.is_file()]
-        except OSError as error:
-            raise InputError(
-                f"Cannot read the folder {path}: {error.strerror or error}."
-            ) from error
-        self._files = sorted(
-            (p for p in files if p.suffix.lower() in SUFFIXES), key=lambda p: p.name
-        )
-        if not self._files:
-            raise InputError(
-                f"No images in {path}: found {len(files)} other files; expected "
-                f"{', '.join(sorted(SUFFIXES))} directly in this folder."
-            )
-        self.count = len(self._files)
-        self.lossy = sum(p.suffix.lower() in LOSSY for p in self._files)
-        self._digest = hashlib.sha256()
-        self._sizes: set[tuple[int, int]] = set()
-
-    def batches(self, size: int) -> Iterator[list[np.ndarray]]:
-        """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads."""
-        self._digest, self._sizes = hashlib.sha256(), set()
-        groups = (self._files[i : i + size] for i in range(0, self.count, size))
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            ahead: list[Any] = []
-            try:
-                for group in groups:
-                    ahead.append([pool.submit(_decode, path) for path in group])
-                    if len(ahead) > 2:
-                        yield self._collect(ahead.pop(0))
-                while ahead:
-                    yield self._collect(ahead.pop(0))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _collect(self, futures: list[Any]) -> list[np.ndarray]:
-        images, bad = [], []
-        for future in futures:
-            try:
-                images.append(future.result())
-            except InputError as error:
-                bad.append(str(error))
-        if bad:
-            raise InputError(" ".join(bad))
-        for image in images:
-            self._sizes.add(image.shape[:2])
-            self._digest.update(f"{image.shape}\n".encode())
-            self._digest.update(image)
-        return images
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What was read: kind, names' endings, sizes and a digest of all pixels."""
-        endings = {p.suffix.lower() for p in self._files}
-        return {
-            "source": self.label,
-            "source_kind": "folder",
-            "source_formats": sorted(endings),
-            "source_sha256": self._digest.hexdigest(),
-            "source_resolution": _resolution(self._sizes),
-            "pixels": "8-bit",
-        }
+# Arrays -------------------------------------------------------------------------------
 
 
 class ArraySource(Source):
-    """Images in an array.
+    """Images in an array, in memory or in a file; see `fid.pixels.Values`.
 
-    uint8 is taken as it is. Floats are in [0, 255] unless `value_range` says
-    otherwise; a set that does not look like that is refused, as the original would have
-    accepted it and given a wrong number.
+    All values are checked before the first batch.
 
     Args:
         images: (n, H, W, 3), or (n, H, W, 1) or (n, H, W) for grey.
@@ -175,95 +76,142 @@ class ArraySource(Source):
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | ArrayFile,
         label: str = "array",
         value_range: str | None = None,
         quantize: str = "none",
         provenance: dict[str, Any] | None = None,
     ):
         self.label = label
-        if images.ndim == 3:
-            if images.shape[-1] <= 4:
-                raise InputError(
-                    f"{label} has shape {images.shape}, which looks like one image; "
-                    "expected several, (n, H, W, 3): give it a first axis."
-                )
-            images = images[..., np.newaxis]
-        if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-            raise InputError(
-                f"{label} has shape {images.shape}; expected images (n, H, W, 3) or "
-                "(n, H, W, 1), at least one."
-            )
-        if images.dtype != np.uint8 and images.dtype.kind != "f":
-            raise InputError(
-                f"{label} holds {images.dtype}; expected uint8 in 0..255 or floats."
-            )
-        if quantize not in QUANTIZE:
-            raise InputError(
-                f"quantize is {quantize!r}; choose from {', '.join(QUANTIZE)}."
-            )
-        if value_range is not None and value_range not in VALUE_RANGES:
-            raise InputError(
-                f"value_range is {value_range!r}; choose from "
-                f"{', '.join(VALUE_RANGES)}."
-            )
-        self.count = len(images)
+        shape = with_channel_axis(images.shape, label)
+        check_layout(shape, images.dtype, label)
+        if not isinstance(images, ArrayFile):
+            images = images.reshape(shape)
+        self.count = shape[0]
         self._images = images
-        self._float = images.dtype != np.uint8
-        self._low, self._high = VALUE_RANGES[value_range or "0,255"]
-        self._quantize = quantize
         self._provenance = dict(provenance or {})
-        self._digest = hashlib.sha256()
-        if self._float:
-            self._check_values(judge=value_range is None)
-
-    def _check_values(self, judge: bool) -> None:
-        # In pieces, since the array may be a file larger than the memory.
-        low, high = np.inf, -np.inf
-        for start in range(0, self.count, 256):
-            piece = self._images[start : start + 256]
-            finite = np.isfinite(piece).all(axis=(1, 2, 3))
-            if not finite.all():
-                raise InputError(
-                    f"Image {start + int(np.argmin(finite))} of {self.label} (counted "
-                    "from 0) holds values that are not finite."
-                )
-            low, high = min(low, piece.min()), max(high, piece.max())
-        span = f"Values of {self.label} lie in [{low:g}, {high:g}]"
-        if judge and (low < 0 or high <= _SUSPICIOUS):
-            raise InputError(
-                f"{span}, which does not look like [0, 255]; say what they are with "
-                f"--value_range={' or '.join(VALUE_RANGES)}."
-            )
-        if low < self._low - 1e-6 or high > self._high + 1e-6:
-            raise InputError(
-                f"{span}, outside of the range [{self._low:g}, {self._high:g}]; scale "
-                "or clip them, or give the right --value_range."
-            )
+        self._seen = Seen()
+        self._values = Values(label, value_range, quantize)
+        if images.dtype != np.uint8:
+            # In pieces, since the array may be a file larger than the memory.
+            image_bytes = int(np.prod(shape[1:])) * images.dtype.itemsize
+            for piece in self._pieces(max(1, _PIECE_BYTES // image_bytes)):
+                self._values.check(piece)
+            self._values.finish()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yields arrays (<= size, H, W, C), uint8 or float32 in [0, 255]."""
-        self._digest = hashlib.sha256(f"{self._images.shape[1:]}".encode())
-        for start in range(0, self.count, size):
-            batch = np.ascontiguousarray(self._images[start : start + size])
-            if self._float:
-                scale = 255.0 / (self._high - self._low)
-                batch = (batch.astype(np.float32) - self._low) * np.float32(scale)
-                batch = quantize(np.clip(batch, 0.0, 255.0), self._quantize)
-            self._digest.update(batch)
+        self._seen = Seen()
+        for piece in self._pieces(size):
+            batch = np.ascontiguousarray(self._values.scale(piece))
+            for image in batch:
+                self._seen.add(image)
             yield batch
+
+    def _pieces(self, size: int) -> Iterator[np.ndarray]:
+        if isinstance(self._images, ArrayFile):
+            yield from self._images.pieces(size)
+        else:
+            for start in range(0, self.count, size):
+                yield self._images[start : start + size]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What was read: kind, size, quantisation and a digest of all pixels."""
-        found = {
+        return {
             "source": self.label,
             "source_kind": "array",
-            "source_sha256": self._digest.hexdigest(),
-            "source_resolution": _resolution({self._images.shape[1:3]}),
-            **_pixels(self._float, self._quantize),
+            **self._seen.facts(),
+            **self._values.facts(),
+            **self._provenance,
         }
-        return found | self._provenance
+
+
+# Streams ------------------------------------------------------------------------------
+
+
+class StreamSource(Source):
+    """Images that come one after the other, or in batches.
+
+    Each element is an image (H, W, C) or (H, W), a batch (n, H, W, C), an image of
+    Pillow's, a tuple that begins with one of these, or a dict with one of these as
+    `image` or `images`. Images may differ in size, not in the number of channels.
+
+    Values are checked as they pass: a negative one is an error at once; that floats
+    never exceeded 1.5 is an error after the last image, before a result is given.
+
+    Args:
+        images: An iterable. Where it is an iterator, it can be read once.
+        label: What to call it in messages.
+        value_range: A key of `VALUE_RANGES`, for floats.
+        quantize: A member of `QUANTIZE`, for floats.
+        count: How many images it gives, where that is known.
+        kind: What it is, in the provenance.
+
+    Example:
+        >>> noise = (np.full((4, 4, 3), i, np.uint8) for i in range(5))
+        >>> [len(batch) for batch in StreamSource(noise).batches(2)]
+        [2, 2, 1]
+    """
+
+    def __init__(
+        self,
+        images: Iterable[Any],
+        label: str = "stream",
+        value_range: str | None = None,
+        quantize: str = "none",
+        count: int | None = None,
+        kind: str = "iterator",
+    ):
+        self.label, self.count = label, count
+        self._images, self._kind = images, kind
+        self._values = Values(label, value_range, quantize)
+        self._seen = Seen()
+        self._begun = False
+
+    def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
+        """Yields lists of arrays (H, W, C), or one array where all have one size.
+
+        Raises:
+            InputError: An element holds no images, values are out of range, there are
+                no images, or the iterator was read before.
+        """
+        if self._begun and isinstance(self._images, Iterator):
+            raise InputError(
+                f"The {self.label} was read before, and an iterator can be read once; "
+                "make a new one, or give something that can be read again."
+            )
+        self._begun = True
+        self._seen = Seen()
+        self._values.restart()
+        yield from _rebatched(self._blocks(), size, self._seen)
+        self.count = self._seen.count
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        channels = None
+        for index, element in enumerate(self._images):
+            block = _images_of(element, f"Element {index} of {self.label}")
+            if channels not in (None, block.shape[-1]):
+                raise InputError(
+                    f"Element {index} of {self.label} has {block.shape[-1]} channels, "
+                    f"those before it {channels}; convert all to RGB."
+                )
+            channels = block.shape[-1]
+            self._values.check(block)
+            yield self._values.scale(block)
+        if channels is None:
+            raise InputError(f"The {self.label} gave no images; expected some.")
+        self._values.finish()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What was read: kind, size, quantisation and a digest of all pixels."""
+        return {
+            "source": self.label,
+            "source_kind": self._kind,
+            **self._seen.facts(),
+            **self._values.facts(),
+        }
 
 
 class GeneratorSource(Source):
@@ -271,11 +219,25 @@ class GeneratorSource(Source):
 
     Args:
         generator: An object with `generate_batches(count, seed, batch_size)`, which
-            yields float arrays (m, H, W, C) in [-1, 1].
+            yields float arrays (m, H, W, C) in [-1, 1]; or, with `latent`, a callable
+            that maps latents (m, ...) to them, such as a Keras model.
         count: How many images to take.
         seed: Seed of the latents.
         quantize: A member of `QUANTIZE`.
         label: What to call it in messages.
+        latent: What a callable is given: the dimension of standard normal latents, or
+            a callable `latent(count, seed=seed)` such as `tf_ttur.NormalLatent`. All
+            are drawn at once, so that the batch size does not change them.
+
+    Raises:
+        InputError: It is no generator, or the latents are not said.
+
+    Example:
+        >>> def generator(latents):
+        ...     return np.tanh(latents).reshape(-1, 2, 2, 3)
+        >>> source = GeneratorSource(generator, 5, latent=12)
+        >>> [batch.shape for batch in source.batches(3)]
+        [(3, 2, 2, 3), (2, 2, 2, 3)]
     """
 
     def __init__(
@@ -285,203 +247,297 @@ class GeneratorSource(Source):
         seed: int = 0,
         quantize: str = "none",
         label: str = "generator",
+        latent: int | Callable[..., Any] | None = None,
     ):
-        if not hasattr(generator, "generate_batches"):
+        if count < 1:
+            raise InputError(f"Cannot generate {count} images; ask for at least one.")
+        if latent is None and not hasattr(generator, "generate_batches"):
             raise InputError(
                 f"A {type(generator).__name__} is no generator: it has no method "
-                "generate_batches(count, seed, batch_size)."
+                "generate_batches(count, seed, batch_size). Give a callable together "
+                "with latent=, the dimension of its latents or what draws them."
+            )
+        if latent is not None and not callable(generator):
+            raise InputError(
+                f"A {type(generator).__name__} cannot be called with latents; leave "
+                "out latent= or give a callable."
+            )
+        if not (
+            latent is None
+            or callable(latent)
+            or (isinstance(latent, numbers.Integral) and latent > 0)
+        ):
+            raise InputError(
+                f"latent is {latent!r}; expected a positive dimension or a callable "
+                "latent(count, seed=seed)."
             )
         self.label, self.count = label, count
-        self._generator, self._seed = generator, seed
-        self._quantize = quantize
-        self._sizes: set[tuple[int, int]] = set()
+        self._generator, self._seed, self._latent = generator, seed, latent
+        self._values = Values(label, "-1,1", quantize)
+        self._seen = Seen()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yields arrays (<= size, H, W, C) in [0, 255]."""
-        for images in self._generator.generate_batches(self.count, self._seed, size):
-            source = ArraySource(images, self.label, "-1,1", self._quantize)
-            self._sizes.add(images.shape[1:3])
-            yield from source.batches(size)
+        self._seen = Seen()
+        self._values.restart()
+        yield from _rebatched(self._blocks(size), size, self._seen)
+
+    def _blocks(self, size: int) -> Iterator[np.ndarray]:
+        given = 0
+        for images in self._generate(size):
+            images = as_array(images, f"A batch of the {self.label}")
+            check_layout(images.shape, images.dtype, f"A batch of the {self.label}")
+            given += len(images)
+            if given > self.count:
+                break
+            self._values.check(images)
+            yield self._values.scale(images)
+        if given != self.count:
+            raise InputError(
+                f"The {self.label} gave {'more' if given > self.count else given} "
+                f"images where {self.count} were asked for."
+            )
+
+    def _generate(self, size: int) -> Iterator[Any]:
+        if self._latent is None:
+            yield from self._generator.generate_batches(self.count, self._seed, size)
+            return
+        latents = self._draw()
+        for start in range(0, self.count, size):
+            batch = latents[start : start + size]
+            images = self._generator(batch)
+            shape = tuple(np.shape(images))
+            if shape[:1] != (len(batch),):
+                raise InputError(
+                    f"The {self.label} made of {len(batch)} latents an array of shape "
+                    f"{shape}; expected one image for each."
+                )
+            yield images
+
+    def _draw(self) -> np.ndarray:
+        if isinstance(self._latent, numbers.Integral):
+            random = np.random.default_rng(self._seed)
+            shape = (self.count, int(self._latent))
+            return random.standard_normal(shape, dtype=np.float32)
+        latents = as_array(self._latent(self.count, seed=self._seed), "latent")
+        if latents.shape[:1] != (self.count,):
+            raise InputError(
+                f"latent({self.count}, seed={self._seed}) has shape {latents.shape}; "
+                f"expected {self.count} latents along the first axis."
+            )
+        return latents
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What was generated: kind, seed, size and quantisation."""
-        return {
+        """What was generated: kind, seed, latents, size, quantisation, a digest."""
+        facts = {
             "source": self.label,
             "source_kind": "generator",
             "seed": self._seed,
-            "source_resolution": _resolution(self._sizes),
-            **_pixels(True, self._quantize),
+            **self._seen.facts(),
+            **self._values.facts(),
         }
+        if self._latent is not None:
+            facts["latent"] = (
+                f"normal, {self._latent} dimensions"
+                if isinstance(self._latent, numbers.Integral)
+                else getattr(self._latent, "__name__", type(self._latent).__name__)
+            )
+        return facts
 
 
-def quantize(images: np.ndarray, rule: str) -> np.ndarray:
-    """Rounds images in [0, 255] to whole grey levels, or not.
+def _rebatched(
+    blocks: Iterable[np.ndarray], size: int, seen: Seen
+) -> Iterator[Sequence[np.ndarray]]:
+    """Cuts blocks (n, H, W, C) of any sizes into batches of `size` images."""
+    batch: list[np.ndarray] = []
+    for block in blocks:
+        # Copied: a generator may fill one array again and again.
+        for image in block.copy():
+            seen.add(image)
+            batch.append(image)
+            if len(batch) == size:
+                yield _stacked(batch)
+                batch = []
+    if batch:
+        yield _stacked(batch)
 
-    Args:
-        images: Float array in [0, 255].
-        rule: `none` leaves it; `truncate` drops the fraction, as the original does for
-            WGAN-GP; `round` takes the nearest level.
 
-    Returns:
-        The array, float32 for `none`, else uint8.
-    """
-    if rule == "none":
-        return images
-    return (np.floor(images) if rule == "truncate" else np.rint(images)).astype(
-        np.uint8
-    )
+def _stacked(images: list[np.ndarray]) -> Sequence[np.ndarray]:
+    alike = len({(image.shape, image.dtype) for image in images}) == 1
+    return np.stack(images) if alike else images
+
+
+def _images_of(element: Any, label: str) -> np.ndarray:
+    """Returns the images of an element of a stream, (n, H, W, C)."""
+    if isinstance(element, tuple) and element:
+        element = element[0]
+    elif isinstance(element, dict):
+        for key in ("image", "images"):
+            if key in element:
+                element = element[key]
+                break
+    if is_pillow(element):
+        try:
+            return to_rgb(element)[0][np.newaxis]
+        except InputError as error:
+            raise InputError(f"{label}: {error}.") from error
+    array = as_array(element, label)
+    if array.ndim == 2:
+        array = array[np.newaxis, ..., np.newaxis]
+    elif array.ndim == 3 and array.shape[-1] in (1, 3):
+        array = array[np.newaxis]
+    if array.ndim != 4:
+        raise InputError(
+            f"{label} has shape {array.shape} and type {array.dtype}; expected an "
+            "image (H, W, 3), (H, W, 1) or (H, W), or a batch (n, H, W, C) of them."
+        )
+    check_layout(array.shape, array.dtype, label)
+    return array
+
+
+# All of them --------------------------------------------------------------------------
 
 
 def open_images(
-    source: Any, value_range: str | None = None, quantize: str = "none"
+    source: Any,
+    *,
+    value_range: str | None = None,
+    quantize: str = "none",
+    recursive: bool = False,
+    skip_bad: bool = False,
+    count: int | None = None,
+    seed: int = 0,
+    latent: int | Callable[..., Any] | None = None,
 ) -> Source:
     """Opens what the user named as a source of images.
 
     Args:
-        source: A folder, an `.npz` or `.npy` file of images, or an array.
+        source: One of
+
+            - a folder, or a `.zip` archive, of PNG, JPEG, BMP, WebP, TIFF or GIF files;
+            - a list of such files;
+            - an `.npy` or `.npz` file of images;
+            - an array or tensor (n, H, W, C);
+            - a `tf.data.Dataset`, an iterator, a generator or a list of images or of
+              batches of them, see `StreamSource`;
+            - with `count`, a GAN or a callable, see `GeneratorSource`;
+            - a `Source`, which is returned as it is.
         value_range: For floats, a key of `VALUE_RANGES`; None means [0, 255], checked.
         quantize: For floats, a member of `QUANTIZE`.
+        recursive: Whether to enter the folders of a folder.
+        skip_bad: Whether to leave out files that cannot be used, and to count them in
+            the provenance.
+        count: How many images to take from a GAN or a callable.
+        seed: Seed of its latents.
+        latent: What draws a callable's latents, or their dimension.
 
     Returns:
         The source.
 
     Raises:
         InputError: It is none of these.
+
+    Example:
+        >>> source = open_images(np.zeros((5, 8, 8, 3), np.uint8))
+        >>> source.count, [len(batch) for batch in source.batches(4)]
+        (5, [4, 1])
     """
     if isinstance(source, Source):
         return source
-    if not isinstance(source, str | os.PathLike):
-        try:
-            images = np.asarray(source)
-        except ValueError as error:
-            raise InputError(
-                f"These images do not form one array ({error}); bring them to one "
-                "size, or put them into a folder."
-            ) from error
-        return ArraySource(images, "array", value_range, quantize)
-    path = pathlib.Path(source)
-    if path.is_dir():
-        return FolderSource(path)
-    if not path.exists():
-        raise InputError(
-            f"There is no {source}; expected a folder of images or an .npz/.npy file."
-        )
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", ".npy"):
-        raise InputError(
-            f"{source} is neither a folder nor an .npz or .npy file; put the images "
-            "into a folder or an array."
-        )
-    images = _read_array(path)
-    return ArraySource(
-        images,
-        os.fspath(source),
-        value_range,
-        quantize,
-        provenance={"source_kind": suffix[1:]},
+    if count is not None or hasattr(source, "generate_batches"):
+        return _open_generator(source, count, seed, quantize, latent)
+    if isinstance(source, str | os.PathLike):
+        return _open_path(source, value_range, quantize, recursive, skip_bad)
+    if isinstance(source, list | tuple):
+        return _open_list(source, value_range, quantize, skip_bad)
+    if _is_dataset(source):
+        return _open_dataset(source, value_range, quantize)
+    if hasattr(source, "__array__") and not is_pillow(source):
+        return ArraySource(as_array(source, "array"), "array", value_range, quantize)
+    if isinstance(source, Iterable) and not isinstance(source, bytes | dict | set):
+        return StreamSource(source, "iterator", value_range, quantize)
+    if callable(source):
+        return _open_generator(source, count, seed, quantize, latent)
+    raise InputError(
+        f"A {type(source).__name__} is no source of images; expected a folder, a file, "
+        "an array, a tf.data.Dataset or an iterator."
     )
 
 
-def is_statistics(path: Any) -> bool:
-    """Says whether a path is an `.npz` file that holds `mu` and `sigma`."""
-    if not isinstance(path, str | os.PathLike):
-        return False
-    if pathlib.Path(path).suffix.lower() != ".npz" or not os.path.isfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-# What reading a damaged archive or array can end in.
-_DAMAGE = (
-    ValueError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def _read_array(path: pathlib.Path) -> np.ndarray:
-    try:
-        if path.suffix.lower() == ".npy":
-            return np.lib.format.open_memmap(path, mode="r")
-        with zipfile.ZipFile(path) as archive:
-            if other := [n for n in archive.namelist() if not n.endswith(".npy")]:
-                raise InputError(
-                    f"{path} holds {other[0]}, which is no array; expected an .npz of "
-                    "one array of images."
-                )
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
-            names = loaded.files
-            for name in ("images", "arr_0"):
-                if name in names:
-                    return loaded[name]
-            if len(names) == 1:
-                return loaded[names[0]]
+def _open_path(
+    source: str | os.PathLike[str],
+    value_range: str | None,
+    quantize: str,
+    recursive: bool,
+    skip_bad: bool,
+) -> Source:
+    path, label = pathlib.Path(source), printable(source)
+    if path.is_dir():
+        return FolderSource(path, recursive, skip_bad)
+    if not path.exists():
         raise InputError(
-            f"{path} holds the arrays {', '.join(names) or '(none)'}; expected one "
-            "array of images, or `images`, or `arr_0`, or the statistics mu and sigma."
+            f"There is no {label}; expected a folder of images, or a .zip, .npz or "
+            ".npy file."
         )
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{path} claims more data than fits in memory.") from error
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
-    except _DAMAGE as error:
+    suffix = path.suffix.lower()
+    if suffix == ".zip" and path.is_file():
+        return ZipSource(path, skip_bad)
+    if suffix not in (".npz", ".npy") or not path.is_file():
         raise InputError(
-            f"{path} is damaged, is no {path.suffix} file, or holds Python objects, "
-            f"which are never unpickled: {error}."
-        ) from error
+            f"{label} is neither a folder nor a .zip, .npz or .npy file; put the "
+            "images into a folder or an array."
+        )
+    kind = {"source_kind": suffix[1:]}
+    return ArraySource(ArrayFile(path), label, value_range, quantize, kind)
 
 
-def _decode(path: pathlib.Path) -> np.ndarray:
-    from PIL import Image
+def _open_list(
+    source: Sequence[Any], value_range: str | None, quantize: str, skip_bad: bool
+) -> Source:
+    if source and all(isinstance(each, str | os.PathLike) for each in source):
+        return FilesSource(source, f"{len(source)} files", skip_bad)
+    shapes = {tuple(getattr(each, "shape", ())) for each in source}
+    if len(shapes) > 1 or any(map(is_pillow, source)):
+        return StreamSource(source, "list", value_range, quantize, len(source), "list")
+    return ArraySource(as_array(source, "list"), "list", value_range, quantize)
 
-    try:
-        with warnings.catch_warnings():
-            # Pillow's warnings about damaged metadata say nothing about the pixels.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise InputError(
-                        f"{path} has {image.width} x {image.height} pixels, more than "
-                        f"{_MAX_PIXELS:,}; scale it down."
-                    )
-                return np.asarray(_rgb(image))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything
+
+def _is_dataset(source: Any) -> bool:
+    # Without importing TensorFlow: where nobody did, nobody made a data set.
+    tensorflow = sys.modules.get("tensorflow")
+    dataset = getattr(getattr(tensorflow, "data", None), "Dataset", None)
+    return dataset is not None and isinstance(source, dataset)
+
+
+def _open_dataset(source: Any, value_range: str | None, quantize: str) -> Source:
+    size = int(source.cardinality())
+    if size == -1:  # tf.data.INFINITE_CARDINALITY
         raise InputError(
-            f"{path} cannot be read as an image ({error}); remove or replace it."
-        ) from error
+            "The tf.data.Dataset repeats for ever; end it with .take(n), or leave out "
+            ".repeat()."
+        )
+    images = source.element_spec
+    if isinstance(images, tuple):
+        images = images[0]
+    elif isinstance(images, dict):
+        images = images.get("image", images.get("images"))
+    rank = getattr(getattr(images, "shape", None), "rank", None)
+    count = size if rank in (2, 3) and size >= 0 else None
+    return StreamSource(source, "dataset", value_range, quantize, count, "tf.data")
 
 
-def _rgb(image: Any) -> Any:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow would clip it to 255 instead of scaling it.
-        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=-1)
-    return image.convert("RGB")
-
-
-def _pixels(floats: bool, rule: str) -> dict[str, str]:
-    if not floats:
-        return {"pixels": "8-bit"}
-    return {"pixels": "float" if rule == "none" else "8-bit", "quantize": rule}
-
-
-def _resolution(sizes: set[tuple[int, int]]) -> str:
-    """Says the size as `WIDTHxHEIGHT`, or `mixed`."""
-    if len(sizes) != 1:
-        return "mixed"
-    ((height, width),) = sizes
-    return f"{width}x{height}"
+def _open_generator(
+    source: Any,
+    count: int | None,
+    seed: int,
+    quantize: str,
+    latent: int | Callable[..., Any] | None,
+) -> Source:
+    if count is None:
+        raise InputError(
+            f"A {type(source).__name__} makes any number of images; say how many to "
+            "take: count=, or num_samples= of fid.compute. A function that yields "
+            "images must be called first."
+        )
+    return GeneratorSource(source, count, seed, quantize, latent=latent)

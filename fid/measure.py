@@ -14,7 +14,7 @@ import datetime
 import importlib.metadata
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,7 @@ __all__ = [
     "measure",
     "metric_name",
     "open_set",
+    "provenance",
 ]
 
 _log = logging.getLogger(__name__)
@@ -197,10 +198,10 @@ def measure(
                 kept.append(np.asarray(found, np.float32))
             bar.update(len(images))
     return Measured(
-        statistics=moments.statistics(_provenance(source, extractor)),
+        statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
-        warnings=tuple(source.warnings),
+        warnings=(*source.warnings, *_lossy(source)),
     )
 
 
@@ -503,6 +504,8 @@ def _with_channels(images: Any, channels: int) -> Any:
     # Grey images in arrays keep their one channel until it is known who looks at them.
     # Those in folders are RGB from the start, as in the original.
     if channels == 3 and images[0].shape[-1] == 1:
+        if isinstance(images, list):  # of several sizes, maybe
+            return [np.repeat(image, 3, axis=-1) for image in images]
         return np.repeat(images, 3, axis=-1)
     return images
 
@@ -547,9 +550,18 @@ def _progress(source: Source, show: bool) -> Any:
     )
 
 
-def _provenance(source: Source, extractor: Extractor) -> dict[str, Any]:
+def provenance(facts: Mapping[str, Any], extractor: Extractor) -> dict[str, Any]:
+    """Returns the provenance of statistics.
+
+    Args:
+        facts: What is known of the images.
+        extractor: What their features come from.
+
+    Returns:
+        These, the extractor's name, weights and protocol, versions and the time.
+    """
     return {
-        **source.provenance,
+        **facts,
         "extractor": extractor.name,
         "extractor_sha256": extractor.fingerprint,
         **extractor.protocol,
@@ -559,6 +571,15 @@ def _provenance(source: Source, extractor: Extractor) -> dict[str, Any]:
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _lossy(source: Source) -> list[str]:
+    if not source.lossy:
+        return []
+    return [
+        f"{source.lossy:,} of {source.count:,} images of {source.label} are in a lossy "
+        "format, which shifts the distance"
+    ]
 
 
 def _small(statistics: Statistics) -> list[str]:

@@ -7,16 +7,24 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from fid.files import InputError, atomic_write
 
-__all__ = ["Moments", "Statistics", "protocol_differences"]
+__all__ = ["Moments", "Statistics", "merge_statistics", "protocol_differences"]
 
 # Largest dimension a file may claim, against files made to exhaust the memory.
 _MAX_DIMENSION = 32_768
+# Below zero by more than this share of the covariance's norm, an eigenvalue is not
+# rounding: float32 statistics come to about 1e-7.
+_INDEFINITE = 1e-5
+# Features wait until there are this many, or d if that is more, so that one image at
+# a time costs no pass over a (d, d) matrix each.
+_BLOCK = 256
 # Entries of the provenance which say how the images became features. Two statistics
 # are comparable only where these agree.
 _PROTOCOL = (
@@ -39,8 +47,8 @@ class Statistics:
         sigma: Covariance with divisor n - 1, float64 (d, d), symmetric.
         n: Number of images, or None where a file does not say.
         provenance: How they came about, JSON-able; None where a file does not say.
-        rows: The features themselves, float64 (n, d), kept where n <= d, since then
-            they give the Fréchet distance faster and more exactly. Never written.
+        rows: The features themselves, (n, d), float32 or float64, kept where n <= d,
+            since then they give the Fréchet distance faster and more exactly.
         label: What to call this set in messages.
     """
 
@@ -57,10 +65,11 @@ class Statistics:
         return len(self.mu)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an `.npz` file with `mu`, `sigma` and the provenance.
+        """Writes an `.npz` file with `mu`, `sigma`, the provenance and the rows.
 
         `mu` and `sigma` are as in the files of the paper's authors, so every tool that
-        reads those reads this.
+        reads those reads this. `rows` is float32 where that loses nothing, which is so
+        for the features of any float32 extractor, and float64 otherwise.
 
         Args:
             path: Where the file goes; it appears whole or not at all.
@@ -71,6 +80,10 @@ class Statistics:
         arrays = {"mu": self.mu, "sigma": self.sigma}
         if self.provenance is not None:
             arrays["provenance"] = np.array(json.dumps(self.provenance))
+        if self.rows is not None:
+            single = self.rows.astype(np.float32)
+            exact = np.array_equal(single, self.rows)
+            arrays["rows"] = single if exact else self.rows
         with atomic_write(path) as file:
             np.savez_compressed(file, **arrays)
 
@@ -89,38 +102,46 @@ class Statistics:
                 covariance. Nothing is ever unpickled.
         """
         arrays = _read_npz(path)
-        mu, sigma = arrays["mu"], arrays["sigma"]
-        for name, array in (("mu", mu), ("sigma", sigma)):
+        for name, array in arrays.items():
+            if name == "provenance":
+                continue
             if array.dtype.kind != "f":
                 raise _bad(path, f"{name} is {array.dtype}, not floating point")
-        mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
-        if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise _bad(path, "mu or sigma holds NaN or infinities")
-        spread = np.sqrt(np.abs(np.diag(sigma)))
-        bound = 1e-6 * np.outer(spread, spread) + 1e-12 * spread.max(initial=0.0) ** 2
-        if (np.abs(sigma - sigma.T) > bound).any():
-            raise _bad(path, "sigma is not symmetric")
+            if not np.isfinite(array).all():
+                raise _bad(path, f"{name} holds NaN or infinities")
+        mu, sigma = (arrays[key].astype(np.float64) for key in ("mu", "sigma"))
+        if not np.array_equal(sigma, sigma.T):
+            spread = np.sqrt(np.abs(np.diag(sigma)))
+            bound = 1e-6 * np.outer(spread, spread) + 1e-12 * spread.max() ** 2
+            if (np.abs(sigma - sigma.T) > bound).any():
+                raise _bad(path, "sigma is not symmetric")
+            sigma = (sigma + sigma.T) / 2
         if (np.diag(sigma) < 0).any():
             raise _bad(path, "sigma has a negative variance on its diagonal")
         provenance = _parse_provenance(path, arrays.get("provenance"))
-        return cls(
-            mu=mu,
-            sigma=(sigma + sigma.T) / 2,
-            n=(provenance or {}).get("n"),
-            provenance=provenance,
-            label=os.fspath(path),
-        )
+        n, rows = (provenance or {}).get("n"), arrays.get("rows")
+        if rows is not None:
+            n = _check_rows(path, rows, mu, sigma, n)
+        elif _is_indefinite(sigma):
+            raise _bad(path, "sigma has negative eigenvalues, as no covariance has")
+        return cls(mu, sigma, n, provenance, rows, os.fspath(path))
 
 
 class Moments:
     """Mean and covariance of features that arrive in batches.
 
-    Sums are kept about the running mean in float64 (Chan et al. 1979), so a mean far
-    larger than the spread costs no digits. While n <= d the features themselves are
-    kept instead, which is smaller and lets `frechet_distance` use its n x n form.
+    Features are gathered into blocks; of each block the mean and the sums about it
+    are taken in float64 and merged into those of the blocks before (Chan et al. 1979),
+    so a mean far larger than the spread costs no digits. Until there are more than d
+    features nothing is summed: they are smaller than a covariance and let
+    `frechet_distance` use its n x n form. A `Moments` can be pickled.
 
     Args:
         dimension: Number of features, d.
+
+    Attributes:
+        dimension: d.
+        n: Number of images so far.
 
     Example:
         >>> import numpy as np
@@ -138,12 +159,54 @@ class Moments:
         self.dimension = dimension
         self.reset()
 
+    @classmethod
+    def from_statistics(cls, statistics: Statistics) -> Moments:
+        """Returns the state that statistics came from, to go on adding to it.
+
+        Args:
+            statistics: With their n; with their rows, where they have them, the state
+                is exactly what it was.
+
+        Returns:
+            The moments.
+
+        Raises:
+            InputError: The statistics do not say how many images they are of.
+
+        Example:
+            >>> import numpy as np
+            >>> from fid import Moments, Statistics
+            >>> moments = Moments.from_statistics(
+            ...     Statistics(np.zeros(1), np.eye(1), n=3)
+            ... )
+            >>> moments.update(np.array([[4.0]]))
+            >>> moments.statistics().mu
+            array([1.])
+        """
+        if statistics.n is None:
+            raise InputError(
+                f"{statistics.label} does not say how many images it is of, so nothing "
+                "can be added to it. Compute it again with precalc_stats.py."
+            )
+        moments = cls(statistics.dimension)
+        if statistics.rows is not None:
+            moments.update(statistics.rows)
+        else:
+            scatter = statistics.sigma * (statistics.n - 1)
+            moments._summed = (statistics.n, statistics.mu.copy(), scatter)
+        return moments
+
+    @property
+    def n(self) -> int:
+        """Number of images so far."""
+        return self._summed[0] + self._waiting_n
+
     def reset(self) -> None:
         """Forgets everything."""
-        self.n = 0
-        self._rows: list[np.ndarray] | None = []
-        self._mean = np.zeros(self.dimension)
-        self._scatter: np.ndarray | None = None
+        # Of the blocks summed up: n, mean, sums about the mean.
+        self._summed: tuple[int, np.ndarray | None, np.ndarray | None] = (0, None, None)
+        self._waiting: list[np.ndarray] = []
+        self._waiting_n = 0
 
     def update(self, features: np.ndarray) -> None:
         """Adds features.
@@ -154,7 +217,7 @@ class Moments:
         Raises:
             InputError: The shape is another, or a value is not finite.
         """
-        features = np.asarray(features, np.float64)
+        features = np.asarray(features)
         if features.ndim != 2 or features.shape[1] != self.dimension:
             raise InputError(
                 f"Features of shape {features.shape} were given; expected "
@@ -166,45 +229,37 @@ class Moments:
                 f"The features of image {self.n + int(np.argmin(finite))} (counted "
                 "from 0) are not finite; look at that image."
             )
-        if self._rows is not None:
-            # A copy: the caller may reuse the buffer.
-            self._rows.append(features.copy())
-            self.n += len(features)
-            if self.n > self.dimension:
-                rows, self._rows, self.n = np.concatenate(self._rows), None, 0
-                self._scatter = np.zeros((self.dimension, self.dimension))
-                self._add(len(rows), *_moments(rows))
-        elif len(features):
-            self._add(len(features), *_moments(features))
+        # A copy: the caller may reuse the buffer. float32 stays as small as it is.
+        single = features.dtype == np.float32
+        features = features.astype(np.float32 if single else np.float64)
+        block = max(self.dimension, _BLOCK)
+        while len(features):
+            part = features[: block + 1 - self._waiting_n]
+            features = features[len(part) :]
+            self._waiting.append(part)
+            self._waiting_n += len(part)
+            if self._waiting_n > block:
+                self._summed = self._sums()
+                self._waiting, self._waiting_n = [], 0
 
     def merge(self, other: Moments) -> None:
         """Adds everything another `Moments` has seen.
 
         Args:
             other: Moments of the same dimension; it is left as it is.
+
+        Raises:
+            InputError: Its dimension is another.
         """
         if other.dimension != self.dimension:
             raise InputError(
                 f"Moments of {other.dimension} features cannot be merged into moments "
                 f"of {self.dimension}."
             )
-        if other._rows is not None:
-            for rows in other._rows:
-                self.update(rows)
-            return
-        rows, self._rows = self._rows, None
-        if rows is not None:
-            self.n, self._scatter = 0, np.zeros((self.dimension, self.dimension))
-        self._add(other.n, other._mean, other._scatter)
-        for each in rows or ():
-            self.update(each)
-
-    def _add(self, m: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        shift = mean - self._mean
-        total = self.n + m
-        self._scatter += scatter + np.outer(shift, shift * (self.n * m / total))
-        self._mean = self._mean + shift * (m / total)
-        self.n = total
+        self._summed = _merged(self._summed, other._summed)
+        # A copy of the list: `other` may be this very object.
+        for rows in list(other._waiting):
+            self.update(rows)
 
     def statistics(self, provenance: dict[str, Any] | None = None) -> Statistics:
         """Returns mean and covariance of all features so far.
@@ -223,20 +278,90 @@ class Moments:
                 f"A covariance needs at least 2 images; {self.n} "
                 f"{'was' if self.n == 1 else 'were'} given."
             )
-        rows = None
-        if self._rows is not None:
-            rows = np.concatenate(self._rows)
-            mean, scatter = _moments(rows)
-        else:
-            mean, scatter = self._mean.copy(), self._scatter
+        n, mean, scatter = self._sums()
+        few = n <= self.dimension and self._waiting_n == n
         return Statistics(
-            mu=mean,
-            sigma=scatter / (self.n - 1),
-            n=self.n,
-            provenance=None if provenance is None else {"n": self.n, **provenance},
-            rows=rows,
+            mu=mean.copy(),
+            sigma=scatter / (n - 1),
+            n=n,
+            provenance=None if provenance is None else {**provenance, "n": n},
+            rows=np.concatenate(self._waiting) if few else None,
             label=str((provenance or {}).get("source", "statistics")),
         )
+
+    def _sums(self) -> tuple[int, np.ndarray, np.ndarray]:
+        """Returns n, mean and sums about the mean of all features so far."""
+        if not self._waiting_n:
+            return self._summed
+        return _merged(self._summed, _sums_of(np.concatenate(self._waiting)))
+
+
+def merge_statistics(statistics: Sequence[Statistics]) -> Statistics:
+    """Joins statistics of the parts of a set, computed apart, into those of the whole.
+
+    Args:
+        statistics: One or more, each with its n, all measured alike.
+
+    Returns:
+        The statistics of all images together. Its provenance keeps what the parts have
+        in common; `sources` lists what each of them says for itself.
+
+    Raises:
+        InputError: One does not say how many images it is of, has another dimension, or
+            was measured in another way than the first.
+
+    Example:
+        >>> import numpy as np
+        >>> from fid import Moments, merge_statistics
+        >>> shards = []
+        >>> for shard in ([[1.0], [2.0]], [[3.0], [6.0]]):
+        ...     moments = Moments(1)
+        ...     moments.update(np.array(shard))
+        ...     shards.append(moments.statistics({"source": "a shard"}))
+        >>> whole = merge_statistics(shards)
+        >>> whole.n, float(whole.mu[0]), round(float(whole.sigma[0, 0]), 6)
+        (4, 3.0, 4.666667)
+    """
+    if not statistics:
+        raise InputError("No statistics to merge; name at least one file.")
+    first = statistics[0]
+    for each in statistics:
+        if each.dimension != first.dimension:
+            raise InputError(
+                f"{each.label} has {each.dimension} features and {first.label} has "
+                f"{first.dimension}: they cannot be merged. Compute both with the same "
+                "extractor."
+            )
+        # Two sets in memory of which nothing is known may be measured alike.
+        if each.provenance is None and first.provenance is None:
+            continue
+        if differences := protocol_differences(first, each):
+            raise InputError(
+                f"{each.label} cannot be merged with {first.label}: "
+                f"{'; '.join(differences)}. Compute all parts in the same way."
+            )
+    moments = Moments(first.dimension)
+    for each in statistics:
+        moments.merge(Moments.from_statistics(each))
+    if first.provenance is None:
+        return moments.statistics()
+    facts = [part for each in statistics for part in _parts(each.provenance)]
+    common = {
+        key: value
+        for key, value in facts[0].items()
+        if all(key in other and other[key] == value for other in facts)
+    }
+    return moments.statistics(
+        {
+            **common,
+            "source": f"{len(facts)} merged sets",
+            "sources": [
+                # The number of images and the name always, whether or not they differ.
+                {k: v for k, v in f.items() if k in ("source", "n") or k not in common}
+                for f in facts
+            ],
+        }
+    )
 
 
 def protocol_differences(first: Statistics, second: Statistics) -> list[str]:
@@ -267,10 +392,65 @@ def protocol_differences(first: Statistics, second: Statistics) -> list[str]:
     return differences
 
 
-def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = rows.mean(axis=0)
+def _sums_of(rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Returns n, mean and the sums of products about the mean."""
+    mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
-    return mean, centred.T @ centred
+    # NumPy sees that both are one array and calls BLAS's syrk: half the flops.
+    return len(rows), mean, centred.T @ centred
+
+
+def _merged(
+    one: tuple[int, np.ndarray | None, np.ndarray | None],
+    two: tuple[int, np.ndarray | None, np.ndarray | None],
+) -> tuple[int, np.ndarray | None, np.ndarray | None]:
+    """Merges n, mean and sums about the mean of two sets (Chan et al. 1979)."""
+    if not one[0] or not two[0]:
+        return one if one[0] else two
+    n = one[0] + two[0]
+    shift = two[1] - one[1]
+    scatter = np.outer(shift, shift * (one[0] * two[0] / n))
+    scatter += one[2]
+    scatter += two[2]
+    return n, one[1] + shift * (two[0] / n), scatter
+
+
+def _parts(provenance: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the facts of each set that a file was made of: one, unless merged."""
+    sources = provenance.get("sources")
+    if not sources:
+        return [provenance]
+    shared = {k: v for k, v in provenance.items() if k != "sources"}
+    return [{**shared, **part} for part in sources]
+
+
+def _is_indefinite(sigma: np.ndarray) -> bool:
+    # A shift that lifts what rounding may have pushed below zero makes a Cholesky
+    # factorisation, far cheaper than eigenvalues, the judge; singular is no fault.
+    shifted = sigma.copy()
+    lift = _INDEFINITE * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    np.fill_diagonal(shifted, np.diag(sigma) + lift)
+    _, info = scipy.linalg.lapack.dpotrf(shifted.T, clean=False, overwrite_a=True)
+    return info != 0
+
+
+def _check_rows(
+    path: Any, rows: np.ndarray, mu: np.ndarray, sigma: np.ndarray, n: int | None
+) -> int:
+    """Refuses rows that are not what `mu` and `sigma` come from; returns their number.
+
+    That sigma is no indefinite matrix follows.
+    """
+    if n not in (None, len(rows)):
+        raise _bad(path, f"it is of {n} images but holds {len(rows)} rows of features")
+    _, mean, scatter = _sums_of(rows)
+    largest = np.abs(rows).max(axis=0)
+    spread = np.sqrt(np.diag(sigma)) + 1e-6 * largest
+    far = np.abs(mean - mu) > 1e-6 * spread
+    wide = np.abs(scatter / (len(rows) - 1) - sigma) > 1e-6 * np.outer(spread, spread)
+    if far.any() or wide.any():
+        raise _bad(path, "its rows of features have another mean or covariance")
+    return len(rows)
 
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -285,6 +465,11 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             if not d == rows == columns or not 1 <= d <= _MAX_DIMENSION:
                 raise _bad(path, f"mu has shape ({d},) and sigma ({rows}, {columns})")
             keys = ["mu", "sigma"]
+            if "rows.npy" in names:
+                n, columns = _shape(archive, path, "rows", 2)
+                if columns != d or not 2 <= n <= d:
+                    raise _bad(path, f"rows has shape ({n}, {columns}) and mu ({d},)")
+                keys.append("rows")
             if "provenance.npy" in names:
                 if _shape(archive, path, "provenance", 0) != ():
                     raise _bad(path, "its provenance is not one string")
@@ -294,6 +479,12 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        if _is_gzip(path):
+            raise _bad(
+                path,
+                "it is gzip-compressed, as the authors' pickles of summer 2017 are; a "
+                "pickle can run any code and is never opened",
+            ) from error
         raise _bad(path, f"it is damaged or no .npz file ({error})") from error
     except InputError:
         raise
@@ -301,6 +492,11 @@ def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise _bad(path, f"its arrays cannot be read ({error})") from error
     except MemoryError as error:
         raise _bad(path, "it claims more data than fits in memory") from error
+
+
+def _is_gzip(path: str | os.PathLike[str]) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _shape(archive: zipfile.ZipFile, path: Any, key: str, rank: int) -> tuple[int, ...]:
@@ -334,8 +530,11 @@ def _parse_provenance(path: Any, value: np.ndarray | None) -> dict[str, Any] | N
         if not isinstance(parsed.get(key), str | None):
             raise _bad(path, f"its provenance says {key} = {parsed[key]!r}")
     n = parsed.get("n")
-    if n is not None and (not isinstance(n, int) or n < 2):
+    if n is not None and (type(n) is not int or n < 2):
         raise _bad(path, f"its provenance says n = {n!r}")
+    sources = parsed.get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(s, dict) for s in sources):
+        raise _bad(path, "its provenance says sources which are no list of objects")
     return parsed
 
 

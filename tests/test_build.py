@@ -12,7 +12,9 @@ PACKAGES = ("fid", "tf_ttur", "scripts")
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "apache_beam": "apache-beam",
     "google": "protobuf",
+    "google_crc32c": "google-crc32c",
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_gan": "tensorflow-gan",

@@ -56,7 +56,7 @@ def run(
         preset: What to train.
         workdir: The run folder; made where missing.
         data_dir: Where the data set is; see `datasets.load`.
-        inception: Path of the 2015 graph; see `fid.graph.find_graph`.
+        inception: Path of the 2015 graph; see `fid.download.find_graph`.
         download: Whether TensorFlow Datasets may download what is missing.
 
     Returns:

@@ -2,6 +2,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
 from fid import InputError, Moments, Statistics, frechet_distance
 
@@ -134,6 +135,38 @@ def test_a_matrix_that_is_no_covariance_is_refused():
             frechet_distance(*sets)
 
 
+def test_a_negative_eigenvalue_where_the_other_set_has_no_spread_is_refused():
+    few = without_rows(measured(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])))
+    bad = Statistics(np.zeros(3), np.diag([1.0, 1.0, -1.0]), label="bad.npz")
+    for sets in ((few, bad), (bad, few)):
+        with pytest.raises(InputError, match=r"bad.npz has the eigenvalue -1"):
+            frechet_distance(*sets)
+
+
+@pytest.mark.parametrize("dead", [(3, 3), (3, 5), (3, None)])
+def test_features_that_are_always_zero(dead):
+    """As a rectified unit that never fires: rank d - 1 at any number of images."""
+    sets = [gaussian(300, 40, seed) for seed in (0, 1)]
+    for x, column in zip(sets, dead, strict=True):
+        if column is not None:
+            x[:, column] = 0.0
+    value = frechet_distance(*map(measured, sets))
+    assert value == pytest.approx(low_rank(*sets), rel=1e-9)
+
+
+@pytest.mark.parametrize("exponent", [2, 4, 6])
+def test_spectra_that_decay_by_orders_of_magnitude(exponent):
+    """Products of such matrices have condition numbers up to the square of theirs."""
+    scale = np.logspace(0, -exponent / 2, 60)
+    rotation = scipy.stats.ortho_group.rvs(60, random_state=2)
+    x, y = (
+        np.random.default_rng(seed).normal(size=(200, 60)) * scale @ rotation + seed
+        for seed in (0, 1)
+    )
+    value = frechet_distance(measured(x), measured(y))
+    assert value == pytest.approx(low_rank(x, y), rel=1e-10)
+
+
 def test_constant_features_and_large_means():
     x, y = gaussian(300, 20, 0), gaussian(300, 20, 1)
     x[:, 3] = y[:, 3] = 1e4
@@ -159,3 +192,73 @@ def test_other_dimensions_and_nan_are_refused():
         frechet_distance(
             one, Statistics(np.zeros(2), np.eye(2) * np.nan, label="b.npz")
         )
+
+
+def test_the_original_algorithm_agrees_on_well_conditioned_matrices():
+    one, two = measured(gaussian(500, 60, 0)), measured(gaussian(700, 60, 1))
+    value = frechet_distance(one, two, method="sqrtm")
+    assert value == pytest.approx(frechet_distance(one, two), rel=1e-10)
+    assert value == pytest.approx(by_sqrtm(one, two), rel=1e-12)
+
+
+def test_the_original_algorithm_on_the_singular_case():
+    real, generated = np.ones((100, 2)), 9 * np.ones((100, 2))
+    real[:50, 0] = 2
+    generated[50:, 0] = 2
+    value = frechet_distance(measured(real), measured(generated), method="sqrtm")
+    assert value == pytest.approx(980 / 11, abs=1e-4)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_the_original_algorithm_shifts_diagonals_where_the_root_is_not_finite(
+    eps, monkeypatch, caplog
+):
+    root = scipy.linalg.sqrtm
+
+    def sqrtm(matrix):  # as some releases of SciPy do
+        singular = np.linalg.matrix_rank(matrix) < len(matrix)
+        return np.full_like(matrix, np.nan) if singular else root(matrix)
+
+    monkeypatch.setattr(scipy.linalg, "sqrtm", sqrtm)
+    a, b = np.array([4.0, 1.0, 0.0]), np.array([1.0, 9.0, 0.0])
+    one, two = (Statistics(np.zeros(3), np.diag(each)) for each in (a, b))
+    value = frechet_distance(one, two, method="sqrtm", eps=eps)
+    expected = a.sum() + b.sum() - 2 * np.sqrt((a + eps) * (b + eps)).sum()
+    assert value == pytest.approx(expected, rel=1e-9)
+    assert "not finite" in caplog.text
+
+
+def test_the_original_algorithm_refuses_an_imaginary_part():
+    one = Statistics(np.zeros(2), np.eye(2))
+    two = Statistics(np.zeros(2), np.diag([1.0, -4.0]))
+    with pytest.raises(InputError, match="Imaginary component 2") as error:
+        frechet_distance(one, two, method="sqrtm")
+    assert isinstance(error.value, ValueError)  # what its users catch
+
+
+def test_an_unknown_method_is_refused():
+    one = Statistics(np.zeros(2), np.eye(2))
+    with pytest.raises(InputError, match="choose from eigen, sqrtm"):
+        frechet_distance(one, one, method="svd")
+
+
+@pytest.mark.slow
+def test_the_size_of_pool_3_against_scipy():
+    """One set of full rank, and one of few images."""
+    decay = np.arange(1.0, 2049.0) ** -0.6
+    x, y = (
+        np.random.default_rng(seed).normal(size=(n, 2048)) * decay + 0.01 * seed
+        for seed, n in enumerate((5000, 4000))
+    )
+    one, two = measured(x), measured(y)
+    expected = frechet_distance(one, two, method="sqrtm")
+    assert frechet_distance(one, two) == pytest.approx(expected, rel=1e-10)
+    few = measured(y[:300])
+    value = frechet_distance(one, few)
+    centred = y[:300] - y[:300].mean(axis=0)
+    gram = centred @ one.sigma @ centred.T / 299
+    root = np.sqrt(np.linalg.eigvalsh(gram)[1:]).sum()
+    shift = one.mu - few.mu
+    exact = shift @ shift + np.trace(one.sigma) + np.trace(few.sigma) - 2 * root
+    assert value == pytest.approx(exact, rel=1e-9)
+    assert frechet_distance(one, without_rows(few)) == pytest.approx(exact, rel=1e-8)

@@ -1,4 +1,9 @@
 import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
 import zipfile
 
 import numpy as np
@@ -6,7 +11,14 @@ import pytest
 from PIL import Image
 
 from fid import InputError, open_images
-from fid.images import ArraySource, GeneratorSource, is_statistics, quantize
+from fid.images import (
+    ArraySource,
+    FilesSource,
+    GeneratorSource,
+    StreamSource,
+    is_statistics,
+    quantize,
+)
 
 
 def pixels(height=9, width=7, channels=3, seed=0):
@@ -85,12 +97,13 @@ def _truncated(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_bytes(b""), "cannot be read as an image"),
-        (lambda p: p.write_text("not a picture"), "cannot be read as an image"),
-        (_truncated, "cannot be read as an image"),
+        (lambda p: p.write_bytes(b""), "the file is empty"),
+        (lambda p: p.write_text("not a picture"), "no PNG, JPEG, .*not a pi"),
+        (_truncated, "truncated"),
         (_bomb, "12000 x 12000 pixels"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Image size:Warning:PIL")
 def test_a_bad_image_is_named(tmp_path, make, message):
     Image.fromarray(pixels()).save(tmp_path / "good.png")
     make(tmp_path / "bad.png")
@@ -155,13 +168,13 @@ def test_float_images_must_say_or_show_what_they_span():
         (bytes_, None),  # bytes are never judged, however dark
         (bytes_ // 255, None),
     ):
-        batch = next(iter(open_images(images, value_range).batches(4)))
+        batch = next(iter(open_images(images, value_range=value_range).batches(4)))
         expected = (
             bytes_ // 255 if images.max() <= 1 and value_range is None else bytes_
         )
         np.testing.assert_allclose(batch, expected, atol=1e-4)
     with pytest.raises(InputError, match="outside of the range"):
-        open_images(bytes_.astype("float32"), "0,1")
+        open_images(bytes_.astype("float32"), value_range="0,1")
 
 
 def test_a_value_that_is_not_finite_is_named():
@@ -209,8 +222,6 @@ def test_mislabelled_and_damaged_arrays_are_refused(tmp_path):
     for name in ("a.npz", "b.npy", "c.npz", "d.npz"):
         with pytest.raises(InputError, match=name):
             read(open_images(tmp_path / name))
-    with pytest.raises(InputError, match="do not form one array"):
-        open_images([pixels(4), pixels(5)])
 
 
 def test_a_pipe_is_no_image(tmp_path):
@@ -242,3 +253,517 @@ def test_a_generator_is_a_source():
     assert source.provenance["pixels"] == "8-bit"
     with pytest.raises(InputError, match="no method"):
         GeneratorSource(object(), 3)
+
+
+# Folders, archives and lists of files -------------------------------------------------
+
+
+def write(path, seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed=seed)).save(path, **options)
+    return pixels(seed=seed)
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def png_bytes(tmp_path, seed=0):
+    write(tmp_path / "made.png", seed)
+    return (tmp_path / "made.png").read_bytes()
+
+
+def test_folders_are_entered_when_asked_in_the_order_of_paths(tmp_path):
+    root = tmp_path / "root"
+    names = ["b/2.png", "a.png", "a/9.PNG", "a/b/1.tif", "c.GIF", "b.tiff"]
+    for seed, name in enumerate(names):
+        write(root / name, seed)
+    # Code points: "." comes before "/".
+    order = ["a.png", "a/9.PNG", "a/b/1.tif", "b.tiff", "b/2.png", "c.GIF"]
+    source = open_images(root, recursive=True)
+    images = read(source)
+    assert source.count == 6
+    for name, image in zip(order, images, strict=True):
+        if not name.endswith("GIF"):  # that one went through a palette
+            np.testing.assert_array_equal(image, pixels(seed=names.index(name)))
+    flat = open_images(root)
+    assert flat.count == 3
+    np.testing.assert_array_equal(read(flat)[0], pixels(seed=1))
+    assert source.provenance["source_formats"] == ["gif", "png", "tiff"]
+
+
+def test_links_in_circles_end_and_nothing_is_read_twice(tmp_path):
+    write(tmp_path / "a" / "1.png")
+    write(tmp_path / "elsewhere" / "2.png", 1)
+    root = tmp_path / "a"
+    (root / "up").symlink_to(tmp_path)
+    (root / "self").symlink_to(root)
+    (root / "twice").symlink_to(tmp_path / "elsewhere")
+    assert open_images(root, recursive=True).count == 2
+    os.symlink("loop.png", root / "loop.png")
+    os.symlink("gone", root / "gone.png")
+    with pytest.raises(InputError, match=r"2 of 4 .*gone.png \(cannot.*; loop.png \("):
+        read(open_images(root, recursive=True))
+
+
+def test_hidden_and_other_things_are_passed_over(tmp_path):
+    for name in (".a.png", "._x.png", ".git/a.png", "__MACOSX/a.png", "good/a.png"):
+        write(tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "good" / "notes.txt").write_text("x")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert open_images(tmp_path, recursive=True).count == 1
+    with pytest.raises(InputError, match=r"--recursive enters its 4 folders"):
+        open_images(tmp_path)
+
+
+def test_names_of_all_kinds_work_and_are_printed_on_one_line(tmp_path):
+    names = [
+        "a\nb.png",
+        "größe.png",
+        "画像 1.png",
+        b"\xff.png".decode(errors="surrogateescape"),
+    ]
+    for seed, name in enumerate(names):
+        write(tmp_path / name, seed)
+    assert len(read(open_images(tmp_path))) == 4
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        read(open_images(tmp_path))
+    message = str(error.value)
+    assert message.isprintable()
+    assert r"'a\nb.png' (the file is empty); größe.png" in message
+    folder = tmp_path / "line\nbreak"
+    write(folder / "x.png")
+    source = open_images(folder)
+    read(source)
+    assert source.label.isprintable()
+
+
+def test_all_bad_images_are_listed_and_no_more_are_given_after_the_first(tmp_path):
+    for index in range(60):
+        path = tmp_path / f"{index:02d}.png"
+        write(path, index)
+        if index == 25 or index >= 36:
+            path.write_bytes(path.read_bytes()[: 70 if index % 2 else 0])
+    given = []
+    with pytest.raises(InputError) as error:
+        for batch in open_images(tmp_path).batches(5):
+            given.append(len(batch))
+    assert given == [5] * 5
+    message = str(error.value)
+    assert message.startswith(f"25 of 60 images of {tmp_path} cannot be used: 25.png (")
+    assert "54.png" in message
+    assert "55.png" not in message
+    assert "; and 5 more. Replace" in message
+    assert "--skip_bad" in message
+
+
+def test_bad_images_are_left_out_and_counted_when_asked(tmp_path):
+    for index in range(10):
+        write(tmp_path / f"{index}.png", index)
+    (tmp_path / "3.png").write_text("no image")
+    (tmp_path / "9.png").write_bytes(b"")
+    source = open_images(tmp_path, skip_bad=True)
+    images = read(source)
+    kept = [index for index in range(10) if index not in (3, 9)]
+    for index, image in zip(kept, images, strict=True):
+        np.testing.assert_array_equal(image, pixels(seed=index))
+    assert source.count == 8
+    facts = source.provenance
+    assert (facts["skipped"], facts["source_count"]) == (2, 8)
+    assert facts["skipped_names"][1] == "9.png (the file is empty)"
+    (warning,) = source.warnings
+    assert "2 of 10 images" in warning
+    assert "3.png" in warning
+    for index in kept:
+        (tmp_path / f"{index}.png").write_bytes(b"")
+    with pytest.raises(InputError, match="10 of 10 images"):
+        read(open_images(tmp_path, skip_bad=True))
+
+
+def test_provenance_says_what_was_done(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.jpg")
+    write(tmp_path / "c.webp")
+    (tmp_path / "b.jpg").rename(tmp_path / "b.png")
+    Image.fromarray(pixels(channels=1)[..., 0]).save(tmp_path / "d.png")
+    source = open_images(tmp_path)
+    read(source)
+    facts = source.provenance
+    assert source.lossy == facts["source_lossy"] == 2
+    assert facts["source_formats"] == ["jpeg", "png", "webp"]
+    assert facts["source_treatments"] == {"grey repeated": 1}
+    assert facts["source_kind"] == "folder"
+    assert facts["source_resolution"] == "7x9"
+    assert source.warnings == ()
+
+
+def test_an_archive_is_read_like_a_folder(tmp_path):
+    data = [png_bytes(tmp_path, seed) for seed in range(3)]
+    path = zipped(
+        tmp_path / "x.ZIP",
+        {
+            "b/c.png": data[2],
+            "../../b.PNG": data[0],
+            "a.png": data[1],
+            "__MACOSX/b/._c.png": b"no",
+            "b/.hidden.png": b"no",
+            "notes.txt": b"no",
+            "folder.png/": b"",
+        },
+    )
+    source = open_images(path)
+    images = read(source, 2)
+    for seed, image in enumerate(images):
+        np.testing.assert_array_equal(image, pixels(seed=seed))
+    assert (source.count, source.provenance["source_kind"]) == (3, "zip")
+    assert not (tmp_path.parent.parent / "b.PNG").exists()
+    assert len(read(source)) == 3
+
+
+def test_bad_members_are_named(tmp_path):
+    good = png_bytes(tmp_path)
+    path = zipped(tmp_path / "x.zip", {f"{i}.png": good for i in range(5)})
+    raw = bytearray(path.read_bytes())
+    places = [i for i in range(len(raw)) if raw[i : i + 4] == b"PK\x01\x02"]
+    raw[places[1] + 8] |= 1  # encrypted
+    raw[places[2] + 24 : places[2] + 28] = b"\xff\xff\xff\x7f"  # 2 GiB, it says
+    raw[places[3] + 10] = 99  # a compression nobody knows
+    raw[raw.index(b"IDAT") + 9] ^= 1  # the first member's pixels
+    path.write_bytes(raw)
+    with pytest.raises(InputError) as error:
+        read(open_images(path))
+    message = str(error.value)
+    assert "4 of 5 images" in message
+    assert "0.png (damaged in the archive: Bad CRC-32" in message
+    assert "1.png (encrypted)" in message
+    assert "2.png (its 2,147,483,647 bytes are more than an image has" in message
+    assert "3.png (damaged in the archive" in message
+    assert len(read(open_images(path, skip_bad=True))) == 1
+
+
+def test_archives_without_images_are_refused(tmp_path):
+    (tmp_path / "a.zip").write_text("<html>")
+    (tmp_path / "b.zip").write_bytes(b"")
+    zipped(tmp_path / "c.zip", {"notes.txt": b"x"})
+    zipped(tmp_path / "d.zip", {"x.png": png_bytes(tmp_path)})
+    (tmp_path / "d.zip").write_bytes((tmp_path / "d.zip").read_bytes()[:-30])
+    for name, message in (
+        ("a.zip", "damaged or no zip"),
+        ("b.zip", "damaged or no zip"),
+        ("c.zip", "found 1 other files"),
+        ("d.zip", "damaged or no zip"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            open_images(tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_the_same_images_have_the_same_digest_wherever_they_are(tmp_path):
+    stack = np.stack([pixels(seed=seed) for seed in range(3)])
+    folder = tmp_path / "folder"
+    for seed in range(3):
+        write(folder / f"{seed}.png", seed)
+    members = {f.name: f.read_bytes() for f in folder.iterdir()}
+    zipped(tmp_path / "x.zip", members)
+    np.save(tmp_path / "x.npy", stack)
+    np.savez_compressed(tmp_path / "x.npz", stack)
+    opened = [folder, tmp_path / "x.zip", tmp_path / "x.npy", tmp_path / "x.npz"]
+    opened += [stack, iter(stack), list(stack), [folder / f"{i}.png" for i in range(3)]]
+    digests = set()
+    for size, each in enumerate(opened, 1):
+        source = open_images(each)
+        read(source, size)
+        digests.add(source.provenance["source_sha256"])
+    assert len(digests) == 1
+
+
+def test_a_list_of_files_keeps_its_order(tmp_path):
+    write(tmp_path / "b.png", 0)
+    write(tmp_path / "a.dat", 1, format="PNG")
+    source = open_images([str(tmp_path / "b.png"), tmp_path / "a.dat"])
+    for seed, image in enumerate(read(source)):
+        np.testing.assert_array_equal(image, pixels(seed=seed))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"gone.png \(cannot.*pipe \(no regular file"):
+        read(open_images([tmp_path / "gone.png", tmp_path / "pipe"]))
+    with pytest.raises(InputError, match="no files"):
+        FilesSource([])
+
+
+def test_no_thread_is_left_by_a_consumer_that_fails(tmp_path):
+    for index in range(40):
+        write(tmp_path / f"{index}.png", index)
+    before = set(threading.enumerate())
+
+    def consume():
+        for _ in open_images(tmp_path).batches(4):
+            raise KeyError("consumer")
+
+    with pytest.raises(KeyError):
+        consume()
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_interrupt_ends_it_at_once(tmp_path):
+    for index in range(8):
+        Image.new("RGB", (3000, 3000), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    program = """
+import sys, time
+from fid import open_images
+batches = open_images(sys.argv[1]).batches(2)
+next(batches)
+print("ready", flush=True)
+for batch in batches:
+    time.sleep(100)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (1, 130, -signal.SIGINT)
+    assert "KeyboardInterrupt" in errors
+
+
+def test_reading_leaves_the_filters_of_warnings_alone(tmp_path):
+    for index in range(30):
+        write(tmp_path / f"{index:02d}.png", index)
+    read(open_images(tmp_path))
+    before = list(warnings.filters)
+    read(open_images(tmp_path))
+    assert list(warnings.filters) == before
+
+
+# Streams ------------------------------------------------------------------------------
+
+
+def test_images_batches_and_tuples_of_any_sizes_make_a_stream():
+    a, b, c = (pixels(seed=seed) for seed in range(3))
+    small = pixels(4, 4, seed=9)
+    elements = [a, np.stack([b, c]), (small, "label"), {"image": a, "label": 3}]
+    elements.append(Image.fromarray(b))
+    source = open_images(iter(elements))
+    batches = list(source.batches(3))
+    assert [len(batch) for batch in batches] == [3, 3]
+    assert isinstance(batches[0], np.ndarray)
+    expected = [a, b, c, small, a, b]
+    for image, wanted in zip([x for y in batches for x in y], expected, strict=True):
+        np.testing.assert_array_equal(image, wanted)
+    assert source.count == 6
+    assert source.provenance["source_resolution"] == "mixed"
+    with pytest.raises(InputError, match="was read before"):
+        read(source)
+
+
+def test_images_of_pillow_are_treated_like_files():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 8, 7] + [0] * 765)
+    ((image,),) = open_images([palette]).batches(1)
+    assert image.tolist() == [[[9, 8, 7], [9, 8, 7]]]
+    with pytest.raises(InputError, match="Element 0 of list: floating-point"):
+        read(open_images([Image.new("F", (1, 1))]))
+
+
+def test_a_list_of_images_of_several_sizes_is_a_stream_that_can_be_read_again():
+    images = [pixels(4), pixels(5)]
+    source = open_images(images)
+    assert source.count == 2
+    for _ in range(2):
+        for image, wanted in zip(read(source), images, strict=True):
+            np.testing.assert_array_equal(image, wanted)
+
+
+def test_a_generator_may_fill_one_array_again_and_again():
+    def generator():
+        image = np.zeros((2, 2, 3), np.uint8)
+        for value in range(5):
+            image[:] = value
+            yield image
+
+    assert [x[0, 0, 0] for x in read(open_images(generator()), 5)] == [0, 1, 2, 3, 4]
+
+
+def test_values_of_a_stream_are_checked_as_they_pass():
+    def stream(*values):
+        return (np.full((2, 2, 3), value, np.float32) for value in values)
+
+    given = []
+    batches = open_images(stream(0.5, 1.0, -0.1, 200)).batches(1)
+    with pytest.raises(InputError, match="does not look like"):
+        for batch in batches:
+            given.append(batch)
+    assert len(given) == 2  # at once
+    with pytest.raises(InputError, match="does not look like"):
+        read(open_images(stream(0.5, 1.0, 1.5)))
+    assert len(read(open_images(stream(0.5, 1.0, 1.6)))) == 3
+    with pytest.raises(InputError, match="Image 1 of iterator .* not finite"):
+        read(open_images(stream(1, np.nan)))
+    scaled = read(open_images(stream(-1, 1), value_range="-1,1", quantize="round"))
+    assert [image[0, 0, 0] for image in scaled] == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ([], "gave no images"),
+        ([None], "Element 0 of iterator"),
+        (["a.png"], "Element 0 of iterator"),
+        ([()], "Element 0 of iterator"),
+        ([np.zeros((4, 4, 2), np.uint8)], r"shape \(4, 4, 2\)"),
+        ([np.zeros((2, 4, 4), np.uint8)], "expected an image"),
+        ([np.zeros((4, 4, 3), np.int32)], "holds int32"),
+        ([np.zeros((0, 4, 4, 3), np.uint8)], "at least one"),
+        ([pixels(), pixels(channels=1)], "1 channels, those before it 3"),
+        ([pixels(), [[1], [1, 2]]], "Element 1 .* does not form one array"),
+    ],
+)
+def test_elements_that_are_no_images_are_named(elements, message):
+    with pytest.raises(InputError, match=message):
+        read(StreamSource(iter(elements), "iterator"))
+
+
+def test_what_is_no_source_is_refused():
+    for bad in (None, 3, {"a": 1}, b"x", {1, 2}):
+        with pytest.raises(InputError, match="is no source of images"):
+            open_images(bad)
+    with pytest.raises(InputError, match="say how many"):
+        open_images(lambda latents: latents)
+    with pytest.raises(InputError, match="channels seem to be first"):
+        open_images(np.zeros((2, 3, 8, 8), np.uint8))
+
+
+def test_tensors_and_data_sets_of_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    images = np.stack([pixels(seed=seed) for seed in range(7)])
+    labels = np.arange(7)
+    single = tf.data.Dataset.from_tensor_slices(images)
+    paired = tf.data.Dataset.from_tensor_slices((images, labels))
+    named = tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+    for source, count in (
+        (tf.constant(images), 7),
+        (single, 7),
+        (paired, 7),
+        (named, 7),
+        (paired.batch(3), None),
+        (single.filter(lambda image: True), None),
+        (paired.as_numpy_iterator(), None),
+    ):
+        opened = open_images(source)
+        assert opened.count == count
+        np.testing.assert_array_equal(np.stack(read(opened, 4)), images)
+        assert opened.count == 7
+    np.testing.assert_array_equal(np.stack(read(open_images(single.batch(2)))), images)
+    with pytest.raises(InputError, match="repeats for ever"):
+        open_images(single.repeat())
+    unit = single.map(lambda image: tf.cast(image, tf.float32) / 255)
+    with pytest.raises(InputError, match="does not look like"):
+        read(open_images(unit.batch(2)))
+    scaled = read(open_images(unit.batch(2), value_range="0,1", quantize="round"))
+    np.testing.assert_array_equal(np.stack(scaled), images)
+
+
+def test_opening_images_imports_no_tensorflow(tmp_path):
+    write(tmp_path / "x.png")
+    program = """
+import sys
+import numpy as np
+from fid import open_images
+list(open_images(sys.argv[1]).batches(1))
+list(open_images(iter([np.zeros((2, 2, 3), np.uint8)])).batches(1))
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+# Generators ---------------------------------------------------------------------------
+
+
+def squash(latents):
+    return np.tanh(np.asarray(latents)).reshape(-1, 2, 2, 3)
+
+
+def test_the_batch_size_does_not_change_a_callable_s_latents():
+    expected = np.random.default_rng(5).standard_normal((7, 12), np.float32)
+    for size in (1, 3, 7, 50):
+        source = open_images(squash, count=7, seed=5, latent=12)
+        images = np.stack(read(source, size))
+        wanted = (np.tanh(expected).reshape(-1, 2, 2, 3) + 1) * 127.5
+        np.testing.assert_allclose(images, wanted, rtol=1e-6)
+    facts = source.provenance
+    assert (facts["seed"], facts["source_count"]) == (5, 7)
+    assert facts["latent"] == "normal, 12 dimensions"
+    other = np.stack(read(GeneratorSource(squash, 7, 6, latent=12)))
+    assert not np.allclose(other, images)
+
+
+def test_latents_may_be_drawn_by_a_callable():
+    def latent(count, seed):
+        return np.full((count, 12), seed / 10)
+
+    source = GeneratorSource(squash, 5, seed=3, latent=latent)
+    np.testing.assert_allclose(np.stack(read(source)), (np.tanh(0.3) + 1) * 127.5)
+    assert source.provenance["latent"] == "latent"
+    with pytest.raises(InputError, match=r"has shape \(4, 12\); expected 5 latents"):
+        read(GeneratorSource(squash, 5, latent=lambda n, seed: np.zeros((n - 1, 12))))
+
+
+def test_a_keras_model_is_a_generator():
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            keras.layers.Reshape((2, 2, 3)),
+            keras.layers.Activation("tanh"),
+        ]
+    )
+
+    def latent(count, seed):
+        return keras.random.normal((count, 12), seed=seed)
+
+    source = GeneratorSource(model, 5, seed=2, quantize="truncate", latent=latent)
+    expected = squash(latent(5, seed=2))
+    images = np.stack(read(source, 2))
+    np.testing.assert_array_equal(images, np.floor((expected + 1) * 127.5))
+
+
+@pytest.mark.parametrize(
+    ("generator", "latent", "message"),
+    [
+        (lambda z: np.zeros((len(z) + 1, 2, 2, 3)), 4, "made of 3 latents an array"),
+        (lambda z: np.zeros((len(z), 2, 2)), 4, "expected images"),
+        (lambda z: np.full((len(z), 2, 2, 3), 7.0), 4, "outside of the range"),
+        (lambda z: np.full((len(z), 2, 2, 3), np.nan), 4, "not finite"),
+        (squash, 0, "latent is 0; expected a positive dimension"),
+        (squash, "many", "latent is 'many'"),
+        (squash, None, "is no generator"),
+        (object(), 4, "cannot be called"),
+    ],
+)
+def test_generators_that_cannot_be_used_say_why(generator, latent, message):
+    with pytest.raises(InputError, match=message):
+        read(GeneratorSource(generator, 3, latent=latent))
+
+
+@pytest.mark.parametrize(("given", "said"), [(5, "5"), (9, "more"), (0, "0")])
+def test_a_generator_gives_as_many_images_as_were_asked_for(given, said):
+    class Generator:
+        def generate_batches(self, count, seed, batch_size):
+            for _ in range(given):
+                yield np.zeros((1, 2, 2, 3), np.float32)
+
+    with pytest.raises(InputError, match=f"gave {said} images where 7"):
+        read(open_images(Generator(), count=7))
+    with pytest.raises(InputError, match="say how many"):
+        open_images(Generator())
+    with pytest.raises(InputError, match="at least one"):
+        open_images(Generator(), count=0)

@@ -290,3 +290,116 @@ def test_an_existing_output_survives_a_failure(tmp_path, capsys):
     assert "/proc/none" in capsys.readouterr().err
     argv[2] = "--output=stats.txt"
     assert cli.precalc_stats(argv) == 2
+
+
+class Colours(Pixels):
+    """Pixels with logits: the colours themselves."""
+
+    def features_and_logits(self, images):
+        features = self(images)
+        return features, features / 16
+
+
+def test_one_pass_gives_all_metrics(tmp_path):
+    one, two = (write_folder(tmp_path / name, 40, i) for i, name in enumerate("ab"))
+    passes = []
+
+    class Counting(Colours):
+        def features_and_logits(self, images):
+            passes.append(len(images))
+            return super().features_and_logits(images)
+
+    found = fid.compare(
+        tmp_path / "a",
+        tmp_path / "b",
+        Counting(),
+        metrics=("fid", "kid", "is"),
+        batch_size=16,
+        kid_subsets=0,
+        is_splits=4,
+    )
+    assert passes == [16, 16, 8]  # the score is the first set's
+    x, y = (np.stack([i.mean((0, 1)) for i in images]) for images in (one, two))
+    assert found.value == pytest.approx(low_rank(x, y), rel=1e-5)
+
+    def mean_kernel(a, b, same):
+        kernel = (a @ b.T / 3 + 1) ** 3
+        return (kernel.sum() - np.trace(kernel)) / (40 * 39) if same else kernel.mean()
+
+    kid = mean_kernel(x, x, 1) + mean_kernel(y, y, 1) - 2 * mean_kernel(x, y, 0)
+    assert found.kernel.full == pytest.approx(kid, rel=1e-4)
+    probabilities = np.exp(x / 16) / np.exp(x / 16).sum(1, keepdims=True)
+    scores = [
+        np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
+        for p in np.split(probabilities, 4)
+    ]
+    assert found.score.mean == pytest.approx(np.mean(scores), rel=1e-5)
+    assert found.score.std == pytest.approx(np.std(scores), rel=1e-4)
+    assert list(found.values()) == [
+        "frechet_pixels", "kernel_pixels_full", "score_pixels_mean", "score_pixels_std",
+    ]  # fmt: skip
+    assert cli.report(found).splitlines() == [
+        f"frechet_pixels: {found.value:.6f}",
+        f"kernel_pixels of all images: {found.kernel.full:.8f}",
+        f"score_pixels: {found.score.mean:.6f} ± {found.score.std:.6f}",
+    ]
+
+
+def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
+    class Slow(Colours):
+        def __call__(self, images):
+            raise AssertionError("too late")
+
+        features_and_logits = __call__
+
+    save(tmp_path / "stats.npz", d=3)
+    images = np.zeros((9, 4, 4, 3), np.uint8)
+    stats = tmp_path / "stats.npz"
+    for args, metrics, message in (
+        ((images, images), ("ppl",), "choose from fid, kid, is"),
+        ((images, images), (), "metrics is empty"),
+        ((stats, images), ("is",), "is one of images"),
+        ((stats, images), ("kid",), "needs the features"),
+        ((images, images), ("kid",), "subsets have 1000 images, and array has 9"),
+    ):
+        with pytest.raises(fid.InputError, match=message):
+            fid.compare(*args, Slow(), metrics=metrics)
+
+    class NoLogits(Pixels):
+        def __call__(self, images):
+            raise AssertionError("too late")
+
+    with pytest.raises(fid.InputError, match="has no logits"):
+        fid.compare(images, images, NoLogits(), metrics=("is",))
+
+
+def test_lossy_and_skipped_images_are_warned_of(tmp_path):
+    images = write_folder(tmp_path / "a", 8, 0)
+    Image.fromarray(images[0]).save(tmp_path / "a" / "x.jpg")
+    (tmp_path / "a" / "y.png").write_bytes(b"no image")
+    with pytest.raises(fid.InputError, match=r"y\.png"):
+        fid.compare(tmp_path / "a", images[:2] * 4, Pixels())
+    found = fid.compare(
+        tmp_path / "a", np.zeros((9, 4, 4, 3), np.uint8), Pixels(), skip_bad=True
+    )
+    assert found.first.n == 9
+    assert found.first.provenance["skipped"] == 1
+    assert any("1 of 9 images" in w and "lossy" in w for w in found.warnings)
+    assert any("y.png" in w and "left out" in w for w in found.warnings)
+
+
+def test_repeats_give_the_spread_over_seeds():
+    def generator(latents):
+        return np.tanh(np.asarray(latents)).reshape(-1, 2, 2, 3)
+
+    reference = np.random.default_rng(0).integers(0, 256, (99, 2, 2, 3), dtype=np.uint8)
+    settings = {"reference": reference, "num_samples": 50, "extractor": Pixels()}
+    settings |= {"generator": generator, "latent": 12}
+    spread = fid.compute(**settings, seed=3, repeats=3)
+    each = [fid.compute(**settings, seed=seed) for seed in (3, 4, 5)]
+    assert list(spread.values) == each
+    assert len(set(each)) == 3
+    assert spread.mean == pytest.approx(sum(each) / 3)
+    assert spread.std == pytest.approx(np.std(each, ddof=1))
+    with pytest.raises(fid.InputError, match="at least once"):
+        fid.compute(**settings, repeats=0)

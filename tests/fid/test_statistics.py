@@ -1,10 +1,15 @@
+import gzip
 import json
+import pathlib
+import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from fid import InputError, Moments, Statistics
+from fid import InputError, Moments, Statistics, frechet_distance, merge_statistics
 from fid.statistics import protocol_differences
 
 
@@ -22,9 +27,9 @@ def assert_equals_numpy(statistics, x):
     assert statistics.n == len(x)
 
 
-@pytest.mark.parametrize("n", [2, 9, 10, 11, 500])
-@pytest.mark.parametrize("batch", [1, 7, 64])
-def test_moments_equal_numpy_on_both_sides_of_n_equal_d(n, batch):
+@pytest.mark.parametrize("n", [2, 9, 10, 11, 256, 257, 258, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 50, 64, 1000])
+def test_moments_equal_numpy_whatever_the_batches(n, batch):
     x = features(n, 10)
     moments = Moments(10)
     for start in range(0, n, batch):
@@ -34,12 +39,67 @@ def test_moments_equal_numpy_on_both_sides_of_n_equal_d(n, batch):
     assert (statistics.rows is not None) == (n <= 10)
 
 
-def test_a_mean_of_ten_thousand_spreads_costs_no_digits():
+@pytest.mark.parametrize("batch", [1, 50, 5000])
+def test_a_mean_of_ten_thousand_spreads_costs_no_digits(batch):
     x = np.random.default_rng(0).normal(size=(5000, 6)) + 1e4
     moments = Moments(6)
-    for batch in np.array_split(x, 100):
-        moments.update(batch)
+    for start in range(0, len(x), batch):
+        moments.update(x[start : start + batch])
     assert_equals_numpy(moments.statistics(), x)
+
+
+def test_more_features_than_a_block_and_float32():
+    x = features(1500, 300).astype(np.float32)
+    moments = Moments(300)
+    moments.update(x[:3])
+    moments.update(x[3:])
+    assert_equals_numpy(moments.statistics(), x.astype(np.float64))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+@pytest.mark.parametrize("seed", range(5))
+def test_shards_merge_in_any_order(mean, seed):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(3000, 5)) + mean
+    cuts = np.sort(random.integers(0, len(x), size=9))
+    states = []
+    for part in np.split(x, cuts):
+        state = Moments(5)
+        state.update(part)
+        states.append(state)
+    while len(states) > 1:
+        random.shuffle(states)
+        states[0].merge(states.pop())
+    assert_equals_numpy(states[0].statistics(), x)
+
+
+def test_looking_on_the_way_changes_nothing():
+    x = features(600, 4)
+    moments = Moments(4)
+    for part in np.array_split(x, 13):
+        moments.update(part)
+        moments.statistics()
+    assert_equals_numpy(moments.statistics(), x)
+
+
+def test_merging_with_itself():
+    x = features(300, 4)
+    moments = Moments(4)
+    moments.update(x)
+    moments.merge(moments)
+    assert_equals_numpy(moments.statistics(), np.concatenate([x, x]))
+
+
+def test_pickles_are_small_while_there_are_few_images():
+    x = features(700, 256).astype(np.float32)
+    moments = Moments(256)
+    moments.update(x[:20])
+    pickled = pickle.dumps(moments)
+    assert len(pickled) < 30_000
+    moments = pickle.loads(pickled)
+    moments.update(x[20:])
+    moments = pickle.loads(pickle.dumps(moments))
+    assert_equals_numpy(moments.statistics(), x.astype(np.float64))
 
 
 @pytest.mark.parametrize(("first", "second"), [(3, 4), (3, 40), (40, 3), (40, 50)])
@@ -107,6 +167,86 @@ def test_files_round_trip_and_are_what_the_authors_wrote(tmp_path):
     assert loaded.provenance["source"] == "here"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_features_of_few_images_stay_exact_through_files(tmp_path, dtype):
+    sets = []
+    for seed, n in enumerate((5, 6)):
+        moments = Moments(8)
+        moments.update(features(n, 8, seed).astype(dtype))
+        sets.append(moments.statistics({"source": "x"}))
+    one, two = sets
+    one.save(tmp_path / "one.npz")
+    two.save(tmp_path / "two.npz")
+    loaded = Statistics.load(tmp_path / "one.npz")
+    assert loaded.rows.dtype == dtype
+    np.testing.assert_array_equal(loaded.rows, one.rows)
+    distance = frechet_distance(loaded, Statistics.load(tmp_path / "two.npz"))
+    assert distance == frechet_distance(one, two)
+
+
+def test_adding_to_what_a_file_holds(tmp_path):
+    x = features(400, 6)
+    for cut in (4, 350):  # as rows, and as sums
+        moments = Moments(6)
+        moments.update(x[:cut])
+        path = tmp_path / f"{cut}.npz"
+        moments.statistics({}).save(path)
+        moments = Moments.from_statistics(Statistics.load(path))
+        assert moments.n == cut
+        moments.update(x[cut:])
+        assert_equals_numpy(moments.statistics(), x)
+
+
+def shards(tmp_path, x, cuts, **facts):
+    """Files of parts of x, of which the provenance differs in `facts` if a list."""
+    paths = []
+    for index, part in enumerate(np.split(x, cuts)):
+        moments = Moments(x.shape[1])
+        moments.update(part)
+        mine = {k: v[index] if isinstance(v, list) else v for k, v in facts.items()}
+        paths.append(tmp_path / f"shard{index}.npz")
+        moments.statistics({"source": f"part {index}", **mine}).save(paths[-1])
+    return [Statistics.load(path) for path in paths]
+
+
+def test_shards_merge_across_files(tmp_path):
+    x = features(700, 8, mean=3.0)
+    parts = shards(
+        tmp_path, x, [3, 9, 400], extractor="e", created=["1", "2", "3", "4"]
+    )
+    whole = merge_statistics([merge_statistics(parts[2:]), *parts[:2]])
+    assert_equals_numpy(whole, x)
+    assert whole.provenance["n"] == 700
+    assert whole.provenance["extractor"] == "e"
+    assert whole.provenance["source"] == "4 merged sets"
+    # The inner merge's parts are listed, not the inner merge.
+    assert whole.provenance["sources"] == [
+        {"source": "part 2", "created": "3", "n": 391},
+        {"source": "part 3", "created": "4", "n": 300},
+        {"source": "part 0", "created": "1", "n": 3},
+        {"source": "part 1", "created": "2", "n": 6},
+    ]
+    whole.save(tmp_path / "whole.npz")
+    assert Statistics.load(tmp_path / "whole.npz").provenance == whole.provenance
+    assert merge_statistics(parts[:1]).rows is not None
+
+
+def test_shards_that_do_not_belong_together_are_refused(tmp_path):
+    parts = shards(tmp_path, features(20, 3), [10], resize=["a", "b"])
+    with pytest.raises(InputError, match=r"shard1.npz cannot .*resize is 'a' for"):
+        merge_statistics(parts)
+    unknown = Statistics(np.zeros(3), np.eye(3), label="old.npz")
+    with pytest.raises(InputError, match=r"old.npz does not say how many images"):
+        merge_statistics([unknown])
+    with pytest.raises(InputError, match=r"old.npz does not say how it was"):
+        merge_statistics([parts[0], unknown])
+    other = Statistics(np.zeros(2), np.eye(2), n=5, label="other.npz")
+    with pytest.raises(InputError, match=r"other.npz has 2 features and .* 3"):
+        merge_statistics([parts[0], other])
+    with pytest.raises(InputError, match="No statistics"):
+        merge_statistics([])
+
+
 def test_files_without_provenance_are_read(tmp_path):
     path = tmp_path / "theirs.npz"
     np.savez_compressed(path, mu=np.zeros(3, np.float32), sigma=np.eye(3))
@@ -145,6 +285,39 @@ def _asymmetric(path):
     write(path, mu=np.zeros(3), sigma=sigma)
 
 
+def _indefinite(path):
+    sigma = np.array([[1.0, 0.9, 0.9], [0.9, 1.0, -0.9], [0.9, -0.9, 1.0]])
+    write(path, mu=np.zeros(3), sigma=sigma)
+
+
+def _gzipped_pickle(path):
+    class Hostile:
+        def __reduce__(self):
+            return (sys.exit, ("unpickled",))
+
+    path.write_bytes(gzip.compress(pickle.dumps([np.eye(3), np.zeros(3), Hostile()])))
+
+
+def _rows(n=2, d=3, dtype=np.float32, provenance=None, **changes):
+    def make(path):
+        rows = features(n, d).astype(dtype)
+        arrays = {
+            "mu": rows.mean(axis=0, dtype=np.float64),
+            "sigma": np.cov(rows.astype(np.float64), rowvar=False),
+            "rows": rows,
+            **changes,
+        }
+        if provenance is not None:
+            arrays["provenance"] = np.array(json.dumps(provenance))
+        np.savez(path, **arrays)
+
+    return make
+
+
+def _object_rows(path):
+    _rows(rows=np.array([[{}] * 3] * 2, dtype=object))(path)
+
+
 def _nan(path):
     write(path, mu=np.array([0.0, np.nan]), sigma=np.eye(2))
 
@@ -164,6 +337,17 @@ def _nan(path):
         (_truncated, "damaged or no .npz"),
         (_asymmetric, "not symmetric"),
         (_nan, "NaN"),
+        (_indefinite, "sigma has negative eigenvalues"),
+        (_gzipped_pickle, "gzip-compressed, .* never opened"),
+        (_rows(n=4, d=3), r"rows has shape \(4, 3\) and mu \(3,\)"),
+        (_rows(rows=np.zeros((2, 4), np.float32)), r"rows has shape \(2, 4\)"),
+        (_rows(rows=np.zeros(3, np.float32)), r"rows has shape \(3,\)"),
+        (_rows(rows=np.zeros((2, 3), int)), "rows is int64, not floating"),
+        (_rows(rows=np.full((2, 3), np.nan)), "rows holds NaN"),
+        (_rows(mu=np.zeros(3)), "rows of features have another mean"),
+        (_rows(sigma=np.eye(3)), "rows of features have another mean or covariance"),
+        (_rows(provenance={"n": 3}), "it is of 3 images but holds 2 rows"),
+        (_object_rows, "rows holds Python objects"),
         (lambda p: None, "Cannot read"),
     ],
 )
@@ -178,7 +362,15 @@ def test_bad_files_are_refused_on_one_line_that_names_them(tmp_path, make, messa
 
 def test_bad_provenance_is_refused(tmp_path):
     path = tmp_path / "bad.npz"
-    for text in ("[]", "{", '{"n": "many"}', '{"extractor": ["x"]}'):
+    for text in (
+        "[]",
+        "{",
+        '{"n": "many"}',
+        '{"n": true}',
+        '{"extractor": ["x"]}',
+        '{"sources": "x"}',
+        '{"sources": ["x"]}',
+    ):
         np.savez(path, mu=np.zeros(2), sigma=np.eye(2), provenance=np.array(text))
         with pytest.raises(InputError, match="provenance"):
             Statistics.load(path)
@@ -208,3 +400,52 @@ def test_protocols_are_compared():
         made(**same), Statistics(np.zeros(2), np.eye(2), label="old.npz")
     )
     assert unknown.startswith("old.npz does not say")
+
+
+def test_files_of_singular_and_float32_covariances_are_read(tmp_path):
+    x = features(20, 50, mean=10.0)
+    sigma = np.cov(x, rowvar=False)
+    for dtype in (np.float32, np.float64):
+        path = tmp_path / "stats.npz"
+        np.savez(path, mu=x.mean(axis=0).astype(dtype), sigma=sigma.astype(dtype))
+        loaded = Statistics.load(path)
+        np.testing.assert_allclose(loaded.sigma, sigma, rtol=1e-5, atol=1e-3)
+
+
+def test_a_float32_file_has_rows_that_agree_to_rounding(tmp_path):
+    _rows(n=3, d=5)(tmp_path / "stats.npz")
+    loaded = Statistics.load(tmp_path / "stats.npz")
+    assert loaded.n == 3
+    assert loaded.rows.shape == (3, 5)
+
+
+_PEAK = """
+import resource
+import numpy as np
+from fid import Moments
+
+def run(n):
+    random, moments = np.random.default_rng(0), Moments(2048)
+    for _ in range(n // 50):
+        moments.update(random.normal(size=(50, 2048)).astype(np.float32))
+    moments.statistics()
+
+run(5_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(50_000)
+print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images():
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parents[2],
+        timeout=600,
+    )
+    before, after = map(int, done.stdout.split())
+    assert after - before < 50, f"from {before} to {after} MB"

@@ -1,0 +1,219 @@
+"""Images in `.npy` and `.npz` files, read piece by piece, never unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pathlib
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fid.decoding import MAX_PIXELS, printable
+from fid.files import InputError
+from fid.pixels import check_layout, with_channel_axis
+
+__all__ = ["ArrayFile", "is_statistics"]
+
+# What reading a damaged archive or array can end in.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# The array to take from an archive that holds several.
+_NAMES = ("images.npy", "arr_0.npy")
+
+
+class ArrayFile:
+    """An array of images in a file.
+
+    An `.npy` file is mapped into memory. The array of an `.npz` file, compressed or
+    not, is read as a stream, so that it may be larger than the memory and its checksum
+    is compared.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        shape: (n, H, W, C); the axis of a single channel may be missing in the file.
+        dtype: uint8 or floats.
+
+    Raises:
+        InputError: The file is damaged, holds Python objects or no images.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = pathlib.Path(path)
+        self._label = printable(path)
+        with self._errors():
+            self._member = None
+            if self._path.suffix.lower() == ".npz":
+                with zipfile.ZipFile(self._path) as archive:
+                    self._member = self._choose(archive)
+            with self._open() as file:
+                self._stored, self._fortran, self.dtype = _read_header(file)
+                self._offset = file.tell()
+        self.shape = with_channel_axis(self._stored, self._label)
+        check_layout(self.shape, self.dtype, self._label)
+        _, height, width, _ = self.shape
+        if height * width > MAX_PIXELS:
+            raise InputError(
+                f"{self._label} claims images of {width} x {height} pixels, more than "
+                f"{MAX_PIXELS:,}."
+            )
+        found = self._size() - self._offset
+        claimed = math.prod(self.shape) * self.dtype.itemsize
+        if found != claimed:
+            raise InputError(
+                f"{self._label} is damaged or cut short: its header claims {claimed:,} "
+                f"bytes of pixels, and there are {found:,}."
+            )
+
+    def pieces(self, size: int) -> Iterator[np.ndarray]:
+        """Yields the images in order, `size` at a time, the last piece what is left.
+
+        Args:
+            size: Images in a piece.
+
+        Yields:
+            Arrays (<= size, H, W, C), which may be read-only.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        with self._errors():
+            if self._member is None or self._fortran:
+                yield from self._slices(size)
+            else:
+                yield from self._stream(size)
+
+    def _slices(self, size: int) -> Iterator[np.ndarray]:
+        order = "F" if self._fortran else "C"
+        if self._member is None:
+            images = np.memmap(
+                self._path, self.dtype, "r", self._offset, self._stored, order
+            )
+        else:
+            # Columns first: an image's bytes are spread over the whole stream.
+            with self._open() as file:
+                file.read(self._offset)
+                data = file.read()
+            images = np.frombuffer(data, self.dtype).reshape(self._stored, order=order)
+        images = images.reshape(self.shape)
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
+
+    def _stream(self, size: int) -> Iterator[np.ndarray]:
+        count, *shape = self.shape
+        with self._open() as file:
+            file.read(self._offset)
+            for start in range(0, count, size):
+                n = min(size, count - start)
+                data = file.read(n * math.prod(shape) * self.dtype.itemsize)
+                yield np.frombuffer(data, self.dtype).reshape(n, *shape)
+            # At the end of the stream zipfile compares the checksum.
+            file.read(1)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        if self._member is None:
+            with open(self._path, "rb") as file:
+                yield file
+        else:
+            with (
+                zipfile.ZipFile(self._path) as archive,
+                archive.open(self._member) as file,
+            ):
+                yield file
+
+    def _size(self) -> int:
+        if self._member is None:
+            return self._path.stat().st_size
+        return self._member.file_size
+
+    def _choose(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+        names = archive.namelist()
+        if other := [name for name in names if not name.endswith(".npy")]:
+            raise InputError(
+                f"{self._label} holds {printable(other[0])}, which is no array; "
+                "expected an .npz of one array of images."
+            )
+        chosen = [name for name in _NAMES if name in names] or names
+        if (len(chosen) > 1 and chosen is names) or not chosen:
+            found = ", ".join(printable(name[:-4]) for name in names[:20])
+            raise InputError(
+                f"{self._label} holds the arrays {found or '(none)'}; expected one "
+                "array of images, or `images`, or `arr_0`, or the statistics mu and "
+                "sigma."
+            )
+        member = archive.getinfo(chosen[0])
+        if member.flag_bits & 1:
+            raise InputError(
+                f"{self._label} is encrypted; decrypt it before it is measured."
+            )
+        return member
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except MemoryError as error:
+            raise InputError(
+                f"{self._label} claims more data than fits in memory."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"Cannot read {self._label}: {error.strerror or error}."
+            ) from error
+        except _DAMAGE as error:
+            raise InputError(
+                f"{self._label} is damaged or no {self._path.suffix} file: {error}."
+            ) from error
+
+
+def is_statistics(path: Any) -> bool:
+    """Says whether a path is an `.npz` file that holds `mu` and `sigma`.
+
+    Args:
+        path: Anything.
+
+    Returns:
+        Whether it is. Nothing but the archive's table of contents is read.
+    """
+    if not isinstance(path, str | os.PathLike):
+        return False
+    if pathlib.Path(path).suffix.lower() != ".npz" or not os.path.isfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    # Later versions are for tables whose columns have names.
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"version {version} of the format holds no images")
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    return shape, fortran, dtype

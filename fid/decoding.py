@@ -1,0 +1,294 @@
+"""Encoded images to pixels: every kind of image has one treatment.
+
+The original read its images with `scipy.misc.imread(mode="RGB")`, which was Pillow's
+`convert("RGB")`. Where that worked, this is the same; where it gave white images or
+failed, the closest there is:
+
+| image | becomes |
+|---|---|
+| 8-bit RGB | itself |
+| grey | the grey value in all three channels |
+| grey or RGB with alpha | alpha is dropped: transparent pixels show the colour stored |
+| palette | the palette's colours; of a transparent entry, too |
+| 1 bit | 0 and 255 |
+| 16-bit grey | the upper 8 bits, value // 256 (Pillow's conversion clips to white) |
+| 16-bit RGB | the upper 8 bits of each channel, which is what Pillow reads |
+| CMYK | Pillow's formula: (255 - C)(255 - K) / 255 for red, and so on; no profile |
+| YCbCr (JPEG, TIFF) | RGB by the JPEG standard's formula |
+| several frames or pages | the first |
+| EXIF orientation | not applied: the pixels as they are stored |
+| colour profile, gamma | not applied |
+| floats, 32-bit or signed integers, LAB, other modes | refused |
+
+What is refused has no known range of values. The content decides what a file is; its
+name only says whether it is looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import struct
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fid.files import InputError
+from fid.lookahead import Admit
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LOSSY_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "Decoded",
+    "decode",
+    "printable",
+    "to_rgb",
+]
+
+# Files with these endings, in any case, are looked at in folders and archives.
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+)
+LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+# Pillow itself warns of decompression bombs from here on; we refuse.
+MAX_PIXELS = 89_478_485
+# Twice what that many pixels take in the widest format: no image is larger.
+MAX_FILE_BYTES = 2**30
+# No others: Pillow would hand a PostScript file to an interpreter, for instance.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
+# What is noted of an image, by its mode in Pillow.
+_TREATMENTS = {
+    "1": ("1 bit as 0 and 255",),
+    "L": ("grey repeated",),
+    "P": ("palette looked up",),
+    "LA": ("grey repeated", "alpha dropped"),
+    "La": ("grey repeated", "alpha dropped"),
+    "PA": ("palette looked up", "alpha dropped"),
+    "RGB": (),
+    "RGBX": (),
+    "RGBA": ("alpha dropped",),
+    "RGBa": ("alpha dropped",),
+    "CMYK": ("CMYK converted",),
+    "YCbCr": (),
+}
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+_ORIENTATION = 0x0112
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+
+
+class Decoded(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), RGB.
+        format: Of the content, such as `png`.
+        lossy: Whether its encoding loses information.
+        treatments: What was done to it, in the words of this module's table.
+    """
+
+    pixels: np.ndarray
+    format: str
+    lossy: bool
+    treatments: tuple[str, ...]
+
+
+def decode(data: bytes, admit: Admit | None = None) -> Decoded:
+    """Decodes an image.
+
+    Args:
+        data: The content of a PNG, JPEG, BMP, WebP, TIFF or GIF file.
+        admit: Told how many bytes the pixels take before they are decoded.
+
+    Returns:
+        The pixels and what is known of them.
+
+    Raises:
+        InputError: It is no such image, damaged, too large or of a kind that is
+            refused. The message is a phrase without the file's name.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("LA", (2, 1), (7, 0)).save(file, "PNG")
+        >>> found = decode(file.getvalue())
+        >>> found.pixels.tolist(), found.format, found.treatments
+        ([[[7, 7, 7], [7, 7, 7]]], 'png', ('grey repeated', 'alpha dropped'))
+    """
+    if not data:
+        raise InputError("the file is empty")
+    pillow = _pillow()
+    try:
+        with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(image.width, image.height)
+            if admit is not None:
+                admit(image.width * image.height * 3)
+            orientation = _orientation(image)
+            image.load()
+            pixels, treatments = to_rgb(image)
+            if orientation != 1:
+                treatments += ("EXIF orientation not applied",)
+                if image.format == "TIFF":  # Pillow turns these, and no others
+                    pixels = _turned_back(pixels, orientation)
+            if _has_more_frames(image):
+                treatments += ("first frame of several",)
+            kind = "jpeg" if image.format == "MPO" else image.format.lower()
+            return Decoded(pixels, kind, _is_lossy(image, data), treatments)
+    except InputError:
+        raise
+    except pillow.DecompressionBombError as error:
+        raise InputError(f"more than {MAX_PIXELS:,} pixels") from error
+    except pillow.UnidentifiedImage as error:
+        raise InputError(
+            f"no PNG, JPEG, BMP, WebP, TIFF or GIF: it begins with {data[:8]!r}"
+        ) from error
+    except MemoryError as error:
+        raise InputError("not enough memory for its pixels") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything
+        text = printable(str(error)) or type(error).__name__
+        raise InputError(f"damaged or not supported: {text}") from error
+
+
+def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Converts an image of Pillow's; see the table above.
+
+    Args:
+        image: A `PIL.Image.Image`.
+
+    Returns:
+        uint8 (H, W, 3), and what was done.
+
+    Raises:
+        InputError: The image is of a kind that is refused.
+    """
+    mode = image.mode
+    if mode.startswith("I;16") and _is_plain_16_bit(image):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., np.newaxis], 3, -1), ("16-bit grey // 256",)
+    if mode not in _TREATMENTS:
+        what = {"F": "floating-point", "I": "integer"}.get(mode[0], "unusual")
+        raise InputError(
+            f"{what} pixels (mode {mode}) have no known range; save it with 8 bits a "
+            "channel, or give an array and --value_range"
+        )
+    # Of no effect on RGB values, but Pillow warns about some kinds of it.
+    image.info.pop("transparency", None)
+    if mode != "RGB":  # convert() would copy it
+        image = image.convert("RGB")
+    return np.asarray(image), _TREATMENTS[mode]
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Returns a name as it can be printed on one line.
+
+    Args:
+        name: Of a file, say.
+
+    Returns:
+        Itself, or its `repr` where it holds line breaks, control characters or bytes
+        that are no text.
+
+    Example:
+        >>> print(printable("größe 1.png"), printable("a\nb.png"))
+        größe 1.png 'a\nb.png'
+    """
+    name = os.fspath(name)
+    return name if name.isprintable() else repr(name)
+
+
+class _Pillow(NamedTuple):
+    open: Any
+    UnidentifiedImage: type[Exception]
+    DecompressionBombError: type[Exception]
+
+
+@functools.cache
+def _pillow() -> _Pillow:
+    # Imported late, since comparing statistics needs none of it, and with all plugins
+    # at once, since Pillow's own lazy loading of them is not made for threads.
+    from PIL import (
+        BmpImagePlugin,  # noqa: F401
+        GifImagePlugin,  # noqa: F401
+        Image,
+        JpegImagePlugin,  # noqa: F401
+        MpoImagePlugin,  # noqa: F401
+        PngImagePlugin,  # noqa: F401
+        TiffImagePlugin,  # noqa: F401
+        UnidentifiedImageError,
+        WebPImagePlugin,  # noqa: F401
+    )
+
+    # Bombs are refused with an error of our own, and damaged metadata say nothing about
+    # the pixels. Last in the list, so that any filter of the user's goes before it;
+    # warnings.catch_warnings is not made for threads.
+    for category in (Image.DecompressionBombWarning, UserWarning):
+        warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
+    return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+def _too_large(width: int, height: int) -> InputError:
+    return InputError(
+        f"{width} x {height} pixels are more than {MAX_PIXELS:,}; scale it down"
+    )
+
+
+def _is_plain_16_bit(image: Any) -> bool:
+    tags = getattr(image, "tag_v2", None)
+    # TIFF also has 12-bit grey and grey that counts from white, both unscaled here.
+    return tags is None or (
+        tags.get(_BITS_PER_SAMPLE) == (16,) and tags.get(_PHOTOMETRIC) == 1
+    )
+
+
+def _orientation(image: Any) -> int:
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata, which says nothing about the pixels
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes what an orientation (2 to 8) did to an image (H, W, 3)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 6, 7):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 7, 8):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _has_more_frames(image: Any) -> bool:
+    try:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    except Exception:  # a damaged frame after the first, which is not used
+        return False
+
+
+def _is_lossy(image: Any, data: bytes) -> bool:
+    if image.format == "WEBP":
+        return _webp_is_lossy(data)
+    if image.format == "TIFF":
+        return image.info.get("compression") in _LOSSY_TIFF
+    return image.format in ("JPEG", "MPO")
+
+
+def _webp_is_lossy(data: bytes) -> bool:
+    # Chunks: four letters, a length, content, padding to even. `VP8 ` is the lossy
+    # bit stream, `VP8L` the other; in animations they are inside of `ANMF`.
+    position = 12
+    while position + 8 <= len(data):
+        name = data[position : position + 4]
+        (length,) = struct.unpack_from("<I", data, position + 4)
+        if name in (b"VP8 ", b"VP8L"):
+            return name == b"VP8 "
+        position += 8 + 16 if name == b"ANMF" else 8 + length + length % 2
+    return False

@@ -1,0 +1,229 @@
+"""The 2015 Inception graph's file: found, or downloaded and put in place."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import pathlib
+import queue
+import tarfile
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+from fid.files import (
+    InputError,
+    atomic_path,
+    cache_dir,
+    read_json,
+    sha256_of_file,
+    write_json,
+)
+from fid.graph import GRAPH_NAME, MAX_GRAPH_BYTES, parse_graph
+
+__all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph"]
+
+_log = logging.getLogger(__name__)
+
+# The last one is the address that the paper's code used.
+DOWNLOAD_URLS = (
+    "https://storage.googleapis.com/download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
+    "https://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
+    "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
+)
+_ARCHIVE_BYTES = 88_931_400
+# For an answer of a server; without a network, failure is soon.
+_ANSWER_SECONDS = 5
+
+
+def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Finds the graph, downloading it as a last resort.
+
+    Args:
+        path: The file. If None: `$TTUR_INCEPTION`, then the cache folder, then a
+            download into it (88.9 MB).
+
+    Returns:
+        A path that exists. What was given by path or variable is verified by
+        `load_graph` only.
+
+    Raises:
+        InputError: The named file does not exist, the cached one is not what was
+            downloaded, or the download failed.
+    """
+    if path is not None:
+        return _existing(pathlib.Path(path).expanduser(), "--inception")
+    if variable := os.environ.get("TTUR_INCEPTION"):
+        return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
+    cached = cache_dir() / GRAPH_NAME
+    if not cached.exists():
+        return download_graph(cached)
+    expected = _recorded_sha256(cached)
+    found = sha256_of_file(cached) if expected else None
+    if found != expected:
+        raise InputError(
+            f"{cached} has SHA-256 {found}, expected {expected} as recorded in "
+            f"{_record_path(cached)} when it was downloaded: the file was changed. "
+            "Delete both to download it again."
+        )
+    return cached
+
+
+def download_graph(
+    destination: str | os.PathLike[str] | None = None,
+    urls: Sequence[str] = DOWNLOAD_URLS,
+    archive_bytes: int = _ARCHIVE_BYTES,
+) -> pathlib.Path:
+    """Downloads the 2015 graph, verifies it and puts it in place.
+
+    The SHA-256 of the graph is recorded in a JSON file beside it, and from then on
+    `find_graph` and later downloads accept no other. Several processes may do this at
+    once: each puts a whole file in place.
+
+    Args:
+        destination: Where the graph goes; by default the cache folder.
+        urls: Archives to try in this order; what is not encrypted is said in a warning.
+        archive_bytes: The exact size of the archive.
+
+    Returns:
+        The destination.
+
+    Raises:
+        InputError: No URL gave the archive, or it does not hold the 2015 graph.
+    """
+    destination = pathlib.Path(destination or cache_dir() / GRAPH_NAME)
+    failures = []
+    for url in urls:
+        _log.info("Downloading %s (%d bytes)", url, archive_bytes)
+        try:
+            with tempfile.TemporaryFile() as archive:
+                _fetch(url, archive, archive_bytes)
+                data = _extract(archive)
+        except _DOWNLOAD_ERRORS as error:
+            failures.append(f"{url}: {' '.join(str(error).split()) or repr(error)}")
+            continue
+        weights = parse_graph(data, destination, where=f"{GRAPH_NAME} from {url}")
+        expected = _recorded_sha256(destination)
+        if expected not in (None, weights.sha256):
+            raise InputError(
+                f"{url} sent a graph with SHA-256 {weights.sha256}, expected "
+                f"{expected} as recorded in {_record_path(destination)} at an earlier "
+                "download. Delete that file if you trust this one more."
+            )
+        # The record first: no graph is ever in place that it does not speak for.
+        write_json(
+            _record_path(destination),
+            {"sha256": weights.sha256, "bytes": len(data), "source": url},
+        )
+        with atomic_path(destination) as temporary:
+            temporary.write_bytes(data)
+        if not url.startswith("https:"):
+            _log.warning(
+                "%s is not encrypted; the graph's size and structure are right, its "
+                "SHA-256 is %s",
+                *(url, weights.sha256),
+            )
+        return destination
+    raise InputError(
+        f"Cannot download the 2015 Inception graph ({'; '.join(failures)}). Where "
+        f"there is a network, get {DOWNLOAD_URLS[0]} and extract {GRAPH_NAME} from it; "
+        f"put that at {destination} or name it with --inception or $TTUR_INCEPTION."
+    )
+
+
+# What a network, a server or a damaged archive can do.
+_DOWNLOAD_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    http.client.HTTPException,
+    tarfile.TarError,
+    zlib.error,
+)
+
+
+def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
+    with _open(url) as response:
+        if url.startswith("https:") and not response.url.startswith("https:"):
+            raise ValueError(f"redirected to {response.url}, which is not encrypted")
+        while chunk := response.read(2**20):
+            archive.write(chunk)
+            if archive.tell() > archive_bytes:
+                break
+    if archive.tell() != archive_bytes:
+        more = "more than " if archive.tell() > archive_bytes else ""
+        raise ValueError(
+            f"sent {more}{min(archive.tell(), archive_bytes):,} bytes, "
+            f"expected {archive_bytes:,}"
+        )
+    archive.seek(0)
+
+
+def _open(url: str) -> Any:
+    # In a thread: the resolver, and a host's many addresses tried in turn, take what
+    # time they like, whatever `timeout` says.
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=_ANSWER_SECONDS))
+        except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an answer, too
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_ANSWER_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {_ANSWER_SECONDS} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _extract(archive: BinaryIO) -> bytes:
+    # Member by member, and by base name only: nothing in the archive decides where
+    # anything is written.
+    declared = 0
+    with tarfile.open(fileobj=archive, mode="r|gz") as members:
+        for member in members:
+            declared += member.size
+            if declared > 2 * MAX_GRAPH_BYTES:
+                raise ValueError(f"the archive declares {declared:,} bytes of files")
+            if member.isreg() and pathlib.PurePosixPath(member.name).name == GRAPH_NAME:
+                return members.extractfile(member).read()
+    raise ValueError(f"the archive holds no file {GRAPH_NAME}")
+
+
+def _record_path(graph: pathlib.Path) -> pathlib.Path:
+    return graph.with_name(f"{graph.name}.json")
+
+
+def _recorded_sha256(graph: pathlib.Path) -> str | None:
+    # None where the graph was put there by hand, or never was.
+    record = _record_path(graph)
+    if not record.exists():
+        return None
+    recorded = read_json(record)
+    sha256 = recorded.get("sha256") if isinstance(recorded, dict) else None
+    if not isinstance(sha256, str):
+        raise InputError(
+            f"{record} does not say a SHA-256, expected that of {graph.name} beside "
+            "it. Delete both to download it again."
+        )
+    return sha256
+
+
+def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
+    if not path.exists():
+        raise InputError(
+            f"{path}, given by {origin}, does not exist, expected {GRAPH_NAME}. "
+            "Correct the path, or leave it out to use the cached or downloaded graph."
+        )
+    return path

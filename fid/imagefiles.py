@@ -1,0 +1,376 @@
+"""Sources of encoded images: folders, archives and lists of files.
+
+They are decoded ahead on other threads while the consumer works; see `fid.decoding` for
+what becomes of each kind of image. Their order is that of the names: by code points of
+the path below the folder or in the archive, with `/` between its parts.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import contextlib
+import os
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fid.decoding import (
+    IMAGE_SUFFIXES,
+    LOSSY_SUFFIXES,
+    MAX_FILE_BYTES,
+    Decoded,
+    decode,
+    printable,
+)
+from fid.files import InputError
+from fid.lookahead import Admit, in_order
+from fid.pixels import Seen
+from fid.source import Source
+
+__all__ = ["FilesSource", "FolderSource", "ZipSource"]
+
+# How many bad images a message or the provenance names.
+_MAX_NAMES = 20
+
+
+class _EncodedSource(Source):
+    """Images in files, decoded ahead of the consumer."""
+
+    kind: str
+
+    def __init__(self, label: str, names: Sequence[str], skip_bad: bool):
+        self.label, self.count = label, len(names)
+        self.lossy = sum(_suffix(name) in LOSSY_SUFFIXES for name in names)
+        self._names, self._skip_bad = names, skip_bad
+        self._restart()
+
+    def _restart(self) -> None:
+        self._seen = Seen()
+        self._bad: list[str] = []
+        self._formats: set[str] = set()
+        self._treatments: collections.Counter[str] = collections.Counter()
+        self._lossy = 0
+
+    @abc.abstractmethod
+    def _reader(
+        self,
+    ) -> contextlib.AbstractContextManager[Callable[[int, Admit], bytes]]:
+        """Gives a function that reads a file by its index, on any thread."""
+
+    def batches(self, size: int) -> Iterator[list[np.ndarray]]:
+        """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
+
+        What waits beside the batch in hand is at most two batches and at most
+        `fid.lookahead.MAX_BYTES`.
+
+        Raises:
+            InputError: Images are bad. From the first on nothing more is yielded; the
+                others are still looked at, so that the message can name all. With
+                `skip_bad`, only where all are bad.
+        """
+        self._restart()
+        batch: list[np.ndarray] = []
+        with self._reader() as read:
+
+            def load(index: int, admit: Admit) -> Decoded | str:
+                try:
+                    return decode(read(index, admit), admit)
+                except InputError as error:
+                    return str(error)
+
+            results = in_order(load, range(len(self._names)), ahead=2 * size)
+            with contextlib.closing(results):
+                for name, found in zip(self._names, results, strict=True):
+                    if isinstance(found, str):
+                        self._bad.append(f"{printable(name)} ({found})")
+                    elif self._skip_bad or not self._bad:
+                        self._note(found)
+                        batch.append(found.pixels)
+                        if len(batch) == size:
+                            yield batch
+                            batch = []
+        if self._bad and not (self._skip_bad and self._seen.count):
+            raise InputError(
+                f"{len(self._bad):,} of {len(self._names):,} images of {self.label} "
+                f"cannot be used: {_some(self._bad)}. Replace or remove them"
+                + ("." if self._skip_bad else ", or leave them out with --skip_bad.")
+            )
+        self.count, self.lossy = self._seen.count, self._lossy
+        if batch:
+            yield batch
+
+    def _note(self, image: Decoded) -> None:
+        self._seen.add(image.pixels)
+        self._formats.add(image.format)
+        self._treatments.update(image.treatments)
+        self._lossy += image.lossy
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Says how many images were left out, and which."""
+        if not self._bad:
+            return ()
+        return (
+            f"{len(self._bad):,} of {len(self._names):,} images of {self.label} cannot "
+            f"be used and were left out: {_some(self._bad)}",
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What was read: kind, formats, treatments, size, a digest of the pixels."""
+        facts = {
+            "source": self.label,
+            "source_kind": self.kind,
+            "source_formats": sorted(self._formats),
+            "source_lossy": self._lossy,
+            "source_treatments": dict(sorted(self._treatments.items())),
+            **self._seen.facts(),
+            "pixels": "8-bit",
+        }
+        if self._skip_bad:
+            facts["skipped"] = len(self._bad)
+            facts["skipped_names"] = self._bad[:_MAX_NAMES]
+        return facts
+
+
+class FilesSource(_EncodedSource):
+    """Images in files, in the order given.
+
+    Args:
+        paths: The files, whatever their names end in.
+        label: What to call them in messages.
+        skip_bad: Whether to leave out images that cannot be used.
+
+    Raises:
+        InputError: There are none.
+    """
+
+    kind = "files"
+
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        label: str = "files",
+        skip_bad: bool = False,
+    ):
+        names = [os.fspath(path) for path in paths]
+        if not names:
+            raise InputError("There are no files in the list; expected images.")
+        super().__init__(label, names, skip_bad)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
+        yield lambda index, admit: _read_file(self._names[index], admit)
+
+
+class FolderSource(_EncodedSource):
+    """The images of a folder, in the order of their names.
+
+    Looked at are files with the endings of `fid.decoding.IMAGE_SUFFIXES` in any case.
+    What is hidden (its name begins with a dot), other files, folders and pipes are
+    passed over, whatever their names.
+
+    Args:
+        path: The folder.
+        recursive: Whether to enter its folders, also through links; a folder that is
+            reached twice is read once.
+        skip_bad: Whether to leave out images that cannot be used.
+
+    Raises:
+        InputError: There is no such folder, or no image in it.
+    """
+
+    kind = "folder"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        recursive: bool = False,
+        skip_bad: bool = False,
+    ):
+        self._folder = os.fspath(path)
+        label = printable(self._folder)
+        names, others, folders = [], 0, 0
+        for entry, name in _walk(self._folder, label, recursive):
+            if _is_folder(entry):
+                folders += 1
+            elif (
+                _is_shown(name) and _suffix(name) in IMAGE_SUFFIXES and _is_file(entry)
+            ):
+                names.append(name)
+            else:
+                others += 1
+        if not names:
+            where = "in it or its folders" if recursive else "directly in this folder"
+            hint = ""
+            if folders and not recursive:
+                hint = f" (--recursive enters its {folders} folders)"
+            raise InputError(
+                f"No images in {label}: found {others} other files; expected "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))} {where}{hint}."
+            )
+        super().__init__(label, sorted(names), skip_bad)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
+        yield lambda index, admit: _read_file(
+            os.path.join(self._folder, self._names[index]), admit
+        )
+
+
+class ZipSource(_EncodedSource):
+    """The images of a zip archive, in the order of their names.
+
+    All folders in it are read, member by member; nothing is extracted. What is hidden
+    and `__MACOSX` are passed over.
+
+    Args:
+        path: The archive.
+        skip_bad: Whether to leave out images that cannot be used.
+
+    Raises:
+        InputError: It is no archive, or has no image in it.
+    """
+
+    kind = "zip"
+
+    def __init__(self, path: str | os.PathLike[str], skip_bad: bool = False):
+        self._path = os.fspath(path)
+        label = printable(self._path)
+        with self._archive(label) as archive:
+            members = [each for each in archive.infolist() if not each.is_dir()]
+        images = [
+            each
+            for each in members
+            if _is_shown(each.filename) and _suffix(each.filename) in IMAGE_SUFFIXES
+        ]
+        if not images:
+            raise InputError(
+                f"No images in {label}: found {len(members)} other files; expected "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
+        self._members = sorted(images, key=lambda m: (m.filename, m.header_offset))
+        super().__init__(label, [each.filename for each in self._members], skip_bad)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
+        lock = threading.Lock()
+        with self._archive(self.label) as archive:
+
+            def read(index: int, admit: Admit) -> bytes:
+                member = self._members[index]
+                if member.flag_bits & 1:
+                    raise InputError("encrypted")
+                _check_file_size(member.file_size)
+                admit(member.file_size)  # Before the lock: this may wait.
+                try:
+                    with lock, archive.open(member) as file:
+                        return file.read()
+                except Exception as error:  # zipfile has a dozen kinds of them
+                    raise InputError(
+                        f"damaged in the archive: {printable(str(error))}"
+                    ) from error
+
+            yield read
+
+    @contextlib.contextmanager
+    def _archive(self, label: str) -> Iterator[zipfile.ZipFile]:
+        try:
+            archive = zipfile.ZipFile(self._path)
+        except OSError as error:
+            raise InputError(
+                f"Cannot read {label}: {error.strerror or error}."
+            ) from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"{label} is damaged or no zip archive: {printable(str(error))}."
+            ) from error
+        with archive:
+            yield archive
+
+
+def _walk(
+    folder: str, label: str, recursive: bool
+) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yields what is in a folder, with its path below it, `/` between the parts."""
+    waiting, visited = [("", folder)], set()
+    while waiting:
+        prefix, place = waiting.pop()
+        try:
+            status = os.stat(place)
+            # Links may lead in circles, and to one folder on several ways.
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            where = label if place == folder else printable(place)
+            raise InputError(
+                f"Cannot read the folder {where}: {error.strerror or error}."
+            ) from error
+        for entry in found:
+            yield entry, prefix + entry.name
+        if recursive:
+            waiting += [
+                (f"{prefix}{entry.name}/", entry.path)
+                for entry in reversed(found)
+                if _is_folder(entry) and _is_shown(entry.name)
+            ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    # Reading a pipe named x.png would never end. A link that leads nowhere stands for
+    # an image that is missing: it is kept, and found to be bad.
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
+    except OSError:
+        return True
+
+
+def _is_shown(name: str) -> bool:
+    parts = set(name.split("/")) - {".", ".."}
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _read_file(path: str, admit: Admit) -> bytes:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("no regular file")
+        _check_file_size(status.st_size)
+        admit(status.st_size)
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise InputError("not enough memory to read it") from error
+
+
+def _check_file_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise InputError(
+            f"its {size:,} bytes are more than an image has ({MAX_FILE_BYTES:,})"
+        )
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - _MAX_NAMES
+    return "; ".join(texts[:_MAX_NAMES]) + (f"; and {more:,} more" if more > 0 else "")

@@ -1,0 +1,274 @@
+"""What values pixels have: ranges, their check and scaling, rounding, a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from fid.files import InputError
+
+__all__ = [
+    "QUANTIZE",
+    "VALUE_RANGES",
+    "Seen",
+    "Values",
+    "as_array",
+    "check_layout",
+    "is_pillow",
+    "quantize",
+    "with_channel_axis",
+]
+
+# What a float array's values may be said to span; images are mapped to [0, 255].
+VALUE_RANGES = {"0,255": (0.0, 255.0), "0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0)}
+# The original fed unrounded floats in some experiments, truncated bytes in others.
+QUANTIZE = ("none", "truncate", "round")
+# A float set that lies wholly at or below this is taken for [0, 1], not [0, 255].
+_SUSPICIOUS = 1.5
+
+
+def quantize(images: np.ndarray, rule: str) -> np.ndarray:
+    """Rounds images in [0, 255] to whole grey levels, or not.
+
+    Args:
+        images: Float array in [0, 255].
+        rule: `none` leaves it; `truncate` drops the fraction, as the original does for
+            WGAN-GP; `round` takes the nearest level.
+
+    Returns:
+        The array, float32 for `none`, else uint8.
+    """
+    if rule == "none":
+        return images
+    return (np.floor(images) if rule == "truncate" else np.rint(images)).astype(
+        np.uint8
+    )
+
+
+def as_array(images: Any, label: str) -> np.ndarray:
+    """Makes a NumPy array of whatever offers to be one.
+
+    Args:
+        images: An array or tensor of NumPy, TensorFlow, JAX or PyTorch, or a list.
+        label: What to call it in messages.
+
+    Returns:
+        The array; bfloat16 becomes float32.
+
+    Raises:
+        InputError: It does not form an array.
+    """
+    try:
+        array = np.asarray(images)
+    except Exception as error:  # each library has errors of its own
+        raise InputError(
+            f"{label} does not form one array ({error}); expected images of one size."
+        ) from error
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    return array
+
+
+def with_channel_axis(shape: tuple[int, ...], label: str) -> tuple[int, ...]:
+    """Returns the shape of an array of images, with the axis of a single channel.
+
+    Args:
+        shape: (n, H, W, C), or (n, H, W) for grey. Other shapes are left alone.
+        label: What to call the array in messages.
+
+    Raises:
+        InputError: It looks like one image.
+    """
+    if len(shape) != 3:
+        return shape
+    if shape[-1] <= 4:
+        raise InputError(
+            f"{label} has shape {shape}, which looks like one image; expected several, "
+            "(n, H, W, 3): give it a first axis."
+        )
+    return (*shape, 1)
+
+
+def check_layout(shape: tuple[int, ...], dtype: np.dtype, label: str) -> None:
+    """Makes sure that an array holds images.
+
+    Args:
+        shape: Of the array.
+        dtype: Of the array.
+        label: What to call it in messages.
+
+    Raises:
+        InputError: It is not (n, H, W, C) with C of 1 or 3 and none of them 0, or
+            neither bytes nor floats.
+    """
+    if len(shape) != 4 or shape[-1] not in (1, 3) or min(shape) < 1:
+        hint = ""
+        if len(shape) == 4 and shape[1] in (1, 3):
+            hint = "; its channels seem to be first: transpose(0, 2, 3, 1) it"
+        elif len(shape) == 4 and shape[-1] == 4:
+            hint = "; drop the alpha channel"
+        raise InputError(
+            f"{label} has shape {shape}; expected images (n, H, W, 3) or "
+            f"(n, H, W, 1), at least one{hint}."
+        )
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise InputError(f"{label} holds {dtype}; expected uint8 in 0..255 or floats.")
+
+
+class Values:
+    """The values of one set of images: checked, and scaled to [0, 255].
+
+    Bytes are taken as they are. Floats are in [0, 255] unless `value_range` says
+    otherwise; a set that does not look like that is refused, as the original would have
+    accepted it and given a wrong number.
+
+    Args:
+        label: What to call the set in messages.
+        value_range: A key of `VALUE_RANGES`, for floats; None means [0, 255], judged.
+        rule: A member of `QUANTIZE`, for floats.
+
+    Attributes:
+        label: As given.
+        floats: Whether floats were seen.
+
+    Raises:
+        InputError: There is no such range or rule.
+
+    Example:
+        >>> values = Values("noise", "-1,1", "round")
+        >>> images = np.float32([[[[-1.0]], [[0.9999]]]])
+        >>> values.check(images)
+        >>> values.scale(images).ravel().tolist()
+        [0, 255]
+    """
+
+    def __init__(self, label: str, value_range: str | None = None, rule: str = "none"):
+        if rule not in QUANTIZE:
+            raise InputError(
+                f"quantize is {rule!r}; choose from {', '.join(QUANTIZE)}."
+            )
+        if value_range is not None and value_range not in VALUE_RANGES:
+            raise InputError(
+                f"value_range is {value_range!r}; choose from "
+                f"{', '.join(VALUE_RANGES)}."
+            )
+        self.label, self.floats = label, False
+        self._judge, self._rule = value_range is None, rule
+        self._range = VALUE_RANGES[value_range or "0,255"]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was seen, before another pass."""
+        self._count, self._low, self._high = 0, np.inf, -np.inf
+
+    def check(self, images: np.ndarray) -> None:
+        """Checks some of the images; they are checked in order, each once a pass.
+
+        Args:
+            images: (n, H, W, C).
+
+        Raises:
+            InputError: A value is not finite, negative or out of the range.
+        """
+        start = self._count
+        self._count += len(images)
+        if images.dtype == np.uint8:
+            return
+        self.floats = True
+        low, high = float(images.min()), float(images.max())
+        if not np.isfinite([low, high]).all():  # NaN wins in min and max
+            finite = np.isfinite(images).all(axis=(1, 2, 3))
+            raise InputError(
+                f"Image {start + int(np.argmin(finite))} of {self.label} (counted "
+                "from 0) holds values that are not finite."
+            )
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        if self._judge and low < 0:
+            raise self._suspicious()
+        if low < self._range[0] - 1e-6 or high > self._range[1] + 1e-6:
+            raise InputError(
+                f"{self._span()}, outside of the range [{self._range[0]:g}, "
+                f"{self._range[1]:g}]; scale or clip them, or give the right "
+                "--value_range."
+            )
+
+    def finish(self) -> None:
+        """Judges the whole, after a pass over all images.
+
+        Raises:
+            InputError: They are floats, all at or below 1.5, and nothing was said of
+                their range.
+        """
+        if self._judge and -np.inf < self._high <= _SUSPICIOUS:
+            raise self._suspicious()
+
+    def scale(self, images: np.ndarray) -> np.ndarray:
+        """Returns the images in [0, 255], uint8 or float32, rounded by the rule."""
+        if images.dtype == np.uint8:
+            return images
+        low, high = self._range
+        factor = np.float32(255.0 / (high - low))
+        images = (images.astype(np.float32) - np.float32(low)) * factor
+        return quantize(np.clip(images, 0.0, 255.0), self._rule)
+
+    def facts(self) -> dict[str, str]:
+        """Returns what provenance says of the pixels."""
+        if not self.floats:
+            return {"pixels": "8-bit"}
+        pixels = "float" if self._rule == "none" else "8-bit"
+        return {"pixels": pixels, "quantize": self._rule}
+
+    def _span(self) -> str:
+        return f"Values of {self.label} lie in [{self._low:g}, {self._high:g}]"
+
+    def _suspicious(self) -> InputError:
+        return InputError(
+            f"{self._span()}, which does not look like [0, 255]; say what they are "
+            f"with --value_range={' or '.join(VALUE_RANGES)}."
+        )
+
+
+class Seen:
+    """What passed in one pass over a source: how many, which sizes, which pixels.
+
+    The digest is that of the pixels in their order, so that a folder, an archive and
+    an array of the same images have the same.
+
+    Attributes:
+        count: How many images.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._digest = hashlib.sha256()
+        self._sizes: set[tuple[int, int]] = set()
+
+    def add(self, image: np.ndarray) -> None:
+        """Takes note of one image (H, W, C)."""
+        self.count += 1
+        self._sizes.add(image.shape[:2])
+        self._digest.update(f"{image.shape} {image.dtype.name}\n".encode())
+        self._digest.update(np.ascontiguousarray(image))
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what provenance says of the pass; empty if there was none."""
+        if not self.count:
+            return {}
+        resolution = "mixed"
+        if len(self._sizes) == 1:
+            ((height, width),) = self._sizes
+            resolution = f"{width}x{height}"
+        return {
+            "source_count": self.count,
+            "source_resolution": resolution,
+            "source_sha256": self._digest.hexdigest(),
+        }
+
+
+def is_pillow(value: Any) -> bool:
+    """Says whether a value is an image of Pillow's, without importing Pillow."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)

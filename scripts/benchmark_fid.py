@@ -1,0 +1,654 @@
+"""How fast `fid` is beside its peers, on this machine.
+
+  pip install -r requirements.txt -r requirements-bench.txt
+  python scripts/benchmark_fid.py [--work=extractor,frechet,...] [--inception=PB]
+
+Every contestant lives in a process of its own, so that TensorFlow and PyTorch do not
+fight over threads, and the processes work in turn (A B A B): a machine's speed drifts,
+so only ratios of neighbouring rounds mean something. Printed are the medians of these
+ratios and, in brackets, the smallest and the largest; then the same for processor time,
+which other programs on the machine disturb less. Without `--inception` the graph
+is a synthetic one with the 2015 structure, as fast as the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from absl import flags
+
+from fid import cli
+from fid.files import InputError, check_writable, write_json
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BATCH = 50
+DIMENSION = 2048
+# A piece of work of one contestant: called once for each round.
+Work = Callable[[], Any]
+
+
+# --- Contestants, each set up in its own process ----------------------------------
+
+
+def our_extractor(folder: pathlib.Path) -> dict[str, Work]:
+    """Our extractor, and this machine's float32 matrix products beside it."""
+    import tensorflow as tf
+
+    from fid.inception import Inception
+
+    inception, images = Inception(folder / "graph.pb", BATCH), _images(BATCH)
+    return {"images": lambda: inception(images), "product": _product(tf.float32)}
+
+
+def v1_session(folder: pathlib.Path) -> dict[str, Work]:
+    """The same file in a session of TensorFlow 1, as the original code ran it."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    images = _images(BATCH).astype(np.float32)
+    definition = v1.GraphDef.FromString((folder / "graph.pb").read_bytes())
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, None, None, 3])
+        tf.import_graph_def(definition, input_map={"ExpandDims:0": x}, name="")
+    session = v1.Session(graph=graph)
+    return {
+        "images": lambda: session.run("pool_3:0", {x: images}).reshape(BATCH, DIMENSION)
+    }
+
+
+def torch_fidelity(folder: pathlib.Path) -> dict[str, Work]:
+    """torch-fidelity's extractor as shipped, with the weights of our file."""
+    torch, module = _torch_module("torch_fidelity.feature_extractor_inceptionv3")
+    (folder / "none.pth").touch()
+    with _no_weights(torch, module), mock.patch.object(torch, "load"):
+        network = module.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], str(folder / "none.pth")
+        )
+    _fill(torch, network, folder / "weights.npz")
+    images = torch.from_numpy(_images(BATCH).transpose(0, 3, 1, 2).copy())
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return network(images)[0].numpy()
+
+    return {"images": run}
+
+
+def pytorch_fid(folder: pathlib.Path, channels_last: bool = False) -> dict[str, Work]:
+    """pytorch-fid's network as shipped, with the weights of our file."""
+    torch, module = _torch_module("pytorch_fid.inception")
+    with _no_weights(torch, module):
+        network = module.InceptionV3([3]).eval()
+    _fill(torch, network, folder / "weights.npz")
+    images = torch.from_numpy(_images(BATCH).transpose(0, 3, 1, 2).copy()) / 255
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return network(images)[0].numpy().reshape(BATCH, DIMENSION)
+
+    return {"images": run}
+
+
+def pytorch_fid_channels_last(folder: pathlib.Path) -> dict[str, Work]:
+    """The same in the memory format that suits its convolutions best."""
+    return pytorch_fid(folder, channels_last=True)
+
+
+def our_distance(folder: pathlib.Path) -> dict[str, Work]:
+    """Our distance from two files, and from one with 1,000 rows of features at hand."""
+    from fid.frechet import frechet_distance
+    from fid.statistics import Moments, Statistics
+
+    few = Moments(DIMENSION)
+    few.update(np.load(folder / "few.npy"))
+    few = few.statistics()
+    matrix = np.random.default_rng(0).normal(size=(DIMENSION, DIMENSION))
+    load = Statistics.load
+    return {
+        "full": lambda: frechet_distance(
+            load(folder / "one.npz"), load(folder / "two.npz")
+        ),
+        "few": lambda: frechet_distance(few, load(folder / "two.npz")),
+        "product": lambda: matrix @ matrix,
+    }
+
+
+def scipy_sqrtm(folder: pathlib.Path) -> dict[str, Work]:
+    """The original algorithm: the root of the product by scipy.linalg.sqrtm."""
+    import scipy.linalg
+
+    def distance(one: str, two: str) -> float:
+        with np.load(folder / one) as a, np.load(folder / two) as b:
+            shift, s1, s2 = a["mu"] - b["mu"], a["sigma"], b["sigma"]
+        root = scipy.linalg.sqrtm(s1 @ s2).real
+        return float(shift @ shift + np.trace(s1) + np.trace(s2) - 2 * np.trace(root))
+
+    return {
+        "full": lambda: distance("one.npz", "two.npz"),
+        "few": lambda: distance("few.npz", "two.npz"),
+    }
+
+
+def our_folder(folder: pathlib.Path) -> dict[str, Work]:
+    """A folder of PNGs from end to end, and the extractor alone on the same images."""
+    from fid.inception import Inception
+    from fid.measure import compute_statistics
+
+    inception = Inception(folder / "graph.pb", BATCH)
+    images = _images(len(list((folder / "png").iterdir())))
+    return {
+        "folder": lambda: compute_statistics(folder / "png", inception).n,
+        "alone": lambda: len(inception(images)),
+    }
+
+
+def _product(dtype: Any) -> Work:
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_normal([DIMENSION, DIMENSION], [0, 0], dtype=dtype)
+    multiply = tf.function(lambda x: x @ x)
+    return lambda: multiply(matrix).numpy()
+
+
+def _torch_module(name: str) -> tuple[Any, Any]:
+    # By name, since they are no dependencies of ours.
+    torch = importlib.import_module("torch")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        # A torchvision built for another torch misses its compiled operators. No
+        # Inception uses them; declared, they let the module be imported.
+        for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor a, Tensor b, float c) -> Tensor")
+        _KEPT.append(library)  # the declarations live as long as it
+    return torch, importlib.import_module(name)
+
+
+_KEPT: list[Any] = []
+
+
+@contextlib.contextmanager
+def _no_weights(torch: Any, module: Any) -> Iterator[None]:
+    # The peers download their weights while their networks are made.
+    with (
+        mock.patch.object(module, "load_state_dict_from_url", return_value={}),
+        mock.patch.object(torch.nn.Module, "load_state_dict"),
+    ):
+        yield
+
+
+def _fill(torch: Any, network: Any, weights: pathlib.Path) -> None:
+    # The peers list their blocks in the order of the graph.
+    blocks = [m for m in network.modules() if type(m).__name__ == "BasicConv2d"]
+    with np.load(weights) as arrays, torch.no_grad():
+        for index, block in enumerate(blocks):
+            norm = block.bn
+            for name, parameter in (
+                ("kernel", block.conv.weight),
+                ("beta", norm.bias),
+                ("gamma", norm.weight),
+                ("moving_mean", norm.running_mean),
+                ("moving_variance", norm.running_var),
+            ):
+                value = arrays[f"{index}/{name}"]
+                if name == "kernel":
+                    value = value.transpose(3, 2, 0, 1)
+                if value.shape != tuple(parameter.shape):
+                    raise ValueError(f"{name} of block {index} has another shape")
+                parameter.copy_(torch.from_numpy(value.copy()))
+        if f"{len(blocks)}/kernel" in arrays:
+            raise ValueError(f"the peer has only {len(blocks)} blocks")
+
+
+def _images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+# --- Processes, and rounds in turn -------------------------------------------------
+
+
+class Run(NamedTuple):
+    """One round: wall seconds, processor seconds, and what was returned."""
+
+    seconds: float
+    cpu: float
+    result: Any
+
+
+class Worker:
+    """A contestant in a process of its own.
+
+    Args:
+        contestant: One of the functions above.
+        folder: What it is given.
+    """
+
+    def __init__(self, contestant: Callable[..., Any], folder: pathlib.Path):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, contestant, folder), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def run(self, work: str, repeat: int = 1) -> Run:
+        """Does `work` a number of times; the seconds are for one of them."""
+        self._connection.send((work, repeat))
+        answer = self._connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, contestant: Any, folder: pathlib.Path) -> None:
+    try:
+        works = contestant(folder)
+        while True:
+            name, repeat = connection.recv()
+            start, cpu = time.perf_counter(), time.process_time()
+            for _ in range(repeat):
+                result = works[name]()
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            connection.send(Run(seconds / repeat, cpu / repeat, result))
+    except EOFError:
+        pass
+    except Exception as error:
+        connection.send(f"{contestant.__name__}: {error!r}")
+
+
+@contextlib.contextmanager
+def _workers(folder: pathlib.Path, *contestants: Any) -> Iterator[list[Worker]]:
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for contestant in contestants:
+            workers.append(Worker(contestant, folder))
+            stack.callback(workers[-1].close)
+        yield workers
+
+
+def _ratios(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[str, dict[str, Any]]:
+    """Returns the ratios of rounds' times, as a text and for the JSON file."""
+    texts, found = [], {}
+    for field in ("seconds", "cpu"):
+        one, two = ([getattr(run, field) for run in runs] for runs in (theirs, ours))
+        ratios = np.divide(one, two)
+        low, middle, high = ratios.min(), np.median(ratios), ratios.max()
+        texts.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+        found[field] = {"ratios": ratios.tolist(), "theirs": one, "ours": two}
+    return f"{texts[0]}, in processor time {texts[1]}", found
+
+
+# --- The rows of the table ---------------------------------------------------------
+
+
+def extractor(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """Images a second for 32x32 sources; pytorch-fid resizes in another way."""
+    peers = {
+        "v1 session of the same file": (v1_session, None, 1.5),
+        "torch-fidelity as shipped": (torch_fidelity, "torch_fidelity", 2.0),
+        "pytorch-fid as shipped": (pytorch_fid, "pytorch_fid", 2.0),
+        "pytorch-fid, channels_last": (pytorch_fid_channels_last, "pytorch_fid", 1.2),
+    }
+    gflop = flops() / 1e9
+    for name, (contestant, package, goal) in peers.items():
+        if package and not _installed(package, "torch", "torchvision"):
+            yield name, "left out: pip install -r requirements-bench.txt"
+            continue
+        with _workers(folder, our_extractor, contestant) as (us, them):
+            features, others = us.run("images").result, them.run("images").result
+            us.run("product")
+            ours, theirs, products = [], [], []
+            for _ in range(rounds):
+                ours.append(us.run("images"))
+                theirs.append(them.run("images"))
+                products.append(us.run("product", repeat=5))
+        text, found = _ratios(theirs, ours)
+        rate = 2 * DIMENSION**3 / 1e9 / np.array([run.seconds for run in products])
+        images = BATCH / np.array([run.seconds for run in ours])
+        # In processor time: what else runs on the machine would make it a lottery.
+        fraction = (gflop * BATCH / (2 * DIMENSION**3 / 1e9)) * np.divide(
+            [run.cpu for run in products], [run.cpu for run in ours]
+        )
+        yield (
+            name,
+            {
+                "text": f"{text} times as fast, goal {goal}; {np.median(images):.1f} "
+                f"images/s, {np.median(fraction):.0%} of the floor ({gflop:.2f} GFLOP "
+                f"an image at {np.median(rate):.0f} GFLOP/s of float32 products); "
+                f"features differ by at most {np.abs(features - others).max():.1e}",
+                "goal": goal,
+                **found,
+                "gflop_per_image": gflop,
+                "product_gflops": rate.tolist(),
+                "fraction_of_floor": fraction.tolist(),
+            },
+        )
+
+
+def flops() -> int:
+    """Counts the multiplications and additions of one image's convolutions."""
+    from fid.graph import IMAGE_SIZE, NETWORK, Conv, Pool
+
+    def count(layers: Sequence[Any], size: int) -> tuple[int, int]:
+        total = 0
+        for layer in layers:
+            if isinstance(layer, Conv | Pool):
+                if layer.padding == "VALID":
+                    window = layer.kernel[0] if isinstance(layer, Conv) else layer.size
+                    size = (size - window) // layer.stride + 1
+                if isinstance(layer, Conv):
+                    total += 2 * size * size * int(np.prod(layer.kernel))
+            else:
+                found = [count(branch, size) for branch in layer.branches]
+                total += sum(each for each, _ in found)
+                size = found[0][1]
+        return total, size
+
+    return count(NETWORK, IMAGE_SIZE)[0]
+
+
+def frechet(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """The Fréchet distance in 2048 dimensions."""
+    _write_statistics(folder)
+    n, d = 1000, DIMENSION
+    costs = {
+        # A Cholesky factorisation, the congruence, the reduction to tridiagonal form.
+        "full": (1 / 3 + 1 + 4 / 3) * d**3,
+        # The products of the features with a covariance, and the same reduction.
+        "few": 2 * n * d**2 + 2 * n**2 * d + 4 / 3 * n**3,
+    }
+    with _workers(folder, our_distance, scipy_sqrtm) as (us, them):
+        for work in ("full", "product"):
+            us.run(work)  # the first time is another
+        for work, name, goal in (
+            ("full", "from two files, full rank", 10),
+            ("few", "with 1,000 features at hand", 40),
+        ):
+            ours, theirs, products = [], [], []
+            for _ in range(min(rounds, 3)):
+                ours.append(us.run(work))
+                theirs.append(them.run(work))
+                products.append(us.run("product"))
+            text, found = _ratios(theirs, ours)
+            value, other = ours[-1].result, theirs[-1].result
+            seconds = np.median([run.seconds for run in ours])
+            product = np.median([run.seconds for run in products])
+            floor = float(costs[work] / (2 * d**3) * product)
+            yield (
+                name,
+                {
+                    "text": f"{text} times as fast as scipy.linalg.sqrtm, goal {goal}; "
+                    f"{seconds:.2f} s; floor {floor:.2f} s, "
+                    f"{costs[work] / 1e9:.0f} GFLOP of LAPACK; relative difference "
+                    f"{abs(value - other) / abs(other):.1e}",
+                    "goal": goal,
+                    "floor_seconds": floor,
+                    **found,
+                },
+            )
+
+
+def _write_statistics(folder: pathlib.Path) -> None:
+    random = np.random.default_rng(0)
+    # Features like pool_3's: correlated, positive, with a falling spectrum.
+    mixing = random.normal(size=(DIMENSION, DIMENSION))
+    mixing *= np.geomspace(1, 1e-2, DIMENSION)
+    for name, count in (("one", 6000), ("two", 5000), ("few", 1000)):
+        # Rounded to float32, as features are.
+        rows = np.abs(random.normal(size=(count, DIMENSION)) @ mixing.T) / 40
+        rows = rows.astype(np.float32).astype(np.float64)
+        np.savez(
+            folder / f"{name}.npz", mu=rows.mean(0), sigma=np.cov(rows, rowvar=False)
+        )
+        if name == "few":
+            np.save(folder / "few.npy", rows)
+
+
+def folder_of_pngs(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """A folder of 500 PNGs from end to end."""
+    from PIL import Image
+
+    (folder / "png").mkdir()
+    for index, image in enumerate(_images(500)):
+        Image.fromarray(image).save(folder / "png" / f"{index:03}.png")
+    with _workers(folder, our_folder) as (us,):
+        us.run("alone")
+        runs: dict[str, list[Run]] = {"folder": [], "alone": []}
+        for _ in range(rounds):
+            for work in runs:
+                runs[work].append(us.run(work))
+    text, found = _ratios(runs["folder"], runs["alone"])
+    yield (
+        "500 PNGs of 32x32",
+        {"text": f"{text} times the extractor alone, goal 1.10", "goal": 1.1, **found},
+    )
+
+
+def memory(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """Peak memory for 50,000 images against 5,000, with a cheap extractor."""
+    peaks = {}
+    for count in (5_000, 50_000):
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(target=_peak, args=(theirs, count))
+        process.start()
+        peaks[count] = mine.recv()
+        process.join()
+    growth = peaks[50_000] - peaks[5_000]
+    yield (
+        "50,000 against 5,000 images",
+        {
+            "text": f"peak grows by {growth:.0f} MB, from {peaks[5_000]:.0f} MB; goal "
+            "below 50 MB (FID alone; KID keeps 8 KB an image)",
+            "peak_mb": {str(count): peak for count, peak in peaks.items()},
+            "goal": 50,
+        },
+    )
+
+
+def _peak(connection: Connection, count: int) -> None:
+    from fid.images import Source
+    from fid.measure import compute_statistics
+
+    class Random(Source):
+        """Images made as they are asked for."""
+
+        label, lossy, provenance = "random", 0, {}
+
+        def __init__(self, count: int):
+            self.count = count
+
+        def batches(self, size: int) -> Iterator[np.ndarray]:
+            random = np.random.default_rng(0)
+            for start in range(0, self.count, size):
+                shape = (min(size, self.count - start), 32, 32, 3)
+                yield random.integers(0, 256, shape, np.uint8)
+
+    class Pixels:
+        """The first 2048 pixels as features."""
+
+        name, dimension, channels = "pixels", DIMENSION, 3
+        fingerprint, protocol = "", {}
+
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            images = np.asarray(images).reshape(len(images), -1)
+            return images[:, :DIMENSION].astype(np.float32)
+
+    compute_statistics(Random(count), Pixels(), batch_size=250)
+    connection.send(_peak_mb())
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+def startup(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """Start-up of `python -m fid a.npz b.npz`: with 4 features, nearly all there is."""
+    paths = []
+    for seed in (0, 1):
+        rows = np.random.default_rng(seed).normal(size=(50, 4))
+        paths.append(folder / f"small_{seed}.npz")
+        np.savez(paths[-1], mu=rows.mean(0), sigma=np.cov(rows, rowvar=False))
+    commands = {"fid": ["-m", "fid", *map(str, paths)], "python": ["-c", "pass"]}
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, arguments in commands.items():
+            start, cpu = time.perf_counter(), _children_seconds()
+            subprocess.run(
+                [sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True
+            )
+            seconds, cpu = time.perf_counter() - start, _children_seconds() - cpu
+            runs[name].append(Run(seconds, cpu, None))
+    # The first time, the files are not in the system's cache yet.
+    ours, python = (runs[name][1:] for name in ("fid", "python"))
+    seconds, cpu, _ = zip(*ours, strict=True)
+    alone = np.median([run.seconds for run in python])
+    yield (
+        "python -m fid a.npz b.npz",
+        {
+            "text": f"{np.median(seconds):.2f} s ({min(seconds):.2f}-"
+            f"{max(seconds):.2f}), {np.median(cpu):.2f} s of processor time, goal "
+            f"below 1 s; python alone {alone:.2f} s",
+            "seconds": seconds,
+            "cpu": cpu,
+            "goal": 1.0,
+        },
+    )
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+ROWS = {
+    "extractor": extractor,
+    "frechet": frechet,
+    "folder": folder_of_pngs,
+    "memory": memory,
+    "startup": startup,
+}
+
+
+# --- The program -------------------------------------------------------------------
+
+
+def main(args: list[str], values: flags.FlagValues) -> None:
+    """Runs the rows that were asked for, and prints them."""
+    if args:
+        raise flags.Error(f"there is nothing to do with {args[0]!r}")
+    if unknown := [name for name in values.work if name not in ROWS]:
+        raise flags.Error(
+            f"--work has no {unknown[0]!r}: choose from {', '.join(ROWS)}"
+        )
+    if values.json:
+        check_writable(values.json)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # The workers import `fid` from beside this script, installed or not.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    found: dict[str, Any] = {"machine": _machine()}
+    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if {"extractor", "folder"} & set(values.work):
+            _graph(values.inception, folder)
+        for work in values.work:
+            print(f"\n{work}: {ROWS[work].__doc__}", flush=True)
+            found[work] = {}
+            for name, row in ROWS[work](folder, values.rounds):
+                text = row if isinstance(row, str) else row.pop("text")
+                print(f"  {name}: {text}", flush=True)
+                found[work][name] = row
+    if values.json:
+        write_json(values.json, found)
+
+
+def _graph(inception: str | None, folder: pathlib.Path) -> None:
+    """Puts the graph, and its weights as arrays for PyTorch, into the folder."""
+    writer = ROOT / "tests" / "synthetic_graph.py"
+    if inception:
+        source = pathlib.Path(inception).resolve()
+        (folder / "graph.pb").symlink_to(source)
+    elif writer.exists():
+        subprocess.run(
+            [sys.executable, writer, folder / "graph.pb"],
+            check=True,
+            capture_output=True,
+        )
+    else:
+        raise InputError(
+            f"{writer} does not exist, so no synthetic graph can be made; name the "
+            "graph with --inception."
+        )
+    from fid.graph import load_graph
+
+    blocks = load_graph(folder / "graph.pb").blocks.values()
+    keys = ("kernel", "beta", "gamma", "moving_mean", "moving_variance")
+    np.savez(
+        folder / "weights.npz",
+        **{f"{i}/{key}": getattr(b, key) for i, b in enumerate(blocks) for key in keys},
+    )
+
+
+def _machine() -> dict[str, Any]:
+    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
+    for name in ("tensorflow", "scipy", "torch", "pytorch-fid", "torch-fidelity"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_list("work", list(ROWS), "Rows to measure.", flag_values=values)
+    flags.DEFINE_string(
+        "inception",
+        None,
+        "The 2015 graph; by default a synthetic one like it.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "rounds", 5, "Rounds of each row.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_string(
+        "json", None, "Also write all that was measured here.", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, define, __doc__))

@@ -1,0 +1,261 @@
+"""Each kind of image against values worked out by hand."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fid import InputError
+from fid.decoding import decode, printable
+
+# Pillow's remarks on damaged metadata, which the damage here brings about.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png(width, height, bits, colour, rows):
+    """A PNG written by hand, for what Pillow cannot write or should not read."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    pixels = b"".join(b"\0" + row for row in rows)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(pixels)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+def palette_image():
+    image = Image.new("P", (2, 1))
+    image.putpalette([9, 8, 7, 200, 100, 50] + [0] * 762)
+    image.putdata([1, 0])
+    return image
+
+
+def sixteen_bits():
+    return Image.fromarray(np.array([[0x00FF, 0x0100], [0xABCD, 0xFFFF]], np.uint16))
+
+
+WIDE = [[[0] * 3, [1] * 3], [[0xAB] * 3, [0xFF] * 3]]
+COLOURS = [[[200, 100, 50], [9, 8, 7]]]
+HIDDEN = Image.new("RGBA", (1, 1), (10, 20, 30, 0))
+# 255 - 40 = 215 of white are left; 215 * (255 - 10) / 255 = 206.6, and so on.
+INKS = Image.new("CMYK", (1, 1), (10, 20, 30, 40))
+INKS_AS_RGB = [[[207, 198, 190]]]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected", "treatments"),
+    [
+        (encoded(Image.new("RGB", (1, 1), (1, 2, 3))), [[[1, 2, 3]]], ()),
+        (encoded(Image.new("L", (1, 1), 5)), [[[5, 5, 5]]], ("grey repeated",)),
+        (
+            encoded(Image.new("LA", (1, 1), (5, 0))),
+            [[[5, 5, 5]]],
+            ("grey repeated", "alpha dropped"),
+        ),
+        (encoded(HIDDEN), [[[10, 20, 30]]], ("alpha dropped",)),
+        (
+            encoded(HIDDEN, "WEBP", lossless=True, exact=True),
+            [[[10, 20, 30]]],
+            ("alpha dropped",),
+        ),
+        (encoded(HIDDEN, "TIFF"), [[[10, 20, 30]]], ("alpha dropped",)),
+        (encoded(palette_image()), COLOURS, ("palette looked up",)),
+        (encoded(palette_image(), transparency=1), COLOURS, ("palette looked up",)),
+        (
+            encoded(palette_image(), transparency=b"\x10\x20"),
+            COLOURS,
+            ("palette looked up",),
+        ),
+        (
+            encoded(palette_image(), "GIF", transparency=1),
+            COLOURS,
+            ("palette looked up",),
+        ),
+        (encoded(palette_image(), "BMP"), COLOURS, ("palette looked up",)),
+        (encoded(sixteen_bits()), WIDE, ("16-bit grey // 256",)),
+        (encoded(sixteen_bits(), "TIFF"), WIDE, ("16-bit grey // 256",)),
+        # 16 bits a channel: 0x1234, 0x56FF, 0x0080.
+        (
+            png(1, 1, 16, 2, [b"\x12\x34\x56\xff\x00\x80"]),
+            [[[0x12, 0x56, 0x00]]],
+            (),
+        ),
+        (
+            png(2, 1, 1, 0, [b"\x40"]),
+            [[[0] * 3, [255] * 3]],
+            ("1 bit as 0 and 255",),
+        ),
+        (encoded(INKS, "TIFF"), INKS_AS_RGB, ("CMYK converted",)),
+        (encoded(INKS, "JPEG", quality=100), INKS_AS_RGB, ("CMYK converted",)),
+    ],
+)
+def test_each_kind_of_image_has_its_treatment(data, expected, treatments):
+    found = decode(data)
+    assert found.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert found.treatments == treatments
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_an_orientation_is_not_applied_and_noted(kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 3), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = decode(encoded(Image.fromarray(pixels), kind, exif=turned, **options))
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.treatments == ("EXIF orientation not applied",)
+
+
+def test_an_upright_image_is_not_said_to_be_turned():
+    upright = Image.Exif()
+    upright[0x0112] = 1
+    assert decode(encoded(Image.new("RGB", (5, 2)), exif=upright)).treatments == ()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_of_several_frames_is_read(kind):
+    first, second = (Image.new("RGB", (3, 2), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(first, kind, save_all=True, append_images=[second], **options)
+    found = decode(data)
+    np.testing.assert_array_equal(found.pixels, np.full((2, 3, 3), (255, 0, 0)))
+    assert "first frame of several" in found.treatments
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("F", (1, 1), 0.5), "floating-point pixels"),
+        (Image.new("I", (1, 1), 70_000), "integer pixels"),
+        (Image.new("LAB", (1, 1)), "unusual pixels"),
+    ],
+)
+def test_pixels_of_no_known_range_are_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        decode(encoded(image, "TIFF"))
+
+
+def test_grey_that_counts_from_white_is_not_read_upside_down():
+    data = bytearray(encoded(sixteen_bits(), "TIFF"))
+    # Tag 262, photometric interpretation, type 3 (short), one of them: 1 becomes 0.
+    at = data.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    assert data[at] == 1
+    data[at] = 0
+    with pytest.raises(InputError, match="I;16"):
+        decode(bytes(data))
+
+
+def test_the_content_says_whether_it_is_lossy():
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    )
+    frames = {"save_all": True, "append_images": [image.rotate(90)]}
+    found = {
+        "png": (encoded(image), False),
+        "jpeg": (encoded(image, "JPEG"), True),
+        "webp": (encoded(image, "WEBP"), True),
+        "webp lossless": (encoded(image, "WEBP", lossless=True), False),
+        "webp alpha": (encoded(image.convert("RGBA"), "WEBP"), True),
+        "webp frames": (encoded(image, "WEBP", **frames), True),
+        "webp lossless frames": (
+            encoded(image, "WEBP", lossless=True, **frames),
+            False,
+        ),
+        "tiff": (encoded(image, "TIFF"), False),
+        "tiff jpeg": (encoded(image, "TIFF", compression="jpeg"), True),
+        "bmp": (encoded(image, "BMP"), False),
+        "gif": (encoded(image, "GIF"), False),
+    }
+    for name, (data, lossy) in found.items():
+        assert decode(data).lossy == lossy, name
+        assert decode(data).format == name.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>no such page</html>", r"it begins with b'<html>no'"),
+        # Pillow would start an interpreter for this one.
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+            "no PNG, JPEG",
+        ),
+        (png(20_000, 20_000, 8, 0, [b""]), "more than 89,478,485"),
+        (png(10_000, 10_000, 8, 0, [b""]), "10000 x 10000 pixels"),
+    ],
+)
+def test_what_is_no_image_says_why(data, message):
+    with pytest.raises(InputError, match=message):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_every_truncation_is_found(kind):
+    image = Image.effect_noise((32, 32), 60).convert("RGB")
+    data = encoded(image, kind)
+    whole = decode(data).pixels
+    for length in range(1, len(data), 37):
+        try:
+            found = decode(data[:length]).pixels
+        except InputError:
+            continue
+        # What comes after the last pixel may be missing.
+        np.testing.assert_array_equal(found, whole)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_damage_is_an_input_error_or_an_image_and_nothing_else(kind):
+    random = np.random.default_rng(0)
+    image = Image.effect_noise((16, 16), 60).convert("RGB")
+    data = encoded(image, kind)
+    refused = []
+    for _ in range(150):
+        damaged = bytearray(data)
+        for position in random.integers(0, min(len(data), 200), 3):
+            damaged[position] = random.integers(256)
+        try:
+            found = decode(bytes(damaged))
+        except InputError as error:
+            refused.append(str(error))
+        else:
+            assert found.pixels.dtype == np.uint8
+            assert found.pixels.shape[2] == 3
+    assert refused
+    assert all(message.isprintable() for message in refused)
+
+
+def test_memory_is_asked_for_before_the_pixels_are_decoded():
+    asked = []
+
+    def admit(size):
+        asked.append(size)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(encoded(Image.new("RGB", (7, 5))), admit)
+    assert asked == [7 * 5 * 3]
+
+
+def test_names_fit_on_one_line():
+    assert printable("größe 画像.png") == "größe 画像.png"
+    assert printable("a\nb\x1b[31m.png") == r"'a\nb\x1b[31m.png'"
+    assert printable(b"\xff.png".decode("utf-8", "surrogateescape")) == r"'\udcff.png'"

@@ -1,0 +1,92 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from fid import InputError
+from fid.inception_score import inception_score
+
+
+def logits(n, classes, seed=0, scale=3.0):
+    random = np.random.default_rng(seed)
+    return random.normal(scale=scale, size=(n, classes)).astype(np.float32)
+
+
+def by_scipy(x, splits):
+    """The original code's loop, on probabilities and entropies by SciPy."""
+    preds = scipy.special.softmax(x.astype(np.float64), axis=1)
+    scores = []
+    for i in range(splits):
+        part = preds[(i * len(x) // splits) : ((i + 1) * len(x) // splits)]
+        divergence = scipy.stats.entropy(part, part.mean(axis=0)[None], axis=1)
+        scores.append(np.exp(divergence.mean()))
+    return np.mean(scores), np.std(scores)
+
+
+@pytest.mark.parametrize(("n", "splits"), [(50, 1), (50, 10), (53, 10), (10, 10)])
+def test_against_scipy(n, splits):
+    x = logits(n, 20)
+    got = inception_score(x, splits=splits)
+    mean, std = by_scipy(x, splits)
+    assert got.mean == pytest.approx(mean, rel=1e-12)
+    assert got.std == pytest.approx(std, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_gan") is None,
+    reason="TF-GAN is not installed",
+)
+def test_against_tfgan():
+    from tf_ttur import tfgan
+
+    x = logits(64, 1008)
+    expected = tfgan.load().eval.classifier_score_from_logits(x.astype(np.float64))
+    assert inception_score(x, splits=1).mean == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_sure_and_even_predictions_score_the_classes():
+    sure = 1e4 * np.tile(
+        np.eye(7, dtype=np.float32), (3, 1)
+    )  # 0 log 0 off the diagonal
+    assert inception_score(sure, splits=3).mean == pytest.approx(7.0, rel=1e-12)
+
+
+def test_equal_predictions_score_one():
+    x = np.tile(logits(1, 9), (20, 1))
+    got = inception_score(x)
+    assert got.mean == pytest.approx(1.0, rel=1e-12)
+    assert got.std == pytest.approx(0.0, abs=1e-12)
+
+
+def test_huge_logits_do_not_overflow():
+    x = logits(40, 6, scale=2.0)
+    # A constant in an image's logits changes no probability; here it is exact.
+    shifted = x.astype(np.float64) + 1e6 * np.arange(40)[:, None]
+    expected = inception_score(x).mean
+    assert inception_score(shifted).mean == pytest.approx(expected, rel=1e-8)
+
+
+def test_splits_are_consecutive():
+    x = np.concatenate([np.zeros((10, 4)), 1e3 * np.tile(np.eye(4), (3, 1))[:10]])
+    first, second = (inception_score(part, splits=1).mean for part in (x[:10], x[10:]))
+    got = inception_score(x, splits=2)
+    assert first == pytest.approx(1.0)
+    assert got.mean == pytest.approx((first + second) / 2, rel=1e-12)
+    assert got.std == pytest.approx((second - first) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "splits", "message"),
+    [
+        (np.zeros((9, 3)), 10, "9 images cannot be split into 10 parts"),
+        (np.zeros((9, 3)), 0, "at least 1"),
+        (np.zeros(9), 1, r"shape \(9,\)"),
+        (np.zeros((9, 3), int), 1, "int64"),
+        (np.full((9, 3), np.nan), 1, "image 0 .* not finite"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(x, splits, message):
+    with pytest.raises(InputError, match=message):
+        inception_score(x, splits=splits)

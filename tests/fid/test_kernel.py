@@ -1,0 +1,111 @@
+import importlib.util
+
+import numpy as np
+import pytest
+import sklearn.metrics.pairwise
+
+from fid import InputError, kernel, kernel_distance
+
+
+def features(n, d, seed, shift=0.0):
+    """Like pool_3: float32, not negative, with a mean well above its differences."""
+    random = np.random.default_rng(seed)
+    mixed = random.normal(size=(n, d)) @ np.random.default_rng(9).normal(size=(d, d))
+    return np.maximum(mixed / np.sqrt(d) + 0.4 + shift, 0.0).astype(np.float32)
+
+
+def by_definition(x, y):
+    """Unbiased squared MMD from whole kernel matrices of scikit-learn, in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+
+    def cubic(a, b):
+        return sklearn.metrics.pairwise.polynomial_kernel(a, b, degree=3, coef0=1)
+
+    off = [~np.eye(len(a), dtype=bool) for a in (x, y)]
+    within = cubic(x, x)[off[0]].mean() + cubic(y, y)[off[1]].mean()
+    return within - 2 * cubic(x, y).mean()
+
+
+def test_by_hand():
+    # d = 1: k(1, 2) = 27 within x; k(0, 3) = 1 within y; k(1, 0) = k(2, 0) = 1,
+    # k(1, 3) = 64 and k(2, 3) = 343 between: 27 + 1 - 2 (1 + 1 + 64 + 343) / 4.
+    x, y = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
+    assert kernel_distance(x, y, subsets=0).full == pytest.approx(-176.5, rel=1e-14)
+    (only,) = {kernel_distance(x, y, subsets=3, subset_size=2).mean}
+    assert only == pytest.approx(-176.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("block", [7, 64, 10_000])
+def test_against_whole_kernel_matrices(block, monkeypatch):
+    monkeypatch.setattr(kernel, "_BLOCK", block)
+    x, y = features(150, 32, 0), features(230, 32, 1, shift=0.05)
+    got = kernel_distance(x, y, subsets=7, subset_size=40, seed=3)
+    assert got.full == pytest.approx(by_definition(x, y), rel=1e-9)
+    # torch-fidelity's procedure: of x first, then of y, from one generator.
+    random = np.random.RandomState(3)
+    each = []
+    for _ in range(7):
+        rows = random.choice(150, 40, replace=False)
+        columns = random.choice(230, 40, replace=False)
+        each.append(by_definition(x[rows], y[columns]))
+    assert got.mean == pytest.approx(np.mean(each), rel=1e-9)
+    assert got.std == pytest.approx(np.std(each), rel=1e-9)
+
+
+def test_all_features_depend_on_no_order_and_no_seed():
+    x, y = features(300, 64, 0), features(200, 64, 1)
+    one = kernel_distance(x, y, subsets=0).full
+    two = kernel_distance(x[::-1], y[::-1], subset_size=50, seed=1).full
+    assert one == pytest.approx(two, rel=1e-9)
+    assert kernel_distance(y, x, subsets=0).full == pytest.approx(one, rel=1e-9)
+
+
+def test_the_seed_decides_the_subsets():
+    x, y = features(100, 8, 0), features(100, 8, 1)
+    one, again, other = (
+        kernel_distance(x, y, subsets=5, subset_size=20, seed=s) for s in (0, 0, 1)
+    )
+    assert one == again
+    assert one.mean != other.mean
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_gan") is None,
+    reason="TF-GAN is not installed",
+)
+def test_against_tfgan():
+    import tensorflow as tf
+
+    from tf_ttur import tfgan
+
+    x, y = features(120, 16, 0), features(120, 16, 1, shift=0.3)
+    expected = tfgan.load().eval.kernel_classifier_distance_from_activations(
+        tf.constant(x, tf.float64), tf.constant(y, tf.float64), max_block_size=120
+    )
+    got = kernel_distance(x, y, subsets=0).full
+    assert got == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "flags", "message"),
+    [
+        ((5, 3), (9, 3), {"subset_size": 6}, "takes 6 .* smaller set has 5"),
+        ((9, 3), (5, 3), {"subset_size": 6}, "0 subsets"),
+        ((5, 3), (5, 4), {"subsets": 0}, "3 features .* second 4"),
+        ((1, 3), (5, 3), {"subsets": 0}, "first set"),
+        ((5,), (5, 3), {"subsets": 0}, r"shape \(5,\)"),
+        ((5, 3), (5, 3), {"subset_size": 1}, "at least 2"),
+        ((5, 3), (5, 3), {"subsets": -1}, "0 or more"),
+        ((5, 3), (5, 3), {"subset_size": 2, "seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(x, y, flags, message):
+    with pytest.raises(InputError, match=message):
+        kernel_distance(np.ones(x), np.ones(y), **flags)
+
+
+def test_bad_values_are_named():
+    bad = np.ones((4, 2))
+    bad[2, 0] = np.inf
+    with pytest.raises(InputError, match="image 2 .* second set"):
+        kernel_distance(np.ones((4, 2)), bad, subsets=0)
