@@ -35,6 +35,10 @@ __all__ = [
     "UpsampleConv2D",
 ]
 
+# With fewer channels than this, one convolution of all phases is faster, although it
+# multiplies some taps by zero.
+_FEW = 16
+
 _serializable = keras.saving.register_keras_serializable("tf_ttur")
 
 
@@ -216,30 +220,60 @@ def _phases(images: tf.Tensor) -> list[tf.Tensor]:
 
 def _strided(images: tf.Tensor, kernel: tf.Tensor, before: Sequence[int]) -> tf.Tensor:
     """Convolves with stride 2, with `before` zeros above and left of the images."""
-    phases = iter(_phases(images))
     parts = []
     for row in (0, 1):
         rows, vertical = _gathered_taps(kernel, 0, row, before[0])
         for column in (0, 1):
             part, horizontal = _gathered_taps(rows, 1, column, before[1])
-            image = next(phases)
-            if 0 not in part.shape[:2]:  # a 1x1 kernel sees one phase only
-                parts.append(_convolve(image, part, vertical, horizontal))
-    return tf.add_n(parts)
+            parts.append((part, vertical, horizontal))
+    if images.shape[-1] < _FEW:
+        return _convolve(tf.nn.space_to_depth(images, 2), *_joined(parts, axis=2))
+    return tf.add_n(
+        [
+            _convolve(image, *part)
+            for image, part in zip(_phases(images), parts, strict=True)
+            if 0 not in part[0].shape[:2]  # a 1x1 kernel sees one phase only
+        ]
+    )
 
 
 def _to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor:
     """Makes each phase of a result twice as large by a convolution of `images`."""
-    _, height, width, _ = images.shape
-    rows = []
+    parts = []
     for row in (0, 1):
-        part, vertical = split(kernel, 0, row)
-        columns = [split(part, 1, column) for column in (0, 1)]
-        rows.append(
-            tf.stack([_convolve(images, k, vertical, pad) for k, pad in columns], 3)
+        rows, vertical = split(kernel, 0, row)
+        for column in (0, 1):
+            part, horizontal = split(rows, 1, column)
+            parts.append((part, vertical, horizontal))
+    if kernel.shape[-1] < _FEW:
+        return tf.nn.depth_to_space(_convolve(images, *_joined(parts, axis=3)), 2)
+    _, height, width, _ = images.shape
+    phases = tf.stack([_convolve(images, *part) for part in parts])
+    phases = tf.reshape(phases, [2, 2, -1, height, width, phases.shape[-1]])
+    phases = tf.transpose(phases, [2, 3, 0, 4, 1, 5])
+    return tf.reshape(phases, [-1, 2 * height, 2 * width, phases.shape[-1]])
+
+
+def _joined(
+    parts: list[tuple[tf.Tensor, tuple[int, int], tuple[int, int]]], axis: int
+) -> tuple[tf.Tensor, tuple[int, int], tuple[int, int]]:
+    """Joins the kernels of four phases along their channels, in one window."""
+    top, bottom, left, right = (
+        max(part[along][end] for part in parts) for along in (1, 2) for end in (0, 1)
+    )
+    kernels = [
+        tf.pad(
+            part,
+            [
+                (top - vertical[0], bottom - vertical[1]),
+                (left - horizontal[0], right - horizontal[1]),
+                (0, 0),
+                (0, 0),
+            ],
         )
-    outputs = tf.stack(rows, 2)  # (n, h, 2, w, 2, c)
-    return tf.reshape(outputs, [-1, 2 * height, 2 * width, outputs.shape[-1]])
+        for part, vertical, horizontal in parts
+    ]
+    return tf.concat(kernels, axis), (top, bottom), (left, right)
 
 
 def _gathered_taps(
@@ -293,7 +327,24 @@ def _convolve(
     vertical: tuple[int, int],
     horizontal: tuple[int, int],
 ) -> tf.Tensor:
-    return tf.nn.conv2d(images, kernel, 1, [(0, 0), vertical, horizontal, (0, 0)])
+    paddings = [(0, 0), vertical, horizontal, (0, 0)]
+    _, height, width, _ = images.shape
+    rows, columns, inputs, outputs = kernel.shape
+    if rows <= height and columns <= width:
+        return tf.nn.conv2d(images, kernel, 1, paddings)
+    # XLA has no fast convolution with a kernel larger than the image. Such an image is
+    # small, and so is the matrix of its patches.
+    images = tf.pad(images, paddings)
+    height = images.shape[1] - rows + 1
+    width = images.shape[2] - columns + 1
+    patches = [
+        images[:, row : row + height, column : column + width]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return tf.concat(patches, -1) @ tf.reshape(
+        kernel, [rows * columns * inputs, outputs]
+    )
 
 
 # ---- layers

@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from tf_ttur.layers import Conv2D, Conv2DTranspose
+
 __all__ = ["discriminator", "generator"]
 
 _CONV = keras.initializers.TruncatedNormal
@@ -84,7 +86,7 @@ def discriminator(
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
     for stage, filters in enumerate((width, 2 * width, 4 * width, 8 * width)):
-        x = layers.Conv2D(
+        x = Conv2D(
             filters,
             5,
             strides=2,
@@ -106,7 +108,7 @@ def discriminator(
 
 
 def _deconv(filters: int, seed: int, name: str) -> layers.Layer:
-    return layers.Conv2DTranspose(
+    return Conv2DTranspose(
         filters,
         5,
         strides=2,
