@@ -342,9 +342,10 @@ def _convolve(
         for row in range(rows)
         for column in range(columns)
     ]
-    return tf.concat(patches, -1) @ tf.reshape(
-        kernel, [rows * columns * inputs, outputs]
-    )
+    # Stacked, and in two axes: otherwise the kernel's gradient is not one product.
+    patches = tf.reshape(tf.stack(patches, 3), [-1, rows * columns * inputs])
+    products = patches @ tf.reshape(kernel, [-1, outputs])
+    return tf.reshape(products, [-1, height, width, outputs])
 
 
 # ---- layers
