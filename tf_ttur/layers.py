@@ -30,8 +30,7 @@ __all__ = [
     "Conv2D",
     "Conv2DTranspose",
     "ConvMeanPool2D",
-    "MeanPool2D",
-    "Upsample2D",
+    "ImageNormalization",
     "UpsampleConv2D",
 ]
 
@@ -160,31 +159,40 @@ class ConvMeanPool2D(keras.layers.Conv2D):
 
 
 @_serializable
-class Upsample2D(keras.layers.Layer):
-    """Nearest-neighbour upsampling by 2, whose gradient is a sum that XLA fuses."""
+class ImageNormalization(keras.layers.Layer):
+    """Layer normalisation of an image: over all its pixels and channels.
+
+    The same as `keras.layers.GroupNormalization(groups=1)`, with its weights, in a form
+    whose first and second derivatives XLA fuses better.
+
+    Args:
+        epsilon: Added to the variance.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Makes a scale and an offset for each channel."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
 
     def call(self, inputs: Any) -> Any:
-        """Repeats every pixel in both directions."""
-        return upsample(inputs)
+        """Normalises each image by its own mean and variance."""
+        # In float32, as Keras does: a float16 sum of squares overflows.
+        images = tf.cast(inputs, tf.float32) if inputs.dtype == "float16" else inputs
+        images -= tf.reduce_mean(images, [1, 2, 3], keepdims=True)
+        variance = tf.reduce_mean(tf.square(images), [1, 2, 3], keepdims=True)
+        images *= tf.math.rsqrt(variance + self.epsilon)
+        gamma, beta = map(tf.convert_to_tensor, (self.gamma, self.beta))
+        return tf.cast(images, inputs.dtype) * gamma + beta
 
-    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Twice the height and width."""
-        batch, height, width, channels = input_shape
-        return (batch, _twice(height), _twice(width), channels)
-
-
-@_serializable
-class MeanPool2D(keras.layers.Layer):
-    """The mean of 2x2 pixels, as a sum that XLA fuses."""
-
-    def call(self, inputs: Any) -> Any:
-        """Halves height and width."""
-        return mean_pool(inputs)
-
-    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Half the height and width."""
-        batch, height, width, channels = input_shape
-        return (batch, _half(height), _half(width), channels)
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "epsilon": self.epsilon}
 
 
 def upsample(images: Any) -> Any:

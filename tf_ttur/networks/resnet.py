@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tf_ttur.layers import ConvMeanPool2D, UpsampleConv2D
+from tf_ttur.layers import ConvMeanPool2D, ImageNormalization, UpsampleConv2D
 
 __all__ = ["discriminator", "generator"]
 
@@ -172,8 +172,7 @@ def _batch_norm(name: str) -> Any:
 
 
 def _layer_norm(name: str) -> Any:
-    # Over all pixels and channels of an image, with a scale and offset per channel.
-    return keras.layers.GroupNormalization(groups=1, epsilon=1e-5, name=name)
+    return ImageNormalization(epsilon=1e-5, name=name)
 
 
 def _check(image_size: int, channels: int, width: int | None) -> int:
