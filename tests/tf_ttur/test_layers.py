@@ -95,7 +95,6 @@ def test_convolutions_with_resampling(kind, size, shape):
         {"strides": 1, "padding": "same"},
         {"strides": 2, "padding": "valid"},
         {"strides": 3, "padding": "same"},
-        {"strides": 1, "padding": "valid", "dilation_rate": 2},
     ],
     ids=str,
 )
