@@ -18,7 +18,7 @@ from fid.images import QUANTIZE, VALUE_RANGES
 if TYPE_CHECKING:
     from fid.measure import Comparison
 
-__all__ = ["compute_fid", "precalc_stats", "report", "run"]
+__all__ = ["check_output", "compute_fid", "precalc_stats", "report", "run"]
 
 _SOURCE = "a folder or zip archive of images, or an .npz or .npy array of images"
 
@@ -112,13 +112,7 @@ def report(comparison: Comparison) -> str:
     Returns:
         A line a metric, such as `FID: 12.345678`.
     """
-
-    def title(metric: str) -> str:
-        name = comparison.name(metric)
-        # In capitals only where it is what the letters stand for.
-        return name.upper() if name == metric else name
-
-    lines = []
+    title, lines = comparison.title, []
     if comparison.value is not None:
         lines.append(f"{title('fid')}: {comparison.value:.6f}")
     if (kernel := comparison.kernel) is not None:
@@ -148,10 +142,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             args += pipeline_args
         if len(args) != 1:
             raise flags.Error(f"expected one source of images; got {len(args)}")
-        if not values.output:
-            raise flags.Error("--output=FILE.npz is missing")
-        if not values.output.lower().endswith(".npz"):
-            raise flags.Error(f"--output={values.output} does not end in .npz")
+        check_output(values.output, args)
         if values.beam:
             _precalc_with_beam(args[0], values, pipeline_args)
             return
@@ -159,9 +150,6 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
 
         # Tried first, so that an hour of work does not end in a folder that is none.
         files.check_writable(values.output)
-        both = (args[0], values.output)
-        if all(map(os.path.exists, both)) and os.path.samefile(*both):
-            raise flags.Error("the output would replace the images")
         statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)
         print(
@@ -222,6 +210,26 @@ def _precalc_with_beam(
         pipeline_args=pipeline_args,
     )
     print(f"{values.output}: {statistics.n} images, {statistics.dimension} features")
+
+
+def check_output(output: str | None, inputs: Sequence[str]) -> None:
+    """Makes sure that a result may go where the command line says.
+
+    Args:
+        output: The value of `--output`.
+        inputs: Files that are going to be read.
+
+    Raises:
+        flags.Error: It is missing, names no `.npz` file, or is one of the inputs.
+    """
+    if not output:
+        raise flags.Error("--output=FILE.npz is missing")
+    if not output.lower().endswith(".npz"):
+        raise flags.Error(f"--output={output} does not end in .npz")
+    for path in inputs:
+        both = (path, output)
+        if all(map(os.path.exists, both)) and os.path.samefile(*both):
+            raise flags.Error(f"the output would replace {path}")
 
 
 def run(

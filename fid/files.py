@@ -17,6 +17,7 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "check_writable",
+    "printable",
     "read_json",
     "sha256_of_file",
     "write_json",
@@ -44,6 +45,24 @@ def cache_dir() -> pathlib.Path:
     if root := os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(root).expanduser() / "tf-ttur"
     return pathlib.Path.home() / ".cache" / "tf-ttur"
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Returns a name as it can be printed on one line.
+
+    Args:
+        name: Of a file, say.
+
+    Returns:
+        Itself, or its `repr` where it holds line breaks, control characters or bytes
+        that are no text.
+
+    Example:
+        >>> print(printable("größe 1.png"), printable("a\nb.png"))
+        größe 1.png 'a\nb.png'
+    """
+    name = os.fspath(name)
+    return name if name.isprintable() else repr(name)
 
 
 @contextlib.contextmanager
@@ -138,9 +157,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+        raise InputError(
+            f"Cannot read {printable(path)}: {error.strerror or error}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{printable(path)} is not JSON: {error}.") from error
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
@@ -151,9 +172,17 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        InputError: The file cannot be read.
     """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read {printable(path)}: {error.strerror or error}."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -25,9 +25,8 @@ from fid.decoding import (
     MAX_FILE_BYTES,
     Decoded,
     decode,
-    printable,
 )
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.lookahead import Admit, in_order
 from fid.pixels import Seen
 from fid.source import Source

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from fid.arrayfile import ArrayFile, is_statistics
-from fid.decoding import printable, to_rgb
-from fid.files import InputError
+from fid.decoding import to_rgb
+from fid.files import InputError, printable
 from fid.imagefiles import FilesSource, FolderSource, ZipSource
 from fid.pixels import (
     QUANTIZE,

@@ -108,6 +108,12 @@ class Comparison:
             _extractor_name(self.first), _extractor_name(self.second), of=metric
         )
 
+    def title(self, metric: str) -> str:
+        """Returns the name of a metric as it is printed: `FID`, `frechet_pixels`."""
+        name = self.name(metric)
+        # In capitals only where it is what the letters stand for.
+        return name.upper() if name == metric else name
+
     def values(self) -> dict[str, float]:
         """Returns every number by its name, such as `fid`, `kid_mean`, `is_std`."""
         found = {} if self.value is None else {self.metric: self.value}

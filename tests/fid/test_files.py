@@ -67,8 +67,12 @@ def test_json_round_trips_and_bad_json_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(files.InputError, match=r"x\.json is not JSON"):
         files.read_json(path)
-    with pytest.raises(files.InputError, match="Cannot read"):
-        files.read_json(tmp_path / "missing")
+    path.write_text("[" * 100_000)
+    with pytest.raises(files.InputError, match=r"x\.json is not JSON"):
+        files.read_json(path)
+    for read in (files.read_json, files.sha256_of_file):
+        with pytest.raises(files.InputError, match="Cannot read .*missing"):
+            read(tmp_path / "missing")
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -77,3 +81,10 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert files.cache_dir() == tmp_path / "tf-ttur"
     monkeypatch.setenv("TTUR_CACHE", "~/here")
     assert files.cache_dir().is_absolute()
+
+
+def test_names_fit_on_one_line():
+    assert files.printable("größe 画像.png") == "größe 画像.png"
+    assert files.printable("a\nb\x1b[31m.png") == r"'a\nb\x1b[31m.png'"
+    undecodable = b"\xff.png".decode("utf-8", "surrogateescape")
+    assert files.printable(undecodable) == r"'\udcff.png'"

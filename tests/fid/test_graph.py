@@ -131,6 +131,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, fragments):
 
 def test_missing_folder_and_too_large(tmp_path, monkeypatch, small):
     assert "does not exist" in refusal(tmp_path / "missing.pb")
+    assert refusal(tmp_path / "a\nb").isprintable()
     assert "is a folder" in refusal(tmp_path)
     assert "not a regular file" in refusal(pathlib.Path("/dev/zero"))
     path = tmp_path / NAME
