@@ -260,7 +260,7 @@ def test_the_output_may_not_replace_the_images(tmp_path, capsys):
     before = (tmp_path / "x.npz").read_bytes()
     path = f"{tmp_path}/x.npz"
     assert cli.precalc_stats(["x", path, f"--output={path}"]) == 2
-    assert "replace the images" in capsys.readouterr().err
+    assert f"would replace {path}" in capsys.readouterr().err
     assert (tmp_path / "x.npz").read_bytes() == before
 
 
