@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
 from fid import graph
-from fid.files import InputError
+from fid.files import InputError, printable
 
 NAME = "classify_image_graph_def.pb"
 
@@ -27,7 +27,7 @@ def refusal(path):
         graph.load_graph(path)
     message = str(caught.value)
     assert "\n" not in message
-    assert str(path) in message
+    assert printable(path) in message
     return message
 
 
