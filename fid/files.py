@@ -47,6 +47,24 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path.home() / ".cache" / "tf-ttur"
 
 
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Returns a name as it can be printed on one line.
+
+    Args:
+        name: Of a file, say.
+
+    Returns:
+        Itself, or its `repr` where it holds line breaks, control characters or bytes
+        that are no text.
+
+    Example:
+        >>> print(printable("größe 1.png"), printable("a\nb.png"))
+        größe 1.png 'a\nb.png'
+    """
+    name = os.fspath(name)
+    return name if name.isprintable() else repr(name)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Gives a temporary path beside `path`, renamed to `path` on success.
@@ -150,7 +168,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"Cannot read {printable(path)}: {error.strerror or error}."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{printable(path)} is not JSON: {error}.") from error
 
 
@@ -165,24 +183,6 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def printable(name: str | os.PathLike[str]) -> str:
-    r"""Returns a name as it can be printed on one line.
-
-    Args:
-        name: Of a file, say.
-
-    Returns:
-        Itself, or its `repr` where it holds line breaks, control characters or bytes
-        that are no text.
-
-    Example:
-        >>> print(printable("größe 1.png"), printable("a\nb.png"))
-        größe 1.png 'a\nb.png'
-    """
-    name = os.fspath(name)
-    return name if name.isprintable() else repr(name)
 
 
 @contextlib.contextmanager
