@@ -120,14 +120,22 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Makes sure, before long work, that its result can be written.
 
     Args:
-        path: Where a file is going to be written. Missing parent folders are created;
-            a file that is there already is left alone.
+        path: Where a file is going to be written. Missing parent folders are created
+            and removed again; a file that is there already is left alone.
 
     Raises:
         InputError: It cannot be written there.
     """
-    with _temporary(pathlib.Path(path)) as temporary:
-        temporary.unlink()
+    path = pathlib.Path(path)
+    # The deepest first. Folders are made for the result, not for an attempt at it.
+    missing = [folder for folder in path.parents if not os.path.exists(folder)]
+    try:
+        with _temporary(path) as temporary:
+            temporary.unlink()
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -188,17 +196,19 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 @contextlib.contextmanager
 def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes an empty file beside `path`, and removes it if it is still there."""
+    label = printable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+            raise InputError(f"Cannot write {label}: it is a folder; name a file.")
+        # A name may have 255 bytes, and 40 characters may take 160 of them.
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_suffixes(path)
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_suffixes(path)
         )
         os.close(handle)
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
+            f"Cannot write {label}: {error.strerror or error}. "
             "Choose a folder that exists and is writable."
         ) from error
     temporary = pathlib.Path(name)
@@ -206,7 +216,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
+            f"Cannot write {label}: {error.strerror or error}. "
             "Nothing was changed; free space or choose another folder."
         ) from error
     finally:
@@ -214,8 +224,13 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _suffixes(path: pathlib.Path) -> str:
-    # `.weights.h5` must survive as a whole: Keras checks for it.
-    return "".join(path.suffixes[-2:])
+    # `.weights.h5` must survive as a whole: Keras checks for it. What is longer than
+    # that by far is no format but part of a name with dots in it.
+    for count in (2, 1):
+        suffix = "".join(path.suffixes[-count:])
+        if len(os.fsencode(suffix)) <= 40:
+            return suffix
+    return ""
 
 
 def _umask() -> int:

@@ -42,10 +42,39 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 def test_a_check_leaves_no_trace(tmp_path):
     path = tmp_path / "x.npz"
     files.check_writable(path)
+    files.check_writable(tmp_path / "new" / "deep" / "x.npz")
+    with pytest.raises(files.InputError, match="Cannot write"):
+        files.check_writable(tmp_path / "new" / ("x" * 256))
     assert list(tmp_path.iterdir()) == []
     path.write_bytes(b"old")
     files.check_writable(path)
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 251 + ".npz",
+        "é" * 125 + ".npz",
+        "a." + "b" * 240 + ".npz",
+        "." + "c" * 250,
+    ],
+)
+def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
+    files.check_writable(tmp_path / name)
+    files.write_json(tmp_path / name, [])
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_names_are_printed_on_one_line(tmp_path):
+    path = tmp_path / "a\nb"
+    for attempt in (files.read_json, files.check_writable, files.atomic_path):
+        path.with_suffix("").mkdir(exist_ok=True)
+        with pytest.raises(files.InputError) as error:
+            found = attempt(path)
+            with found:
+                raise OSError("no reason")
+        assert "\n" not in str(error.value)
 
 
 def test_the_users_mask_decides_the_permissions(tmp_path):
