@@ -24,6 +24,7 @@ __all__ = [
     "compute",
     "compute_statistics",
     "metric_name",
+    "open_set",
 ]
 
 _log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def compare(
     """
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
-    opened = [_open(each, value_range, quantize) for each in (first, second)]
+    opened = [open_set(each, value_range, quantize) for each in (first, second)]
     if any(isinstance(each, Source) for each in opened):
         extractor = extractor or _inception(inception, batch_size)
         for each in opened:
@@ -266,6 +267,30 @@ def metric_name(*extractors: str | None) -> str:
     return f"frechet_{name}" if name and not names else "frechet"
 
 
+def open_set(
+    source: Any, value_range: str | None = None, quantize: str = "none"
+) -> Statistics | Source:
+    """Decides whether a set is given by its statistics or by its images.
+
+    Args:
+        source: A `Statistics`, the path of an `.npz` file of them, or a source of
+            images as for `compute_statistics`.
+        value_range: What float images span; see `images.open_images`.
+        quantize: How float images are rounded; see `images.quantize`.
+
+    Returns:
+        The statistics, or the images, opened.
+
+    Raises:
+        InputError: The file or the source cannot be used.
+    """
+    if isinstance(source, Statistics):
+        return source
+    if is_statistics(source):
+        return Statistics.load(source)
+    return open_images(source, value_range, quantize)
+
+
 def _extractor_name(statistics: Statistics) -> str | None:
     if statistics.provenance is None:
         # What such files have always been, if the dimension fits.
@@ -279,14 +304,6 @@ def _with_channels(images: Any, channels: int) -> Any:
     if channels == 3 and images[0].shape[-1] == 1:
         return np.repeat(images, 3, axis=-1)
     return images
-
-
-def _open(source: Any, value_range: str | None, quantize: str) -> Statistics | Source:
-    if isinstance(source, Statistics):
-        return source
-    if is_statistics(source):
-        return Statistics.load(source)
-    return open_images(source, value_range, quantize)
 
 
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
