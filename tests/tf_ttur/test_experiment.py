@@ -244,9 +244,7 @@ def test_lost_metrics_are_an_error(whole, tmp_path):
         experiment.run(SMALL, tmp_path / "run")
 
 
-def test_settings_that_cannot_be_trained_do_not_claim_the_folder(
-    tmp_path, monkeypatch
-):
+def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "dcgan", DCGAN)
     with pytest.raises(InputError, match="lower the batch size"):
         experiment.run(SMALL.override(batch_size=5000), tmp_path)
