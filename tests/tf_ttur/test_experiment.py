@@ -54,7 +54,7 @@ def discriminator(size, channels, width, seed):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_networks():
+def small_networks(classifier):
     """Most tests are not about DCGAN, and tracing it takes longer than they do."""
     small = types.SimpleNamespace(generator=generator, discriminator=discriminator)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def pictures(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     return workdir, experiment.run(SMALL, workdir)
@@ -109,7 +109,7 @@ def test_the_run_folder_is_complete(whole):
     assert "accuracy" in (workdir / "log.txt").read_text()
 
 
-def test_the_best_model_has_the_distance_that_is_recorded(whole):
+def test_the_best_model_has_the_distance_that_is_recorded(whole, classifier):
     workdir, summary = whole
     facts = json.loads((workdir / "best" / "best.json").read_text())
     model = keras.models.load_model(workdir / "best" / facts["file"])
@@ -117,22 +117,12 @@ def test_the_best_model_has_the_distance_that_is_recorded(whole):
         workdir / "reference.npz",
         every=1,
         num_samples=200,
-        extractor=_digits_extractor(),
+        extractor=classifier.extractor,
         seed=experiment._DISTANCE_SEED,
     )
     assert distance.measure(model) == pytest.approx(
         summary["best"]["frechet_digits"], rel=1e-6
     )
-
-
-def _digits_extractor():
-    from sklearn.datasets import load_digits
-
-    from tf_ttur import datasets
-    from tf_ttur.networks.classifier import digits_classifier
-
-    images = np.concatenate(list(datasets.load("digits").images()))
-    return digits_classifier(images, load_digits().target).extractor
 
 
 def test_equal_seeds_give_equal_runs(whole, tmp_path):
@@ -299,7 +289,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
 
 @pytest.mark.slow
 def test_kill_dash_nine_and_starting_again_equals_the_uninterrupted_run(
-    tmp_path, cache, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
     """The program as it is, on the networks of the preset."""
     monkeypatch.setattr(experiment, "dcgan", DCGAN)
