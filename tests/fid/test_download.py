@@ -94,8 +94,11 @@ def server(folder):
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
+        try:
+            yield f"http://127.0.0.1:{served.server_port}"
+        finally:
+            # Or its thread goes on for as long as the process, on a closed socket.
+            served.shutdown()
 
 
 @pytest.fixture
