@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/digits_dcgan_ttur
 MARK ?= not slow
+# TensorFlow leaves most of a second core idle in tests as small as these.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: run test lint install clean
@@ -14,7 +16,8 @@ run: install
 	$(BIN)/python scripts/train.py --workdir=$(WORKDIR)
 
 test: install lint
-	$(BIN)/python -m pytest -m "$(MARK)" --durations=10
+	$(BIN)/python -m pytest -m "$(MARK)" --durations=10 \
+		-n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,8 +2,12 @@
 
 import sys
 
-from fid.cli import compute_fid
-
 if __name__ == "__main__":
     sys.argv[0] = "python -m fid"
-    sys.exit(compute_fid())
+    try:
+        from fid.cli import compute_fid
+
+        status = compute_fid()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

@@ -6,31 +6,21 @@ import contextlib
 import math
 import os
 import pathlib
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from fid.decoding import MAX_PIXELS, printable
-from fid.files import InputError
+from fid.decoding import MAX_PIXELS
+from fid.files import InputError, printable
+from fid.npz import read_header, reading
 from fid.pixels import check_layout, with_channel_axis
 
 __all__ = ["ArrayFile", "is_statistics"]
 
-# What reading a damaged archive or array can end in.
-_DAMAGE = (
-    ValueError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What an archive of statistics holds.
+_STATISTICS = {"mu.npy", "sigma.npy"}
 # The array to take from an archive that holds several.
 _NAMES = ("images.npy", "arr_0.npy")
 
@@ -56,13 +46,13 @@ class ArrayFile:
     def __init__(self, path: str | os.PathLike[str]):
         self._path = pathlib.Path(path)
         self._label = printable(path)
-        with self._errors():
+        with reading(path, self._path.suffix):
             self._member = None
             if self._path.suffix.lower() == ".npz":
                 with zipfile.ZipFile(self._path) as archive:
                     self._member = self._choose(archive)
             with self._open() as file:
-                self._stored, self._fortran, self.dtype = _read_header(file)
+                self._stored, self._fortran, self.dtype = read_header(file, self._label)
                 self._offset = file.tell()
         self.shape = with_channel_axis(self._stored, self._label)
         check_layout(self.shape, self.dtype, self._label)
@@ -92,7 +82,7 @@ class ArrayFile:
         Raises:
             InputError: The file is damaged.
         """
-        with self._errors():
+        with reading(self._path, self._path.suffix):
             if self._member is None or self._fortran:
                 yield from self._slices(size)
             else:
@@ -151,6 +141,11 @@ class ArrayFile:
             )
         chosen = [name for name in _NAMES if name in names] or names
         if (len(chosen) > 1 and chosen is names) or not chosen:
+            if set(names) >= _STATISTICS:
+                raise InputError(
+                    f"{self._label} holds statistics (mu and sigma), which are no "
+                    "images; name the images that they were computed from."
+                )
             found = ", ".join(printable(name[:-4]) for name in names[:20])
             raise InputError(
                 f"{self._label} holds the arrays {found or '(none)'}; expected one "
@@ -163,25 +158,6 @@ class ArrayFile:
                 f"{self._label} is encrypted; decrypt it before it is measured."
             )
         return member
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError:
-            raise
-        except MemoryError as error:
-            raise InputError(
-                f"{self._label} claims more data than fits in memory."
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"Cannot read {self._label}: {error.strerror or error}."
-            ) from error
-        except _DAMAGE as error:
-            raise InputError(
-                f"{self._label} is damaged or no {self._path.suffix} file: {error}."
-            ) from error
 
 
 def is_statistics(path: Any) -> bool:
@@ -198,22 +174,7 @@ def is_statistics(path: Any) -> bool:
     if pathlib.Path(path).suffix.lower() != ".npz" or not os.path.isfile(path):
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+        with reading(path), zipfile.ZipFile(path) as archive:
+            return set(archive.namelist()) >= _STATISTICS
+    except InputError:
         return False
-
-
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    # Later versions are for tables whose columns have names.
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"version {version} of the format holds no images")
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
-    return shape, fortran, dtype

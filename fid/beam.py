@@ -37,9 +37,9 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from fid.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode, printable
+from fid.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
 from fid.extractors import Extractor
-from fid.files import InputError, check_writable
+from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
 from fid.statistics import Moments, Statistics
 

@@ -8,15 +8,16 @@ choose images by index, as those of torch-fidelity do, mean this order.
 
 from __future__ import annotations
 
+import http.client
 import os
 import pathlib
 import re
-import threading
 import urllib.error
 import urllib.request
 
 import numpy as np
 
+from fid.download import open_url
 from fid.files import InputError
 
 __all__ = ["SIZES", "find", "read"]
@@ -150,20 +151,11 @@ def _prepared(root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _answers(url: str) -> bool:
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()
-        except urllib.error.HTTPError:
-            pass  # an answer
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    # The time limit of a connection does not cover looking the name up.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_SECONDS_TO_ANSWER)
-    return answered.is_set()
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        open_url(request, _SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError:
+        pass  # an answer
+    except (OSError, http.client.HTTPException):
+        return False
+    return True

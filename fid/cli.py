@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.frechet import METHODS
 from fid.images import QUANTIZE, VALUE_RANGES
 
 if TYPE_CHECKING:
     from fid.measure import Comparison
+    from fid.statistics import Statistics
 
-__all__ = ["compute_fid", "precalc_stats", "report", "run"]
+__all__ = [
+    "check_output",
+    "compute_fid",
+    "one_line",
+    "precalc_stats",
+    "report",
+    "run",
+]
 
 _SOURCE = "a folder or zip archive of images, or an .npz or .npy array of images"
 
@@ -50,9 +60,9 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             **_measuring(values),
         )
         for warning in comparison.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(one_line(f"warning: {warning}"), file=sys.stderr)
         if values.json:
-            print(json.dumps(comparison.as_json()))
+            print(json.dumps(comparison.as_json(), allow_nan=False))
         else:
             print(report(comparison))
 
@@ -88,11 +98,18 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             ("kid_subsets", 100, 0, "KID's subsets; 0 for the full estimate alone."),
             ("kid_subset_size", 1000, 2, "Images of each set in one of KID's subsets."),
             ("is_splits", 10, 1, "Parts that the Inception Score is averaged over."),
-            ("seed", 0, 0, "Seed of KID's subsets."),
         ):
             flags.DEFINE_integer(
                 name, default, text, lower_bound=least, flag_values=values
             )
+        flags.DEFINE_integer(
+            "seed",
+            0,
+            "Seed of KID's subsets.",
+            lower_bound=0,
+            upper_bound=2**32 - 1,
+            flag_values=values,
+        )
 
     usage = f"""Fréchet Inception Distance between two sets of images.
 
@@ -112,13 +129,7 @@ def report(comparison: Comparison) -> str:
     Returns:
         A line a metric, such as `FID: 12.345678`.
     """
-
-    def title(metric: str) -> str:
-        name = comparison.name(metric)
-        # In capitals only where it is what the letters stand for.
-        return name.upper() if name == metric else name
-
-    lines = []
+    title, lines = comparison.title, []
     if comparison.value is not None:
         lines.append(f"{title('fid')}: {comparison.value:.6f}")
     if (kernel := comparison.kernel) is not None:
@@ -148,10 +159,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             args += pipeline_args
         if len(args) != 1:
             raise flags.Error(f"expected one source of images; got {len(args)}")
-        if not values.output:
-            raise flags.Error("--output=FILE.npz is missing")
-        if not values.output.lower().endswith(".npz"):
-            raise flags.Error(f"--output={values.output} does not end in .npz")
+        check_output(values.output, args)
         if values.beam:
             _precalc_with_beam(args[0], values, pipeline_args)
             return
@@ -159,14 +167,9 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
 
         # Tried first, so that an hour of work does not end in a folder that is none.
         files.check_writable(values.output)
-        both = (args[0], values.output)
-        if all(map(os.path.exists, both)) and os.path.samefile(*both):
-            raise flags.Error("the output would replace the images")
         statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)
-        print(
-            f"{values.output}: {statistics.n} images, {statistics.dimension} features"
-        )
+        print(_saved(values.output, statistics))
 
     def define(values: flags.FlagValues) -> None:
         _define_measuring(values)
@@ -221,7 +224,32 @@ def _precalc_with_beam(
         feature=values.feature,
         pipeline_args=pipeline_args,
     )
-    print(f"{values.output}: {statistics.n} images, {statistics.dimension} features")
+    print(_saved(values.output, statistics))
+
+
+def _saved(output: str, statistics: Statistics) -> str:
+    images, features = f"{statistics.n} images", f"{statistics.dimension} features"
+    return f"{printable(output)}: {images}, {features}"
+
+
+def check_output(output: str | None, inputs: Sequence[str]) -> None:
+    """Makes sure that a result may go where the command line says.
+
+    Args:
+        output: The value of `--output`.
+        inputs: Files that are going to be read.
+
+    Raises:
+        flags.Error: It is missing, names no `.npz` file, or is one of the inputs.
+    """
+    if not output:
+        raise flags.Error("--output=FILE.npz is missing")
+    if not output.lower().endswith(".npz"):
+        raise flags.Error(f"--output={output} does not end in .npz")
+    for path in inputs:
+        both = (path, output)
+        if all(map(os.path.exists, both)) and os.path.samefile(*both):
+            raise flags.Error(f"the output would replace {path}")
 
 
 def run(
@@ -243,6 +271,8 @@ def run(
         0 on success, 1 where something could not be done, 2 for a wrong command line,
         130 after Ctrl-C.
     """
+    if sys.stderr is None:  # closed: `print` would take standard output in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     # TensorFlow's start-up messages are not about what the user asked for. The few it
     # prints before it looks at this cannot be helped.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -257,28 +287,106 @@ def run(
     )
     argv = list(sys.argv if argv is None else argv)
     program = os.path.basename(argv[0])
+
+    def complain(text: str) -> None:
+        print(one_line(f"{program}: {text}"), file=sys.stderr)
+
+    if sys.stdout is None:
+        complain(
+            "error: standard output is closed, and the result goes there; send it to "
+            "a file or to /dev/null."
+        )
+        return 1
+    output = _Output(sys.stdout)
     try:
-        args = values(argv)[1:]
-        if values.help:
-            print(f"{usage}\n\n{_flags_help(values)}")
-            return 0
-        main(args, values)
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(output):
+            args = _parsed(values, argv)[1:]
+            if values.help:
+                print(f"{usage}\n\n{_flags_help(values)}")
+            else:
+                main(args, values)
+            output.flush()
     except flags.Error as error:
-        print(f"{program}: {error}; see {program} --help", file=sys.stderr)
+        complain(f"{error}; see {program} --help")
         return 2
     except InputError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
+        return 1
+    except MemoryError:
+        complain(
+            "error: not enough memory. Choose a smaller --batch_size, or a machine "
+            "with more."
+        )
         return 1
     except OSError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        if error is not output.error:
+            complain(f"error: {error}")
+            return 1
         # What could not be written now cannot be written at exit either.
         sys.stdout = None
+        if error.errno != errno.EPIPE:  # whose reader has seen enough, as `head` has
+            complain(
+                f"error: cannot write to standard output: {error.strerror}. Send it "
+                "to another place."
+            )
         return 1
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
     return 0
+
+
+def one_line(text: str) -> str:
+    r"""Returns a message as it can be printed on one line.
+
+    Args:
+        text: May quote names with line breaks, control characters or bytes that are
+            no text.
+
+    Returns:
+        The message, with such characters escaped.
+
+    Example:
+        >>> print(one_line("There is no a\nb."))
+        There is no a\nb.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    try:
+        return values(argv)
+    except UnicodeDecodeError as error:
+        raise flags.Error("a --flagfile is no text file; give one flag a line") from (
+            error
+        )
+
+
+class _Output:
+    """A stream that remembers why it could not be written."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._remembered():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._remembered():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _flags_help(values: flags.FlagValues) -> str:

@@ -28,14 +28,13 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import struct
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.lookahead import Admit
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "MAX_PIXELS",
     "Decoded",
     "decode",
-    "printable",
     "to_rgb",
 ]
 
@@ -181,24 +179,6 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     if mode != "RGB":  # convert() would copy it
         image = image.convert("RGB")
     return np.asarray(image), _TREATMENTS[mode]
-
-
-def printable(name: str | os.PathLike[str]) -> str:
-    r"""Returns a name as it can be printed on one line.
-
-    Args:
-        name: Of a file, say.
-
-    Returns:
-        Itself, or its `repr` where it holds line breaks, control characters or bytes
-        that are no text.
-
-    Example:
-        >>> print(printable("größe 1.png"), printable("a\nb.png"))
-        größe 1.png 'a\nb.png'
-    """
-    name = os.fspath(name)
-    return name if name.isprintable() else repr(name)
 
 
 class _Pillow(NamedTuple):

@@ -20,13 +20,14 @@ from fid.files import (
     InputError,
     atomic_path,
     cache_dir,
+    printable,
     read_json,
     sha256_of_file,
     write_json,
 )
 from fid.graph import GRAPH_NAME, MAX_GRAPH_BYTES, parse_graph
 
-__all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph"]
+__all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,12 +50,12 @@ def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
             download into it (88.9 MB).
 
     Returns:
-        A path that exists. What was given by path or variable is verified by
+        The path of a file. What was given by path or variable is verified by
         `load_graph` only.
 
     Raises:
-        InputError: The named file does not exist, the cached one is not what was
-            downloaded, or the download failed.
+        InputError: The named one does not exist or is no file, the cached one is not
+            what was downloaded, or the download failed.
     """
     if path is not None:
         return _existing(pathlib.Path(path).expanduser(), "--inception")
@@ -67,9 +68,9 @@ def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
     found = sha256_of_file(cached) if expected else None
     if found != expected:
         raise InputError(
-            f"{cached} has SHA-256 {found}, expected {expected} as recorded in "
-            f"{_record_path(cached)} when it was downloaded: the file was changed. "
-            "Delete both to download it again."
+            f"{printable(cached)} has SHA-256 {found}, expected {expected} as recorded "
+            f"in {printable(_record_path(cached))} when it was downloaded: the file "
+            "was changed. Delete both to download it again."
         )
     return cached
 
@@ -112,8 +113,8 @@ def download_graph(
         if expected not in (None, weights.sha256):
             raise InputError(
                 f"{url} sent a graph with SHA-256 {weights.sha256}, expected "
-                f"{expected} as recorded in {_record_path(destination)} at an earlier "
-                "download. Delete that file if you trust this one more."
+                f"{expected} as recorded in {printable(_record_path(destination))} at "
+                "an earlier download. Delete that file if you trust this one more."
             )
         # The record first: no graph is ever in place that it does not speak for.
         write_json(
@@ -132,8 +133,46 @@ def download_graph(
     raise InputError(
         f"Cannot download the 2015 Inception graph ({'; '.join(failures)}). Where "
         f"there is a network, get {DOWNLOAD_URLS[0]} and extract {GRAPH_NAME} from it; "
-        f"put that at {destination} or name it with --inception or $TTUR_INCEPTION."
+        f"put that at {printable(destination)} or name it with --inception or "
+        "$TTUR_INCEPTION."
     )
+
+
+def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
+    """Opens an address, or gives up in time.
+
+    Args:
+        url: The address, or a request.
+        seconds: How long to wait for an answer.
+
+    Returns:
+        What `urllib.request.urlopen` returns.
+
+    Raises:
+        OSError: There was no answer in time (`TimeoutError`), or an error.
+        ValueError: It is no address.
+        http.client.HTTPException: The answer cannot be understood.
+    """
+    # In a thread: the resolver, and a host's many addresses tried in turn, take what
+    # time they like, whatever `timeout` says.
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=seconds))
+        except Exception as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is an answer, too
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 # What a network, a server or a damaged archive can do.
@@ -148,7 +187,7 @@ _DOWNLOAD_ERRORS = (
 
 
 def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
-    with _open(url) as response:
+    with open_url(url, _ANSWER_SECONDS) as response:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ValueError(f"redirected to {response.url}, which is not encrypted")
         while chunk := response.read(2**20):
@@ -162,29 +201,6 @@ def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
             f"expected {archive_bytes:,}"
         )
     archive.seek(0)
-
-
-def _open(url: str) -> Any:
-    # In a thread: the resolver, and a host's many addresses tried in turn, take what
-    # time they like, whatever `timeout` says.
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=_ANSWER_SECONDS))
-        except Exception as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is an answer, too
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=_ANSWER_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {_ANSWER_SECONDS} seconds") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def _extract(archive: BinaryIO) -> bytes:
@@ -214,16 +230,19 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
     sha256 = recorded.get("sha256") if isinstance(recorded, dict) else None
     if not isinstance(sha256, str):
         raise InputError(
-            f"{record} does not say a SHA-256, expected that of {graph.name} beside "
-            "it. Delete both to download it again."
+            f"{printable(record)} does not say a SHA-256, expected that of "
+            f"{graph.name} beside it. Delete both to download it again."
         )
     return sha256
 
 
 def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
-    if not path.exists():
+    if not path.is_file():
+        found = "does not exist"
+        if path.exists():  # a pipe or a device might never end
+            found = "is a folder" if path.is_dir() else "is no regular file"
         raise InputError(
-            f"{path}, given by {origin}, does not exist, expected {GRAPH_NAME}. "
+            f"{printable(path)}, given by {origin}, {found}, expected {GRAPH_NAME}. "
             "Correct the path, or leave it out to use the cached or downloaded graph."
         )
     return path

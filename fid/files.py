@@ -17,6 +17,7 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "check_writable",
+    "printable",
     "read_json",
     "sha256_of_file",
     "write_json",
@@ -44,6 +45,24 @@ def cache_dir() -> pathlib.Path:
     if root := os.environ.get("XDG_CACHE_HOME"):
         return pathlib.Path(root).expanduser() / "tf-ttur"
     return pathlib.Path.home() / ".cache" / "tf-ttur"
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Returns a name as it can be printed on one line.
+
+    Args:
+        name: Of a file, say.
+
+    Returns:
+        Itself, or its `repr` where it holds line breaks, control characters or bytes
+        that are no text.
+
+    Example:
+        >>> print(printable("größe 1.png"), printable("a\nb.png"))
+        größe 1.png 'a\nb.png'
+    """
+    name = os.fspath(name)
+    return name if name.isprintable() else repr(name)
 
 
 @contextlib.contextmanager
@@ -101,14 +120,22 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Makes sure, before long work, that its result can be written.
 
     Args:
-        path: Where a file is going to be written. Missing parent folders are created;
-            a file that is there already is left alone.
+        path: Where a file is going to be written. Missing parent folders are created
+            and removed again; a file that is there already is left alone.
 
     Raises:
         InputError: It cannot be written there.
     """
-    with _temporary(pathlib.Path(path)) as temporary:
-        temporary.unlink()
+    path = pathlib.Path(path)
+    # The deepest first. Folders are made for the result, not for an attempt at it.
+    missing = [folder for folder in path.parents if not os.path.exists(folder)]
+    try:
+        with _temporary(path) as temporary:
+            temporary.unlink()
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -138,9 +165,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+        raise InputError(
+            f"Cannot read {printable(path)}: {error.strerror or error}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{printable(path)} is not JSON: {error}.") from error
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
@@ -151,25 +180,35 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        InputError: The file cannot be read.
     """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"Cannot read {printable(path)}: {error.strerror or error}."
+        ) from error
 
 
 @contextlib.contextmanager
 def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes an empty file beside `path`, and removes it if it is still there."""
+    label = printable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            raise InputError(f"Cannot write {path}: it is a folder; name a file.")
+            raise InputError(f"Cannot write {label}: it is a folder; name a file.")
+        # A name may have 255 bytes, and 40 characters may take 160 of them.
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_suffixes(path)
+            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_suffixes(path)
         )
         os.close(handle)
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
+            f"Cannot write {label}: {error.strerror or error}. "
             "Choose a folder that exists and is writable."
         ) from error
     temporary = pathlib.Path(name)
@@ -177,7 +216,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}. "
+            f"Cannot write {label}: {error.strerror or error}. "
             "Nothing was changed; free space or choose another folder."
         ) from error
     finally:
@@ -185,8 +224,13 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _suffixes(path: pathlib.Path) -> str:
-    # `.weights.h5` must survive as a whole: Keras checks for it.
-    return "".join(path.suffixes[-2:])
+    # `.weights.h5` must survive as a whole: Keras checks for it. What is longer than
+    # that by far is no format but part of a name with dots in it.
+    for count in (2, 1):
+        suffix = "".join(path.suffixes[-count:])
+        if len(os.fsencode(suffix)) <= 40:
+            return suffix
+    return ""
 
 
 def _umask() -> int:

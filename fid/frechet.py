@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from fid.files import InputError
-from fid.statistics import Statistics
+from fid.statistics import INDEFINITE, LARGEST, Statistics
 
 __all__ = ["METHODS", "frechet_distance"]
 
@@ -28,9 +28,6 @@ _log = logging.getLogger(__name__)
 _SINGULAR = 1e-12
 # An eigenvalue this much smaller than the largest may be a zero and rounding.
 _NULL = 1e-13
-# What a factorisation leaves over, as a share of the largest variance, if the matrix is
-# a covariance: rounding. float32 statistics come to about 1e-7.
-_INDEFINITE = 1e-5
 
 
 def frechet_distance(
@@ -55,10 +52,10 @@ def frechet_distance(
         pool_3 layer it is the Fréchet Inception Distance (FID).
 
     Raises:
-        InputError: The dimensions differ, a value is not finite, a covariance has
-            negative eigenvalues, or `sqrtm` came to a complex number. (Where the other
-            set has its rows at hand, only negative eigenvalues that it can see are
-            found; `Statistics.load` refuses all.)
+        InputError: The dimensions differ, a value is not finite or above 1e100, a
+            covariance has negative eigenvalues, or `sqrtm` came to a complex number or
+            none. (Where the other set has its rows at hand, only negative eigenvalues
+            that it can see are found; `Statistics.load` refuses all.)
 
     Example:
         >>> import numpy as np
@@ -77,10 +74,10 @@ def frechet_distance(
             "different extractors. Compute both with the same one."
         )
     for each in (first, second):
-        if not (np.isfinite(each.mu).all() and np.isfinite(each.sigma).all()):
+        if not all((np.abs(x) <= LARGEST).all() for x in (each.mu, each.sigma)):
             raise InputError(
-                f"The statistics of {each.label} hold values that are not finite; "
-                "compute them again from images without NaN."
+                f"The statistics of {each.label} hold values that are not finite or "
+                f"above {LARGEST:g}; compute them again from images without NaN."
             )
     shift = first.mu - second.mu
     rest = shift @ shift + np.trace(first.sigma) + np.trace(second.sigma)
@@ -175,7 +172,7 @@ def _factor_by_rank(statistics: Statistics) -> np.ndarray:
     packed, order, rank, _ = scipy.linalg.lapack.dpstrf(sigma.T, tol=tolerance)
     factor = np.zeros((rank, len(sigma)))
     factor[:, order - 1] = np.triu(packed)[:rank]
-    if np.abs(factor.T @ factor - sigma).max() > _INDEFINITE * largest:
+    if np.abs(factor.T @ factor - sigma).max() > INDEFINITE * largest:
         values = scipy.linalg.eigvalsh(sigma, check_finite=False)
         raise InputError(
             f"The covariance of {statistics.label} has the eigenvalue {values[0]:g} "
@@ -192,6 +189,10 @@ def _trace_by_sqrtm(one: np.ndarray, two: np.ndarray, eps: float) -> float:
         _log.warning("sqrtm is not finite; adding %g to the diagonals", eps)
         offset = eps * np.eye(len(one))
         root = _sqrtm((one + offset) @ (two + offset))
+        if not np.isfinite(root).all():
+            raise InputError(
+                "sqrtm found no finite root. Use the method 'eigen', which needs none."
+            )
     if np.iscomplexobj(root):
         if not np.allclose(np.diagonal(root).imag, 0.0, atol=1e-3):
             raise InputError(

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fid.files import InputError
+from fid.files import InputError, printable
 
 __all__ = [
     "GRAPH_NAME",
@@ -285,7 +285,7 @@ def load_graph(path: str | os.PathLike[str]) -> InceptionWeights:
         InputError: The file cannot be read or is not the 2015 Inception graph.
     """
     path = pathlib.Path(path)
-    return parse_graph(_read_bytes(path), path, where=str(path))
+    return parse_graph(_read_bytes(path), path, where=printable(path))
 
 
 def parse_graph(data: bytes, path: pathlib.Path, where: str) -> InceptionWeights:
@@ -330,27 +330,28 @@ _IMPOSTORS = (
 
 
 def _read_bytes(path: pathlib.Path) -> bytes:
+    label = printable(path)
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder, expected the file {GRAPH_NAME}; name the file in it."
+            f"{label} is a folder, expected the file {GRAPH_NAME}; name the file in it."
         )
     if not path.exists():
-        raise InputError(f"{path} does not exist, expected the 2015 graph. {_REMEDY}")
+        raise InputError(f"{label} does not exist, expected the 2015 graph. {_REMEDY}")
     if not path.is_file():  # a pipe or a device might never end
-        raise InputError(f"{path} is not a regular file. {_REMEDY}")
+        raise InputError(f"{label} is not a regular file. {_REMEDY}")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_GRAPH_BYTES + 1)
     except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise InputError(f"Cannot read {label}: {error.strerror or error}.") from error
     if not data:
         raise InputError(
-            f"{path} has zero bytes, expected about 96 MB: the download was probably "
+            f"{label} has zero bytes, expected about 96 MB: the download was probably "
             f"interrupted. {_REMEDY}"
         )
     if len(data) > MAX_GRAPH_BYTES:
         raise InputError(
-            f"{path} has more than {MAX_GRAPH_BYTES:,} bytes, expected about 96 MB. "
+            f"{label} has more than {MAX_GRAPH_BYTES:,} bytes, expected about 96 MB. "
             f"{_REMEDY}"
         )
     return data

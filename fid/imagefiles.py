@@ -25,12 +25,11 @@ from fid.decoding import (
     MAX_FILE_BYTES,
     Decoded,
     decode,
-    printable,
 )
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.lookahead import Admit, in_order
 from fid.pixels import Seen
-from fid.source import Source
+from fid.source import Source, batched
 
 __all__ = ["FilesSource", "FolderSource", "ZipSource"]
 
@@ -65,7 +64,8 @@ class _EncodedSource(Source):
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
 
-        What waits beside the batch in hand is at most two batches and at most
+        A batch has at most `fid.source.MAX_BATCH_BYTES`, or one image. What waits
+        beside the batch in hand is at most two batches and at most
         `fid.lookahead.MAX_BYTES`.
 
         Raises:
@@ -73,8 +73,11 @@ class _EncodedSource(Source):
                 others are still looked at, so that the message can name all. With
                 `skip_bad`, only where all are bad.
         """
+        with contextlib.closing(self._pixels(2 * size)) as images:
+            yield from batched(images, size)
+
+    def _pixels(self, ahead: int) -> Iterator[np.ndarray]:
         self._restart()
-        batch: list[np.ndarray] = []
         with self._reader() as read:
 
             def load(index: int, admit: Admit) -> Decoded | str:
@@ -83,17 +86,14 @@ class _EncodedSource(Source):
                 except InputError as error:
                     return str(error)
 
-            results = in_order(load, range(len(self._names)), ahead=2 * size)
+            results = in_order(load, range(len(self._names)), ahead=ahead)
             with contextlib.closing(results):
                 for name, found in zip(self._names, results, strict=True):
                     if isinstance(found, str):
                         self._bad.append(f"{printable(name)} ({found})")
                     elif self._skip_bad or not self._bad:
                         self._note(found)
-                        batch.append(found.pixels)
-                        if len(batch) == size:
-                            yield batch
-                            batch = []
+                        yield found.pixels
         if self._bad and not (self._skip_bad and self._seen.count):
             raise InputError(
                 f"{len(self._bad):,} of {len(self._names):,} images of {self.label} "
@@ -101,8 +101,6 @@ class _EncodedSource(Source):
                 + ("." if self._skip_bad else ", or leave them out with --skip_bad.")
             )
         self.count, self.lossy = self._seen.count, self._lossy
-        if batch:
-            yield batch
 
     def _note(self, image: Decoded) -> None:
         self._seen.add(image.pixels)
@@ -284,11 +282,13 @@ class ZipSource(_EncodedSource):
             archive = zipfile.ZipFile(self._path)
         except OSError as error:
             raise InputError(
-                f"Cannot read {label}: {error.strerror or error}."
+                f"Cannot read {label}: {error.strerror or error}; check its path and "
+                "permissions."
             ) from error
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise InputError(
-                f"{label} is damaged or no zip archive: {printable(str(error))}."
+                f"{label} is damaged or no zip archive: {printable(str(error))}. Copy "
+                "or make it again."
             ) from error
         with archive:
             yield archive
@@ -312,7 +312,8 @@ def _walk(
         except OSError as error:
             where = label if place == folder else printable(place)
             raise InputError(
-                f"Cannot read the folder {where}: {error.strerror or error}."
+                f"Cannot read the folder {where}: {error.strerror or error}; check its "
+                "permissions."
             ) from error
         for entry in found:
             yield entry, prefix + entry.name

@@ -7,6 +7,7 @@ the order they come in.
 from __future__ import annotations
 
 import numbers
+import operator
 import os
 import pathlib
 import sys
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from fid.arrayfile import ArrayFile, is_statistics
-from fid.decoding import printable, to_rgb
-from fid.files import InputError
+from fid.decoding import to_rgb
+from fid.files import InputError, printable
 from fid.imagefiles import FilesSource, FolderSource, ZipSource
 from fid.pixels import (
     QUANTIZE,
@@ -30,7 +31,7 @@ from fid.pixels import (
     quantize,
     with_channel_axis,
 )
-from fid.source import Source
+from fid.source import MAX_BATCH_BYTES, Source, batched
 
 __all__ = [
     "QUANTIZE",
@@ -92,16 +93,17 @@ class ArraySource(Source):
         self._provenance = dict(provenance or {})
         self._seen = Seen()
         self._values = Values(label, value_range, quantize)
+        self._image_bytes = int(np.prod(shape[1:])) * images.dtype.itemsize
         if images.dtype != np.uint8:
             # In pieces, since the array may be a file larger than the memory.
-            image_bytes = int(np.prod(shape[1:])) * images.dtype.itemsize
-            for piece in self._pieces(max(1, _PIECE_BYTES // image_bytes)):
+            for piece in self._pieces(max(1, _PIECE_BYTES // self._image_bytes)):
                 self._values.check(piece)
             self._values.finish()
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yields arrays (<= size, H, W, C), uint8 or float32 in [0, 255]."""
         self._seen = Seen()
+        size = min(size, max(1, MAX_BATCH_BYTES // self._image_bytes))
         for piece in self._pieces(size):
             batch = np.ascontiguousarray(self._values.scale(piece))
             for image in batch:
@@ -249,6 +251,7 @@ class GeneratorSource(Source):
         label: str = "generator",
         latent: int | Callable[..., Any] | None = None,
     ):
+        count, seed = _whole("count", count), _whole("seed", seed)
         if count < 1:
             raise InputError(f"Cannot generate {count} images; ask for at least one.")
         if latent is None and not hasattr(generator, "generate_batches"):
@@ -350,17 +353,22 @@ def _rebatched(
     blocks: Iterable[np.ndarray], size: int, seen: Seen
 ) -> Iterator[Sequence[np.ndarray]]:
     """Cuts blocks (n, H, W, C) of any sizes into batches of `size` images."""
-    batch: list[np.ndarray] = []
-    for block in blocks:
-        # Copied: a generator may fill one array again and again.
-        for image in block.copy():
-            seen.add(image)
-            batch.append(image)
-            if len(batch) == size:
-                yield _stacked(batch)
-                batch = []
-    if batch:
-        yield _stacked(batch)
+
+    def images() -> Iterator[np.ndarray]:
+        for block in blocks:
+            # Copied: a generator may fill one array again and again.
+            for image in block.copy():
+                seen.add(image)
+                yield image
+
+    yield from map(_stacked, batched(images(), size))
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} is {value!r}; expected a whole number.") from error
 
 
 def _stacked(images: list[np.ndarray]) -> Sequence[np.ndarray]:
@@ -472,6 +480,10 @@ def _open_path(
     recursive: bool,
     skip_bad: bool,
 ) -> Source:
+    if not os.fspath(source):
+        raise InputError(
+            "The name of a set of images is empty; expected a folder or a file."
+        )
     path, label = pathlib.Path(source), printable(source)
     if path.is_dir():
         return FolderSource(path, recursive, skip_bad)
@@ -487,6 +499,11 @@ def _open_path(
         raise InputError(
             f"{label} is neither a folder nor a .zip, .npz or .npy file; put the "
             "images into a folder or an array."
+        )
+    if is_statistics(path):
+        raise InputError(
+            f"{label} holds statistics (mu and sigma), which are not images; give the "
+            "images, or compare it with compute_fid.py."
         )
     kind = {"source_kind": suffix[1:]}
     return ArraySource(ArrayFile(path), label, value_range, quantize, kind)

@@ -30,9 +30,12 @@ from fid.graph import (
     Pool,
     load_graph,
 )
-from fid.images import VALUE_RANGES
+from fid.pixels import VALUE_RANGES, span
 
 __all__ = ["Inception"]
+
+# Images that are resized together are copied; this bounds the copy.
+_RUN_BYTES = 64 * 2**20
 
 
 class Inception:
@@ -251,30 +254,24 @@ def _check_image(index: int, image: np.ndarray) -> None:
             f"Image {index} has dtype {image.dtype}, expected uint8 or numbers in "
             "[0, 255]; convert it."
         )
-    low, high = image.min(), image.max()
-    if low >= 0 and high <= 255:  # neither holds for NaN
-        return
-    if not np.isfinite(image).all():
+    low, high = span(image[np.newaxis], "the batch", index)
+    if low < 0 or high > 255:
         raise InputError(
-            f"Image {index} has NaN or infinite values, expected numbers in [0, 255]; "
-            "look for the fault where the images are made."
+            f"Image {index} has values from {low:g} to {high:g}, expected [0, 255]; "
+            "rescale the images, for instance (x + 1) * 127.5 for x in [-1, 1]."
         )
-    raise InputError(
-        f"Image {index} has values from {low:g} to {high:g}, expected [0, 255]; "
-        "rescale the images, for instance (x + 1) * 127.5 for x in [-1, 1]."
-    )
 
 
 def _runs_of_one_size(
     images: np.ndarray | Sequence[np.ndarray],
 ) -> Iterator[np.ndarray]:
-    # Neighbours of one size are resized together.
-    if isinstance(images, np.ndarray):
-        yield images if images.dtype == np.uint8 else images.astype(np.float32)
-        return
+    # Neighbours of one size are resized together, but large ones few at a time.
     for _, group in itertools.groupby(images, lambda image: (image.shape, image.dtype)):
-        run = np.stack(list(group))
-        yield run if run.dtype == np.uint8 else run.astype(np.float32)
+        alike = list(group)
+        most = max(1, _RUN_BYTES // alike[0].nbytes)
+        for start in range(0, len(alike), most):
+            run = np.stack(alike[start : start + most])
+            yield run if run.dtype == np.uint8 else run.astype(np.float32)
 
 
 def _resize(images: np.ndarray | tf.Tensor) -> tf.Tensor:

@@ -12,16 +12,13 @@ import scipy.linalg
 
 from fid.download import find_graph
 from fid.extractors import Extractor
-from fid.files import InputError, sha256_of_file
+from fid.files import InputError, printable, sha256_of_file
 from fid.frechet import frechet_distance
 from fid.measure import compute_statistics
-from fid.statistics import Statistics, protocol_differences
+from fid.statistics import INDEFINITE, Statistics, protocol_differences
 
 __all__ = ["Check", "Description", "describe", "verify"]
 
-# Below zero by more than this share of the largest, an eigenvalue is not rounding:
-# float32 statistics come to about 1e-7.
-_INDEFINITE = 1e-5
 # Statistics computed again differ by rounding: features by 1e-5 of numbers of order
 # one, on a GPU by up to 1e-3. This is the share of the mean spread that is let pass.
 _AGAIN = 1e-3
@@ -36,7 +33,7 @@ class Description:
         sha256: Of the file, hexadecimal.
         dimension: Number of features, d.
         n: Number of images, None where the file does not say.
-        written_by: Who wrote it, as far as can be told.
+        written_by: Who wrote it, as far as can be told, on one line.
         trace: Of the covariance: the sum of the features' variances.
         rank: Number of eigenvalues that are not zero up to rounding.
         provenance: How the file says it came about, None where it does not.
@@ -58,7 +55,7 @@ class Description:
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything, JSON-able."""
-        return {**dataclasses.asdict(self), "full_rank": self.full_rank}
+        return {**vars(self), "full_rank": self.full_rank}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +115,8 @@ def verify(
     extractor: Extractor | None = None,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
-    value_range: str | None = None,
     progress: bool = False,
+    **reading: Any,
 ) -> list[Check]:
     """Checks a statistics file.
 
@@ -128,11 +125,13 @@ def verify(
         source: The images it was computed from, to compute it again and compare; None
             leaves that out, and with it TensorFlow.
         extractor: What to compute it with; None means the 2015 graph.
-        inception: Where that graph is. Given without a source, its SHA-256 is compared
-            with the one in the provenance.
+        inception: Where that graph is; its SHA-256 is compared with the one in the
+            provenance.
         batch_size: Images at a time.
-        value_range: What float images span; see `images.open_images`.
         progress: Whether to show a progress bar.
+        **reading: How the images were read, as for `measure.compute_statistics`:
+            `value_range`, `recursive`, `skip_bad`. How floats were rounded, the file
+            says itself.
 
     Returns:
         What was checked, in this order: `structure` (what `Statistics.load` refuses:
@@ -148,7 +147,9 @@ def verify(
             used.
     """
     if not os.path.isfile(path):
-        raise InputError(f"There is no file {path}; expected an .npz of statistics.")
+        raise InputError(
+            f"There is no file {printable(path)}; expected an .npz of statistics."
+        )
     try:
         statistics = Statistics.load(path)
     except InputError as error:
@@ -165,7 +166,7 @@ def verify(
     checks.append(
         Check(
             "semidefinite",
-            lowest >= -_INDEFINITE * max(highest, 0.0),
+            lowest >= -INDEFINITE * max(highest, 0.0),
             f"eigenvalues from {lowest:g} to {highest:g}",
         )
     )
@@ -180,24 +181,17 @@ def verify(
                 f"{min(d, statistics.n - 1)}",
             )
         )
-    if inception is not None and facts is not None:
-        sha256, named = sha256_of_file(find_graph(inception)), _sha256(facts)
-        checks.append(
-            Check(
-                "extractor",
-                sha256 == named,
-                f"the file names weights {named}, {inception} is {sha256}",
-            )
-        )
+    if inception is not None:
+        checks.append(_check_extractor(facts, inception))
     if source is not None:
         again = compute_statistics(
             source,
             extractor,
             inception=inception,
             batch_size=batch_size,
-            value_range=value_range,
             quantize=(facts or {}).get("quantize") or "none",
             progress=progress,
+            **reading,
         )
         checks.append(_check_again(statistics, again))
     return checks
@@ -210,7 +204,8 @@ def _written_by(facts: dict[str, Any] | None) -> str:
     versions = versions if isinstance(versions, dict) else {}
     with_ = ", ".join(f"{name} {version}" for name, version in versions.items())
     created = facts.get("created")
-    return "tf-ttur" + (f", {created}" if created else "") + (with_ and f", {with_}")
+    written_by = "tf-ttur" + (f", {created}" if created else "")
+    return printable(written_by + (with_ and f", {with_}"))
 
 
 def _eigenvalues(statistics: Statistics) -> np.ndarray:
@@ -248,6 +243,23 @@ def _check_provenance(statistics: Statistics) -> Check:
     return Check("provenance", not faults, "; ".join(faults) or found)
 
 
+def _check_extractor(
+    facts: dict[str, Any] | None, inception: str | os.PathLike[str]
+) -> Check:
+    sha256 = sha256_of_file(find_graph(inception))
+    found = f"{printable(inception)} is {sha256}"
+    if facts is None:
+        return Check(
+            "extractor", True, f"not compared: the file names no weights; {found}"
+        )
+    named = _sha256(facts)
+    return Check(
+        "extractor",
+        sha256 == named,
+        f"the file names weights {printable(named or 'None')}, {found}",
+    )
+
+
 def _check_again(statistics: Statistics, again: Statistics) -> Check:
     if statistics.dimension != again.dimension:
         return Check(
@@ -270,7 +282,7 @@ def _check_again(statistics: Statistics, again: Statistics) -> Check:
         f"by {covariance:.1e} of the variance, at a Fréchet distance of "
         f"{frechet_distance(statistics, again):.3g}"
     )
-    ok = not faults and max(mean, covariance) <= _AGAIN
+    ok = bool(not faults and max(mean, covariance) <= _AGAIN)
     return Check("source", ok, "; ".join([*faults, found]))
 
 

@@ -86,11 +86,7 @@ def kernel_distance(
             f"The first set has {x.shape[1]} features an image and the second "
             f"{y.shape[1]}: they come from different extractors. Use one for both."
         )
-    if subsets < 0 or subset_size < 2:
-        raise InputError(
-            f"{subsets} subsets of {subset_size} were asked for; there can be 0 or "
-            "more, of at least 2."
-        )
+    check_options(subsets, subset_size, seed)
     smaller = min(len(x), len(y))
     if subsets and smaller < subset_size:
         raise InputError(
@@ -98,8 +94,6 @@ def kernel_distance(
             f"{smaller}. Set the subset size to {smaller} or less, or ask for 0 "
             "subsets: then only the estimate from all images is computed."
         )
-    if not 0 <= seed < 2**32:
-        raise InputError(f"The seed is {seed}; it must be from 0 to 2**32 - 1.")
     chosen_x, chosen_y = _choose(len(x), len(y), subsets, subset_size, seed)
     all_xx, subset_xx = _sums_within(x, chosen_x)
     all_yy, subset_yy = _sums_within(y, chosen_y)
@@ -109,6 +103,26 @@ def kernel_distance(
         return KernelDistance(None, None, float(full))
     each = _unbiased(subset_xx, subset_yy, subset_xy, subset_size, subset_size)
     return KernelDistance(float(each.mean()), float(each.std()), float(full))
+
+
+def check_options(subsets: int, subset_size: int, seed: int) -> None:
+    """Refuses options of `kernel_distance` that fit no set.
+
+    Args:
+        subsets: As for `kernel_distance`.
+        subset_size: Likewise.
+        seed: Likewise.
+
+    Raises:
+        InputError: One of them is out of its range.
+    """
+    if subsets < 0 or subset_size < 2:
+        raise InputError(
+            f"{subsets} subsets of {subset_size} were asked for; there can be 0 or "
+            "more, of at least 2."
+        )
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed is {seed}; it must be from 0 to 2**32 - 1.")
 
 
 def _features(features: np.ndarray, which: str) -> np.ndarray:

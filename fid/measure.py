@@ -23,7 +23,8 @@ from fid.files import InputError
 from fid.frechet import frechet_distance
 from fid.images import GeneratorSource, Source, is_statistics, open_images
 from fid.inception_score import InceptionScore, inception_score
-from fid.kernel import KernelDistance, kernel_distance
+from fid.kernel import KernelDistance, check_options, kernel_distance
+from fid.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ class Comparison:
             _extractor_name(self.first), _extractor_name(self.second), of=metric
         )
 
+    def title(self, metric: str) -> str:
+        """Returns the name of a metric as it is printed: `FID`, `frechet_pixels`."""
+        name = self.name(metric)
+        # In capitals only where it is what the letters stand for.
+        return name.upper() if name == metric else name
+
     def values(self) -> dict[str, float]:
         """Returns every number by its name, such as `fid`, `kid_mean`, `is_std`."""
         found = {} if self.value is None else {self.metric: self.value}
@@ -187,7 +194,7 @@ def measure(
     kept_logits: list[np.ndarray] = []
     with _progress(source, progress) as bar:
         for images in source.batches(batch_size):
-            images = _with_channels(images, extractor.channels)
+            images = with_channels(images, extractor.channels)
             if logits:
                 found, found_logits = extractor.features_and_logits(images)
                 kept_logits.append(found_logits)
@@ -197,6 +204,8 @@ def measure(
             if features:
                 kept.append(np.asarray(found, np.float32))
             bar.update(len(images))
+            del images  # While the next ones are read, which may be as large.
+    _check_count(source.label, moments.n)
     return Measured(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
@@ -245,7 +254,7 @@ def compare(
     second: Any,
     extractor: Extractor | None = None,
     *,
-    metrics: Sequence[str] = ("fid",),
+    metrics: str | Sequence[str] = ("fid",),
     strict: bool = False,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
@@ -264,9 +273,9 @@ def compare(
             path of an `.npz` file of statistics.
         second: Likewise.
         extractor: Maps images to features; None means the 2015 graph.
-        metrics: Which of `fid`, `kid` and `is`. `kid` needs the features of both sets,
-            so images, or statistics of no more images than features. `is` is the
-            score of the first set, which must be images.
+        metrics: Which of `fid`, `kid` and `is`, one or several. `kid` needs the
+            features of both sets, so images, or statistics of no more images than
+            features. `is` is the score of the first set, which must be images.
         strict: Whether to refuse statistics whose protocols differ.
         inception: As for `compute_statistics`.
         batch_size: Images at a time.
@@ -285,6 +294,8 @@ def compare(
     Raises:
         InputError: A set cannot be used, or `strict` and the protocols differ.
     """
+    if isinstance(metrics, str):
+        metrics = (metrics,)
     if not metrics or set(metrics) - set(METRICS):
         raise InputError(
             f"metrics is {', '.join(metrics) or 'empty'}; choose from "
@@ -293,12 +304,13 @@ def compare(
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     sets = [open_set(each, **reading) for each in (first, second)]
-    if "is" in metrics and not isinstance(sets[0], Source):
-        raise InputError(
-            f"The Inception Score is one of images, and {sets[0].label} holds "
-            "statistics: give the images first, or leave out the metric `is`."
-        )
+    for each in sets:
+        if isinstance(each, Source) and each.count is not None:
+            _check_count(each.label, each.count)
+    if "is" in metrics:
+        _check_score(sets[0], is_splits)
     if "kid" in metrics:
+        check_options(kid_subsets, kid_subset_size, seed)
         _check_kernel(sets, kid_subsets, kid_subset_size)
     if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
@@ -334,16 +346,18 @@ def compare(
         value = frechet_distance(one.statistics, two.statistics, method=method)
         warnings += [*_small(one.statistics), *_small(two.statistics)]
     if "kid" in metrics:
-        kernel = kernel_distance(
-            one.features,
-            two.features,
-            subsets=kid_subsets,
-            subset_size=kid_subset_size,
-            seed=seed,
-        )
+        # Overflow is found below, with the name of the metric.
+        with np.errstate(over="ignore", invalid="ignore"):
+            kernel = kernel_distance(
+                one.features,
+                two.features,
+                subsets=kid_subsets,
+                subset_size=kid_subset_size,
+                seed=seed,
+            )
     if "is" in metrics:
         score = inception_score(one.logits, splits=is_splits)
-    return Comparison(
+    comparison = Comparison(
         value=value,
         first=one.statistics,
         second=two.statistics,
@@ -352,6 +366,14 @@ def compare(
         kernel=kernel,
         score=score,
     )
+    for name, value in comparison.values().items():
+        if not np.isfinite(value):
+            raise InputError(
+                f"{name} of {one.statistics.label} and {two.statistics.label} is "
+                f"{value}: their features are too large for a number; look at how "
+                "they were made."
+            )
+    return comparison
 
 
 def compute(
@@ -500,14 +522,27 @@ def _extractor_name(statistics: Statistics) -> str | None:
     return statistics.provenance.get("extractor")
 
 
-def _with_channels(images: Any, channels: int) -> Any:
-    # Grey images in arrays keep their one channel until it is known who looks at them.
-    # Those in folders are RGB from the start, as in the original.
-    if channels == 3 and images[0].shape[-1] == 1:
-        if isinstance(images, list):  # of several sizes, maybe
-            return [np.repeat(image, 3, axis=-1) for image in images]
-        return np.repeat(images, 3, axis=-1)
-    return images
+def _check_count(label: str, count: int) -> None:
+    if count < 2:
+        images = "1 image" if count == 1 else f"{count} images"
+        raise InputError(
+            f"{label} has {images}; a covariance needs at least 2: add images."
+        )
+
+
+def _check_score(first: Statistics | Source, splits: int) -> None:
+    # Found here, before the images are worked on.
+    if not isinstance(first, Source):
+        raise InputError(
+            f"The Inception Score is one of images, and {first.label} holds "
+            "statistics: give the images first, or leave out the metric `is`."
+        )
+    if splits < 1 or (first.count is not None and first.count < splits):
+        count = "" if first.count is None else f", and {first.label} has {first.count}"
+        raise InputError(
+            f"The Inception Score is to be taken over {splits} parts of the images"
+            f"{count}: choose --is_splits from 1 to the number of images."
+        )
 
 
 def _check_kernel(

@@ -16,6 +16,7 @@ from fid.frechet import frechet_distance
 from fid.images import is_statistics, open_images
 from fid.inception import Inception
 from fid.measure import check_extractor, compute_statistics, metric_name
+from fid.pixels import with_channels
 from fid.statistics import Moments, Statistics
 
 __all__ = ["FrechetInceptionDistance"]
@@ -216,9 +217,9 @@ class FrechetInceptionDistance(keras.metrics.Metric):
         source = open_images(np.asarray(images), **self._images)
         batches = []
         for batch in source.batches(source.count):
-            if self.extractor.channels == 3 and batch.shape[-1] == 1:
-                batch = np.repeat(batch, 3, axis=-1)
-            batches.append(self.extractor(batch))
+            batches.append(
+                self.extractor(with_channels(batch, self.extractor.channels))
+            )
         return np.concatenate(batches)
 
 

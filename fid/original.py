@@ -7,7 +7,7 @@ one that is given is not used. What differs from the original is what was broken
 - `low_profile` and the `_from_files` pair work; the original failed on its last batch.
 - Images that lie in [0, 1] or [-1, 1] are refused; the original gave a wrong number.
 - The distance is real by construction, and nothing is added to the covariances.
-- The network is compiled once and remembered, and runs under TensorFlow 2 whether or
+- The network is built once and remembered, and runs under TensorFlow 2 whether or
   not eager execution was switched off.
 """
 
@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from fid.download import download_graph, find_graph
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.frechet import frechet_distance
 from fid.graph import GRAPH_NAME, load_graph
 from fid.imagefiles import FilesSource
 from fid.measure import compare
+from fid.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics
 
 __all__ = [
@@ -46,8 +47,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _FEATURES = 2048
 _BATCH_SIZE = 50
-# A float set that lies wholly at or below this is taken for [0, 1], not [0, 255].
-_SUSPICIOUS = 1.5
 
 
 def calculate_frechet_distance(
@@ -93,8 +92,8 @@ def get_activations(
     Args:
         images: (n, H, W, 3), uint8 or numbers in [0, 255].
         sess: Not used; kept for its place.
-        batch_size: Images at a time. It changes features by rounding only. The network
-            is compiled for that of the first call, which later calls keep to.
+        batch_size: Images at a time. It changes features by rounding only. That of the
+            first call is the network's, which later calls keep to.
         verbose: Whether to print progress on stderr.
 
     Returns:
@@ -205,7 +204,11 @@ def calculate_fid_given_paths(
     if len(paths) != 2:
         raise InputError(f"Expected two paths to compare; got {len(paths)}.")
     if missing := [path for path in paths if not os.path.exists(path)]:
-        raise InputError(f"There is no {' and no '.join(missing)}.")
+        names = " and no ".join(printable(path) for path in missing)
+        raise InputError(
+            f"There is no {names}; expected folders of images or .npz files of "
+            "statistics."
+        )
     extractor = None
     if any(map(os.path.isdir, paths)):
         create_inception_graph(check_or_download_inception(inception_path))
@@ -243,7 +246,7 @@ def create_inception_graph(pth: Any) -> None:
 
     The calls that need it find it by themselves, as `check_or_download_inception(None)`
     does, where this was not called. A second call with an equal file changes nothing:
-    what was compiled stays compiled. (In the original a second call added a second copy
+    what was built is kept. (In the original a second call added a second copy
     to TensorFlow's graph, and went on using the first.)
 
     Args:
@@ -262,7 +265,7 @@ def create_inception_graph(pth: Any) -> None:
 class _Graph:
     path: str
     sha256: str
-    # Made at the first call, whose batch size is compiled.
+    # Made at the first call, with the batch size of that call.
     extractor: _EagerExtractor | None = None
 
 
@@ -341,14 +344,8 @@ def _checked(images: Any) -> np.ndarray:
         raise InputError(
             f"The images are {images.dtype}, expected uint8 or numbers in [0, 255]."
         )
-    low, high = images.min(), images.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
-        raise InputError(
-            f"Image {bad} (counted from 0) holds values that are not finite; look for "
-            "the fault where the images are made."
-        )
-    if images.dtype.kind == "f" and (low < 0 or high <= _SUSPICIOUS):
+    low, high = span(images, "the array")
+    if images.dtype.kind == "f" and not looks_like_bytes(low, high):
         raise InputError(
             f"The images have values in [{low:g}, {high:g}], which does not look like "
             "[0, 255]: scale them, x * 255 for x in [0, 1] or (x + 1) * 127.5 for x in "
@@ -385,10 +382,11 @@ def _features(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1.")
     extractor = _extractor(batch_size)
-    total = -(-count // batch_size)
-    for index, images in enumerate(batches, start=1):
+    done = 0  # Images, since batches of large ones are smaller.
+    for images in batches:
+        done += len(images)
         if verbose:
-            print(f"\rPropagating batch {index}/{total}", end="", file=sys.stderr)
+            print(f"\rPropagating image {done}/{count}", end="", file=sys.stderr)
         yield extractor(images)
     if verbose:
         print(" done", file=sys.stderr)

@@ -18,8 +18,11 @@ __all__ = [
     "as_array",
     "check_layout",
     "is_pillow",
+    "looks_like_bytes",
     "quantize",
+    "span",
     "with_channel_axis",
+    "with_channels",
 ]
 
 # What a float array's values may be said to span; images are mapped to [0, 255].
@@ -118,6 +121,63 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, label: str) -> None:
         raise InputError(f"{label} holds {dtype}; expected uint8 in 0..255 or floats.")
 
 
+def with_channels(images: Any, channels: int) -> Any:
+    """Repeats grey images for those who look at colours.
+
+    Grey images in arrays keep their one channel until it is known who looks at them;
+    those in folders are RGB from the start, as in the original.
+
+    Args:
+        images: (n, H, W, C), or a list of (H, W, C) of several sizes.
+        channels: How many are wanted.
+
+    Returns:
+        The images, with three channels where three are wanted.
+    """
+    if channels != 3 or images[0].shape[-1] != 1:
+        return images
+    if isinstance(images, list):
+        return [np.repeat(image, 3, axis=-1) for image in images]
+    return np.repeat(images, 3, axis=-1)
+
+
+def span(images: np.ndarray, label: str, start: int = 0) -> tuple[float, float]:
+    """Returns the least and the greatest value of images.
+
+    Args:
+        images: (n, H, W, C), n >= 1.
+        label: What to call the set in messages.
+        start: What the first of these images is counted as.
+
+    Returns:
+        Both, finite.
+
+    Raises:
+        InputError: A value is not finite.
+    """
+    low, high = float(images.min()), float(images.max())
+    if np.isfinite([low, high]).all():  # NaN wins in min and max
+        return low, high
+    bad = start + int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+    raise InputError(
+        f"Image {bad} of {label} (counted from 0) holds values that are not finite; "
+        "look for the fault where the images are made."
+    )
+
+
+def looks_like_bytes(low: float, high: float) -> bool:
+    """Says whether a set of floats with this span is taken for [0, 255].
+
+    Args:
+        low: The least value of all images.
+        high: The greatest.
+
+    Returns:
+        Whether it does not look like [0, 1] or [-1, 1].
+    """
+    return low >= 0 and high > _SUSPICIOUS
+
+
 class Values:
     """The values of one set of images: checked, and scaled to [0, 255].
 
@@ -178,13 +238,7 @@ class Values:
         if images.dtype == np.uint8:
             return
         self.floats = True
-        low, high = float(images.min()), float(images.max())
-        if not np.isfinite([low, high]).all():  # NaN wins in min and max
-            finite = np.isfinite(images).all(axis=(1, 2, 3))
-            raise InputError(
-                f"Image {start + int(np.argmin(finite))} of {self.label} (counted "
-                "from 0) holds values that are not finite."
-            )
+        low, high = span(images, self.label, start)
         self._low, self._high = min(self._low, low), max(self._high, high)
         if self._judge and low < 0:
             raise self._suspicious()
@@ -202,7 +256,8 @@ class Values:
             InputError: They are floats, all at or below 1.5, and nothing was said of
                 their range.
         """
-        if self._judge and -np.inf < self._high <= _SUSPICIOUS:
+        seen = self._high > -np.inf
+        if self._judge and seen and not looks_like_bytes(self._low, self._high):
             raise self._suspicious()
 
     def scale(self, images: np.ndarray) -> np.ndarray:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Source"]
+__all__ = ["MAX_BATCH_BYTES", "Source", "batched"]
+
+# A batch of larger images than 50 of 1024x1024 has fewer than were asked for, so that
+# the memory does not grow with the images.
+MAX_BATCH_BYTES = 256 * 2**20
 
 
 class Source(abc.ABC):
@@ -32,10 +36,11 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
-        """Yields the images, `size` at a time, the last batch being what is left.
+        """Yields the images in order, at most `size` at a time.
 
         Args:
-            size: Images in a batch.
+            size: Images in a batch. There are fewer in the last one, and where they
+                would take more than `MAX_BATCH_BYTES`.
 
         Yields:
             Arrays (H, W, C), uint8 or float32 in [0, 255], as a sequence or stacked.
@@ -45,3 +50,33 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def provenance(self) -> dict[str, Any]:
         """What was read."""
+
+
+def batched(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Gathers images into batches of bounded memory.
+
+    Args:
+        images: Arrays of any shapes.
+        size: Images in a batch; fewer where they would take more than
+            `MAX_BATCH_BYTES`, but never none.
+
+    Yields:
+        Lists of the images, in order.
+
+    Example:
+        >>> [len(batch) for batch in batched([np.zeros(3)] * 5, 2)]
+        [2, 2, 1]
+    """
+    batch: list[np.ndarray] = []
+    held = 0
+    for image in images:
+        if batch and held + image.nbytes > MAX_BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+        batch.append(image)
+        held += image.nbytes
+        if len(batch) == size:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
+import reprlib
 import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from fid.files import InputError, atomic_write
+from fid.files import InputError, atomic_write, printable
+from fid.npz import read_header, reading
 
-__all__ = ["Moments", "Statistics", "merge_statistics", "protocol_differences"]
+__all__ = [
+    "INDEFINITE",
+    "LARGEST",
+    "Moments",
+    "Statistics",
+    "merge_statistics",
+    "protocol_differences",
+]
 
 # Largest dimension a file may claim, against files made to exhaust the memory.
-_MAX_DIMENSION = 32_768
-# Below zero by more than this share of the covariance's norm, an eigenvalue is not
+_MAX_DIMENSION = 8192
+# Below zero by more than this share of the covariance's size, an eigenvalue is not
 # rounding: float32 statistics come to about 1e-7.
-_INDEFINITE = 1e-5
+INDEFINITE = 1e-5
+# No mean and no covariance of features is as large as this, and with larger ones a
+# distance, a product of them, may be no number. (NumPy's, or it would become infinite
+# beside float32.)
+LARGEST = np.float64(1e100)
 # Features wait until there are this many, or d if that is more, so that one image at
 # a time costs no pass over a (d, d) matrix each.
 _BLOCK = 256
+# Deeper than anything written here, far less deep than what ends in a RecursionError.
+_MAX_DEPTH = 20
 # Entries of the provenance which say how the images became features. Two statistics
 # are comparable only where these agree.
 _PROTOCOL = (
@@ -75,11 +91,12 @@ class Statistics:
             path: Where the file goes; it appears whole or not at all.
 
         Raises:
-            InputError: It cannot be written there.
+            InputError: It cannot be written there, or the provenance is not what
+                `load` would take.
         """
         arrays = {"mu": self.mu, "sigma": self.sigma}
         if self.provenance is not None:
-            arrays["provenance"] = np.array(json.dumps(self.provenance))
+            arrays["provenance"] = np.array(_provenance_as_text(self))
         if self.rows is not None:
             single = self.rows.astype(np.float32)
             exact = np.array_equal(single, self.rows)
@@ -101,15 +118,21 @@ class Statistics:
             InputError: It is no such file, or what it holds cannot be a mean and a
                 covariance. Nothing is ever unpickled.
         """
+        # All of it: what a file makes of the memory, it may do after it was read, too.
+        with reading(path):
+            return cls._load(path)
+
+    @classmethod
+    def _load(cls, path: str | os.PathLike[str]) -> Statistics:
         arrays = _read_npz(path)
         for name, array in arrays.items():
-            if name == "provenance":
-                continue
-            if array.dtype.kind != "f":
-                raise _bad(path, f"{name} is {array.dtype}, not floating point")
-            if not np.isfinite(array).all():
-                raise _bad(path, f"{name} holds NaN or infinities")
-        mu, sigma = (arrays[key].astype(np.float64) for key in ("mu", "sigma"))
+            if name != "provenance" and not (np.abs(array) <= LARGEST).all():
+                raise _bad(
+                    path, f"{name} holds NaN, infinities or numbers above {LARGEST:g}"
+                )
+        mu, sigma = (
+            arrays[key].astype(np.float64, copy=False) for key in ("mu", "sigma")
+        )
         if not np.array_equal(sigma, sigma.T):
             spread = np.sqrt(np.abs(np.diag(sigma)))
             bound = 1e-6 * np.outer(spread, spread) + 1e-12 * spread.max() ** 2
@@ -124,7 +147,7 @@ class Statistics:
             n = _check_rows(path, rows, mu, sigma, n)
         elif _is_indefinite(sigma):
             raise _bad(path, "sigma has negative eigenvalues, as no covariance has")
-        return cls(mu, sigma, n, provenance, rows, os.fspath(path))
+        return cls(mu, sigma, n, provenance, rows, printable(path))
 
 
 class Moments:
@@ -274,9 +297,11 @@ class Moments:
             InputError: Fewer than two images were seen.
         """
         if self.n < 2:
+            source = (provenance or {}).get("source")
             raise InputError(
                 f"A covariance needs at least 2 images; {self.n} "
-                f"{'was' if self.n == 1 else 'were'} given."
+                f"{'was' if self.n == 1 else 'were'} given"
+                f"{f' by {source}' if source else ''}. Add more."
             )
         n, mean, scatter = self._sums()
         few = n <= self.dimension and self._waiting_n == n
@@ -428,7 +453,7 @@ def _is_indefinite(sigma: np.ndarray) -> bool:
     # A shift that lifts what rounding may have pushed below zero makes a Cholesky
     # factorisation, far cheaper than eigenvalues, the judge; singular is no fault.
     shifted = sigma.copy()
-    lift = _INDEFINITE * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    lift = INDEFINITE * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
     np.fill_diagonal(shifted, np.diag(sigma) + lift)
     _, info = scipy.linalg.lapack.dpotrf(shifted.T, clean=False, overwrite_a=True)
     return info != 0
@@ -454,44 +479,35 @@ def _check_rows(
 
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if not {"mu.npy", "sigma.npy"} <= set(names):
-                found = ", ".join(sorted(names)[:5]) or "nothing"
-                raise _bad(path, f"it holds {found}, not mu.npy and sigma.npy")
-            (d,) = _shape(archive, path, "mu", 1)
-            rows, columns = _shape(archive, path, "sigma", 2)
-            if not d == rows == columns or not 1 <= d <= _MAX_DIMENSION:
-                raise _bad(path, f"mu has shape ({d},) and sigma ({rows}, {columns})")
-            keys = ["mu", "sigma"]
-            if "rows.npy" in names:
-                n, columns = _shape(archive, path, "rows", 2)
-                if columns != d or not 2 <= n <= d:
-                    raise _bad(path, f"rows has shape ({n}, {columns}) and mu ({d},)")
-                keys.append("rows")
-            if "provenance.npy" in names:
-                if _shape(archive, path, "provenance", 0) != ():
-                    raise _bad(path, "its provenance is not one string")
-                keys.append("provenance")
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in keys}
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        if _is_gzip(path):
-            raise _bad(
-                path,
-                "it is gzip-compressed, as the authors' pickles of summer 2017 are; a "
-                "pickle can run any code and is never opened",
-            ) from error
-        raise _bad(path, f"it is damaged or no .npz file ({error})") from error
-    except InputError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise _bad(path, f"its arrays cannot be read ({error})") from error
-    except MemoryError as error:
-        raise _bad(path, "it claims more data than fits in memory") from error
+    if _is_gzip(path):
+        raise _bad(
+            path,
+            "it is gzip-compressed, as the authors' pickles of summer 2017 are; a "
+            "pickle can run any code and is never opened",
+        )
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if not {"mu.npy", "sigma.npy"} <= set(names):
+            found = ", ".join(map(printable, sorted(names)[:5])) or "nothing"
+            raise _bad(path, f"it holds {found}, not mu.npy and sigma.npy")
+        (d,) = _shape(archive, path, "mu", 1)
+        rows, columns = _shape(archive, path, "sigma", 2)
+        if not d == rows == columns or not 1 <= d <= _MAX_DIMENSION:
+            raise _bad(path, f"mu has shape ({d},) and sigma ({rows}, {columns})")
+        keys = ["mu", "sigma"]
+        if "rows.npy" in names:
+            n, columns = _shape(archive, path, "rows", 2)
+            if columns != d or not 2 <= n <= d:
+                raise _bad(path, f"rows has shape ({n}, {columns}) and mu ({d},)")
+            keys.append("rows")
+        if "provenance.npy" in names:
+            _shape(archive, path, "provenance", 0, kind="U")
+            keys.append("provenance")
+        arrays = {}
+        for key in keys:
+            with archive.open(f"{key}.npy") as member:
+                arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
+        return arrays
 
 
 def _is_gzip(path: str | os.PathLike[str]) -> bool:
@@ -499,47 +515,94 @@ def _is_gzip(path: str | os.PathLike[str]) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _shape(archive: zipfile.ZipFile, path: Any, key: str, rank: int) -> tuple[int, ...]:
+def _shape(
+    archive: zipfile.ZipFile, path: Any, key: str, rank: int, kind: str = "f"
+) -> tuple[int, ...]:
     # Looked at before the array is read: a header may claim any size.
     with archive.open(f"{key}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise _bad(path, f"{key}.npy has the unknown format version {version}")
-        shape, _, dtype = read(member)
-    if dtype.hasobject:
-        raise _bad(path, f"{key} holds Python objects, which are never unpickled")
+        shape, _, dtype = read_header(member, f"{key} of {printable(path)}")
+    if dtype.kind != kind:
+        expected = {"f": "floating point", "U": "text"}[kind]
+        raise _bad(path, f"{key} is {dtype}, not {expected}")
     if len(shape) != rank or dtype.itemsize > 2**24:
         raise _bad(path, f"{key} has shape {shape} and type {dtype}")
     return shape
+
+
+def _provenance_as_text(statistics: Statistics) -> str:
+    try:
+        text = json.dumps(statistics.provenance, allow_nan=False)
+        fault = _fault(_parse_json(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = f"cannot be written as JSON ({error})"
+    if fault:
+        raise InputError(
+            f"The provenance of {statistics.label} {fault}; correct it before it is "
+            "saved."
+        )
+    return text
 
 
 def _parse_provenance(path: Any, value: np.ndarray | None) -> dict[str, Any] | None:
     if value is None:
         return None
     try:
-        parsed = json.loads(str(value))
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise _bad(path, "its provenance is not a JSON object")
-    for key in (*_PROTOCOL, "source"):
-        if not isinstance(parsed.get(key), str | None):
-            raise _bad(path, f"its provenance says {key} = {parsed[key]!r}")
-    n = parsed.get("n")
-    if n is not None and (type(n) is not int or n < 2):
-        raise _bad(path, f"its provenance says n = {n!r}")
-    sources = parsed.get("sources", [])
-    if not isinstance(sources, list) or not all(isinstance(s, dict) for s in sources):
-        raise _bad(path, "its provenance says sources which are no list of objects")
+        parsed = _parse_json(str(value))
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"its provenance is not JSON ({error})") from error
+    if fault := _fault(parsed):
+        raise _bad(path, f"its provenance {fault}")
     return parsed
+
+
+def _parse_json(text: str) -> Any:
+    # NaN and infinities, which Python reads and writes, are not JSON.
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _fault(facts: Any) -> str | None:
+    """Returns what is wrong with a provenance, if anything is."""
+    if not isinstance(facts, dict):
+        return "is not a JSON object"
+    if _is_deep(facts):
+        return f"is nested more than {_MAX_DEPTH} deep"
+    sources = facts.get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(s, dict) for s in sources):
+        return "says sources which are no list of objects"
+    for each in (facts, *sources):
+        for key in (*_PROTOCOL, "source"):
+            if not isinstance(each.get(key), str | None):
+                return f"says {key} = {reprlib.repr(each[key])}"
+        # It becomes part of the metric's name, at the beginning of a line.
+        name = each.get("extractor")
+        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+            return (
+                f"says extractor = {reprlib.repr(name)}; expected letters, digits, "
+                "'_', '-' and '.'"
+            )
+        n = each.get("n")
+        # Up to here floats count exactly.
+        if n is not None and (type(n) is not int or not 2 <= n < 2**53):
+            return f"says n = {reprlib.repr(n)}"
+    return None
+
+
+def _is_deep(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not depth or any(_is_deep(each, depth - 1) for each in inner)
 
 
 def _bad(path: Any, what: str) -> InputError:
     return InputError(
-        f"{path} is not a statistics file: {what}. Expected an .npz with mu (d,) and "
-        "sigma (d, d); make one with precalc_stats.py."
+        f"{printable(path)} is not a statistics file: {what}. Expected an .npz with mu "
+        "(d,) and sigma (d, d); make one with precalc_stats.py."
     )

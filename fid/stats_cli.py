@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from typing import Any
 from absl import flags
 
 from fid import files, inspection, measure, registry
-from fid.cli import run
-from fid.files import InputError
+from fid.cli import check_output, run
+from fid.files import InputError, printable
 from fid.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
 
@@ -37,6 +38,8 @@ _FLAGS = {
     "inception": ("verify",),
     "batch_size": ("verify",),
     "value_range": ("verify",),
+    "recursive": ("verify",),
+    "skip_bad": ("verify",),
 }
 
 
@@ -177,7 +180,7 @@ def _show(paths: list[str], values: flags.FlagValues) -> None:
             "trace": f"{each.trace:.6g}",
             "rank": f"{each.rank}, {rank}",
             **{
-                key: _text(value)
+                key: value
                 for key, value in (each.provenance or {}).items()
                 if key not in ("n", "versions", "created")
             },
@@ -214,8 +217,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
         print("measured alike")
     for key, (left, right) in other.items():
         print(f"{_text(key)}: {_text(left)} | {_text(right)}")
-    name = {"fid": "FID"}.get(comparison.metric, comparison.metric)
-    print(f"{name}: {comparison.value:.6f}")
+    print(f"{comparison.title('fid')}: {comparison.value:.6f}")
 
 
 def _list(args: list[str], values: flags.FlagValues) -> None:
@@ -224,16 +226,7 @@ def _list(args: list[str], values: flags.FlagValues) -> None:
     here = registry.local_files()
     if values.json:
         hosted = [
-            {
-                "file": each.file,
-                "url": each.url,
-                "images": each.images,
-                "count": each.count,
-                "resolution": each.resolution,
-                "preprocessing": each.preprocessing,
-                "unknown": each.unknown,
-            }
-            for each in registry.HOSTED
+            {**dataclasses.asdict(each), "url": each.url} for each in registry.HOSTED
         ]
         found = {
             "hosted": hosted,
@@ -254,8 +247,8 @@ def _list(args: list[str], values: flags.FlagValues) -> None:
         }
         _print_block(each.file, lines)
     print(f"{registry.UNKNOWN}\n")
-    names = "\n".join(f"  {path.name}" for path in here) or "  none"
-    print(f"In {registry.local_folder()}:\n\n{names}")
+    names = "\n".join(f"  {printable(path.name)}" for path in here) or "  none"
+    print(f"In {printable(registry.local_folder())}:\n\n{names}")
 
 
 def _verify(paths: list[str], values: flags.FlagValues) -> None:
@@ -270,6 +263,8 @@ def _verify(paths: list[str], values: flags.FlagValues) -> None:
             inception=values.inception,
             batch_size=values.batch_size,
             value_range=values.value_range,
+            recursive=values.recursive,
+            skip_bad=values.skip_bad,
             progress=True,
         )
         if not values.json:
@@ -289,7 +284,7 @@ def _verify(paths: list[str], values: flags.FlagValues) -> None:
         ]
         _print_json(found)
     failed = [
-        f"{path}: {each.name} ({each.found})"
+        f"{printable(path)}: {each.name} ({each.found})"
         for path, checks in results.items()
         for each in checks
         if not each.ok
@@ -301,18 +296,11 @@ def _verify(paths: list[str], values: flags.FlagValues) -> None:
 def _merge(paths: list[str], values: flags.FlagValues) -> None:
     _need(paths, "merge")
     output = values.output
-    if not output:
-        raise flags.Error("--output=FILE.npz is missing")
-    if not output.lower().endswith(".npz"):
-        raise flags.Error(f"--output={output} does not end in .npz")
-    for path in paths:
-        both = (path, output)
-        if all(map(os.path.exists, both)) and os.path.samefile(*both):
-            raise flags.Error(f"the output would replace {path}")
+    check_output(output, paths)
     files.check_writable(output)
     merged = merge_statistics([Statistics.load(path) for path in paths])
     merged.save(output)
-    print(f"{output}: {merged.n} images, {merged.dimension} features")
+    print(f"{printable(output)}: {merged.n} images, {merged.dimension} features")
 
 
 _COMMANDS: dict[str, Callable[[list[str], flags.FlagValues], None]] = {
@@ -356,6 +344,18 @@ def _define(values: flags.FlagValues) -> None:
         "verify --source: what the values of float images span.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "recursive",
+        False,
+        "verify --source: enter the folders of a folder.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "skip_bad",
+        False,
+        "verify --source: leave out images that cannot be read.",
+        flag_values=values,
+    )
 
 
 def _need(paths: list[str], command: str) -> None:
@@ -364,20 +364,20 @@ def _need(paths: list[str], command: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    # Escaped, since a terminal's encoding may lack what a name holds.
+    print(json.dumps(value, allow_nan=False))
 
 
 def _print_block(title: str, lines: dict[str, Any]) -> None:
+    lines = {_text(key): _text(value) for key, value in lines.items()}
     width = max(map(len, lines))
     print(_text(title))
     for key, value in lines.items():
-        print(f"  {_text(key):{width}}  {value}")
+        print(f"  {key:{width}}  {value}")
     print()
 
 
 def _text(value: Any) -> str:
     # A line break or a terminal's control code in a file's own words is shown, not
     # obeyed.
-    if isinstance(value, str) and value.isprintable():
-        return value
-    return json.dumps(value, ensure_ascii=True)
+    return printable(value) if isinstance(value, str) else json.dumps(value)

@@ -2,7 +2,11 @@
 
 import sys
 
-from fid.cli import precalc_stats
-
 if __name__ == "__main__":
-    sys.exit(precalc_stats())
+    try:
+        from fid.cli import precalc_stats
+
+        status = precalc_stats()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

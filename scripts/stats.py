@@ -2,7 +2,11 @@
 
 import sys
 
-from fid.stats_cli import stats
-
 if __name__ == "__main__":
-    sys.exit(stats())
+    try:
+        from fid.stats_cli import stats
+
+        status = stats()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

@@ -2,7 +2,11 @@
 
 import sys
 
-from tf_ttur.cli import train
-
 if __name__ == "__main__":
-    sys.exit(train())
+    try:
+        from tf_ttur.cli import train
+
+        status = train()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

@@ -2,7 +2,11 @@
 
 import sys
 
-from fid.stats_cli import verify_published
-
 if __name__ == "__main__":
-    sys.exit(verify_published())
+    try:
+        from fid.stats_cli import verify_published
+
+        status = verify_published()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

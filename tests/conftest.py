@@ -1,3 +1,6 @@
+import fcntl
+import os
+
 import pytest
 
 
@@ -13,13 +16,26 @@ def synthetic_pb(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """A cache folder of the tests' own, so that the user's is neither used nor made."""
-    import os
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all workers'
+    folder /= "cache"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTUR_CACHE", str(folder))
+        yield folder
 
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("TTUR_CACHE")
-    os.environ["TTUR_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["TTUR_CACHE"]
-    else:
-        os.environ["TTUR_CACHE"] = before
+
+@pytest.fixture(scope="session")
+def classifier(cache):
+    """The digits classifier in the cache, trained by the worker that comes first."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from tf_ttur import datasets
+    from tf_ttur.networks.classifier import digits_classifier
+
+    images = np.concatenate(list(datasets.load("digits").images()))
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return digits_classifier(images, load_digits().target)

@@ -1,8 +1,10 @@
 """BUILD against the code: each module in one target, its deps equal to its imports."""
 
 import ast
+import importlib
 import pathlib
 import sys
+import tomllib
 
 import pytest
 
@@ -103,3 +105,14 @@ def test_every_dependency_is_pinned_and_every_module_ships():
     pinned = {line.partition("==")[0] for line in pins if "==" in line}
     used = {d[4:] for t in targets() for d in t["deps"] if d.startswith("pip:")}
     assert {d.lower() for d in used} <= pinned
+
+
+def test_installed_programs_are_mains_of_the_scripts_that_the_readme_names():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    readme = (ROOT / "README.md").read_text()
+    assert {"ttur-train", "ttur-fid", "ttur-stats"} <= set(project["scripts"])
+    for name, target in project["scripts"].items():
+        module, _, main = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), main))
+        assert (ROOT / "scripts" / f"{main}.py").is_file()
+        assert f"`{name}`" in readme

@@ -173,12 +173,16 @@ class SampleGrid(_StepCallback):
         folder: Where the pictures go.
         count: Images in a picture.
         seed: Seed of their latents.
+
+    Attributes:
+        grid: The last picture, uint8 (H, W, C); None before the first.
     """
 
     def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
         super().__init__()
         self.folder = pathlib.Path(folder)
         self.count, self.seed = count, seed
+        self.grid: np.ndarray | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Writes the picture of the untrained generator."""
@@ -191,8 +195,8 @@ class SampleGrid(_StepCallback):
 
     def _write(self, step: int) -> None:
         images = self.model.generate(self.count, self.seed, batch_size=self.count)
-        grid = sampling.image_grid(sampling.to_bytes(images))
-        sampling.save_png(self.folder / f"step_{step:08d}.png", grid)
+        self.grid = sampling.image_grid(sampling.to_bytes(images))
+        sampling.save_png(self.folder / f"step_{step:08d}.png", self.grid)
 
 
 class MetricsLog(_StepCallback):
@@ -280,25 +284,23 @@ class MetricsLog(_StepCallback):
 
 
 class TensorBoardLog(_StepCallback):
-    """Writes the epoch's logs and a grid of samples for TensorBoard.
+    """Writes the epoch's logs and samples for TensorBoard.
 
     Args:
         folder: TensorBoard's log folder.
-        count: Images in the grid.
-        seed: Seed of their latents.
+        samples: Makes the pictures of samples, earlier in the same list of callbacks;
+            None writes no pictures.
         config: Written as text at the first step, JSON-able.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        count: int = 64,
-        seed: int = 0,
+        samples: SampleGrid | None = None,
         config: Any = None,
     ):
         super().__init__()
-        self.folder, self.config = os.fspath(folder), config
-        self.count, self.seed = count, seed
+        self.folder, self.samples, self.config = os.fspath(folder), samples, config
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the event file."""
@@ -315,12 +317,11 @@ class TensorBoardLog(_StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the epoch's scalars and samples."""
-        images = self.model.generate(self.count, self.seed, batch_size=self.count)
-        grid = sampling.image_grid(sampling.to_bytes(images))
         with self._writer.as_default(step=self.step):
             for name, value in (logs or {}).items():
                 self._summary.scalar(name, value)
-            self._summary.image("samples", grid[np.newaxis])
+            if self.samples is not None:
+                self._summary.image("samples", self.samples.grid[np.newaxis])
         self._writer.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -472,12 +473,11 @@ class Progress(_StepCallback):
 
 
 def _reference(reference: Any, extractor: Extractor) -> Statistics:
-    if measure.is_statistics(reference):
-        reference = Statistics.load(reference)
-    elif not isinstance(reference, Statistics):
-        reference = measure.compute_statistics(reference, extractor)
-    measure.check_extractor(reference, extractor)
-    return reference
+    opened = measure.open_set(reference)
+    if not isinstance(opened, Statistics):
+        return measure.compute_statistics(opened, extractor)
+    measure.check_extractor(opened, extractor)
+    return opened
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -176,14 +176,13 @@ def _train(
         _log.info("step 0/%d  %s %.4g", preset.steps, key, value)
         metrics.write(0, {key: value})
         checkpoints.save(gan, 0, value)
+    samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
     in_order = [
         callbacks.NaNGuard(),
         distance,
-        callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED),
+        samples,
         metrics,
-        callbacks.TensorBoardLog(
-            workdir / "tensorboard", seed=_GRID_SEED, config=config
-        ),
+        callbacks.TensorBoardLog(workdir / "tensorboard", samples, config),
         checkpoints,
         callbacks.Progress(preset.steps, key),
     ]

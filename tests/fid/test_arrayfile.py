@@ -4,6 +4,7 @@ import io
 import tracemalloc
 import zipfile
 
+import hostile_arrays
 import numpy as np
 import pytest
 
@@ -79,6 +80,9 @@ def test_of_several_arrays_the_one_called_images_is_taken(tmp_path):
     path = save(tmp_path / "d.npz")
     with pytest.raises(InputError, match=r"\(none\)"):
         ArrayFile(path)
+    path = save(tmp_path / "e.npz", mu=np.zeros(2), sigma=np.eye(2))
+    with pytest.raises(InputError, match=r"e.npz holds statistics .* no images"):
+        ArrayFile(path)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
@@ -127,9 +131,10 @@ def test_a_changed_byte_is_found_by_the_checksum(tmp_path, compressed):
         (header([("r", "u1")], (1, 2, 2, 3)) + bytes(12), "holds"),
         (header("|u1", (2, 4, 3, 4)) + bytes(96), "drop the alpha channel"),
         (header("|u1", (2, 3, 8, 8)) + bytes(384), r"transpose\(0, 2, 3, 1\)"),
-        (b"\x93NUMPY\x03\x00" + bytes(100), "holds no images"),
+        (b"\x93NUMPY\x03\x00" + bytes(100), "for tables"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000, "damaged"),
         (b"<html>", "damaged"),
+        *((hostile_arrays.array(header), "x|y") for header in hostile_arrays.HEADERS),
     ],
 )
 def test_headers_are_not_believed(tmp_path, data, message):
@@ -140,6 +145,15 @@ def test_headers_are_not_believed(tmp_path, data, message):
         with pytest.raises(InputError, match=message) as error:
             ArrayFile(tmp_path / name)
         assert name in str(error.value)
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("damage", hostile_arrays.DAMAGES)
+def test_damaged_tables_of_contents_are_refused(tmp_path, damage):
+    path = save(tmp_path / "x.npz", images=IMAGES)
+    hostile_arrays.DAMAGES[damage](path)
+    with pytest.raises(InputError, match=r"x\.npz is damaged .* Copy or make it again"):
+        list(ArrayFile(path).pieces(3))
 
 
 def test_an_archive_that_lies_about_its_sizes_is_refused(tmp_path):

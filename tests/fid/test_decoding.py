@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fid import InputError
-from fid.decoding import decode, printable
+from fid.decoding import decode
 
 # Pillow's remarks on damaged metadata, which the damage here brings about.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -253,9 +253,3 @@ def test_memory_is_asked_for_before_the_pixels_are_decoded():
     with pytest.raises(KeyboardInterrupt):
         decode(encoded(Image.new("RGB", (7, 5))), admit)
     assert asked == [7 * 5 * 3]
-
-
-def test_names_fit_on_one_line():
-    assert printable("größe 画像.png") == "größe 画像.png"
-    assert printable("a\nb\x1b[31m.png") == r"'a\nb\x1b[31m.png'"
-    assert printable(b"\xff.png".decode("utf-8", "surrogateescape")) == r"'\udcff.png'"

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import socket
 import tarfile
 import threading
@@ -51,6 +52,13 @@ def test_path_before_variable_before_cache(tmp_path, monkeypatch, small):
         download.find_graph()
     with pytest.raises(InputError, match="given by --inception, does not exist"):
         download.find_graph(variable)
+    os.mkfifo(variable)  # reading it would never end
+    for path, found in ((variable, "is no regular file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=f"given by --inception, {found}, expec"):
+            download.find_graph(path)
+    with pytest.raises(InputError, match="does not exist") as error:
+        download.find_graph(tmp_path / "a\nb")
+    assert str(error.value).isprintable()
 
 
 def test_download_is_the_last_resort(tmp_path, monkeypatch):
@@ -86,8 +94,11 @@ def server(folder):
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
+        try:
+            yield f"http://127.0.0.1:{served.server_port}"
+        finally:
+            # Or its thread goes on for as long as the process, on a closed socket.
+            served.shutdown()
 
 
 @pytest.fixture

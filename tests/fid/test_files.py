@@ -42,10 +42,39 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
 def test_a_check_leaves_no_trace(tmp_path):
     path = tmp_path / "x.npz"
     files.check_writable(path)
+    files.check_writable(tmp_path / "new" / "deep" / "x.npz")
+    with pytest.raises(files.InputError, match="Cannot write"):
+        files.check_writable(tmp_path / "new" / ("x" * 256))
     assert list(tmp_path.iterdir()) == []
     path.write_bytes(b"old")
     files.check_writable(path)
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 251 + ".npz",
+        "é" * 125 + ".npz",
+        "a." + "b" * 240 + ".npz",
+        "." + "c" * 250,
+    ],
+)
+def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
+    files.check_writable(tmp_path / name)
+    files.write_json(tmp_path / name, [])
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_names_are_printed_on_one_line(tmp_path):
+    path = tmp_path / "a\nb"
+    for attempt in (files.read_json, files.check_writable, files.atomic_path):
+        path.with_suffix("").mkdir(exist_ok=True)
+        with pytest.raises(files.InputError) as error:
+            found = attempt(path)
+            with found:
+                raise OSError("no reason")
+        assert "\n" not in str(error.value)
 
 
 def test_the_users_mask_decides_the_permissions(tmp_path):
@@ -67,8 +96,12 @@ def test_json_round_trips_and_bad_json_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(files.InputError, match=r"x\.json is not JSON"):
         files.read_json(path)
-    with pytest.raises(files.InputError, match="Cannot read"):
-        files.read_json(tmp_path / "missing")
+    path.write_text("[" * 100_000)
+    with pytest.raises(files.InputError, match=r"x\.json is not JSON"):
+        files.read_json(path)
+    for read in (files.read_json, files.sha256_of_file):
+        with pytest.raises(files.InputError, match="Cannot read .*missing"):
+            read(tmp_path / "missing")
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -77,3 +110,10 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert files.cache_dir() == tmp_path / "tf-ttur"
     monkeypatch.setenv("TTUR_CACHE", "~/here")
     assert files.cache_dir().is_absolute()
+
+
+def test_names_fit_on_one_line():
+    assert files.printable("größe 画像.png") == "größe 画像.png"
+    assert files.printable("a\nb\x1b[31m.png") == r"'a\nb\x1b[31m.png'"
+    undecodable = b"\xff.png".decode("utf-8", "surrogateescape")
+    assert files.printable(undecodable) == r"'\udcff.png'"

@@ -194,6 +194,17 @@ def test_other_dimensions_and_nan_are_refused():
         )
 
 
+@pytest.mark.parametrize("method", ["eigen", "sqrtm"])
+def test_the_distance_is_finite_or_refused(method):
+    one = Statistics(np.zeros(2), np.eye(2), label="a.npz")
+    for mu, sigma in (([1e200, 0], np.eye(2)), ([0, 0], np.diag([1e200, 1]))):
+        two = Statistics(np.array(mu), sigma, label="b.npz")
+        with pytest.raises(InputError, match=r"b.npz hold values .* above 1e\+100"):
+            frechet_distance(one, two, method=method)
+    two = Statistics(np.array([1e100, 0]), np.diag([1e100, 1]))
+    assert frechet_distance(one, two, method=method) == pytest.approx(1e200)
+
+
 def test_the_original_algorithm_agrees_on_well_conditioned_matrices():
     one, two = measured(gaussian(500, 60, 0)), measured(gaussian(700, 60, 1))
     value = frechet_distance(one, two, method="sqrtm")
@@ -226,6 +237,9 @@ def test_the_original_algorithm_shifts_diagonals_where_the_root_is_not_finite(
     expected = a.sum() + b.sum() - 2 * np.sqrt((a + eps) * (b + eps)).sum()
     assert value == pytest.approx(expected, rel=1e-9)
     assert "not finite" in caplog.text
+    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda matrix: matrix * np.nan)
+    with pytest.raises(InputError, match="no finite root. Use the method 'eigen'"):
+        frechet_distance(one, two, method="sqrtm", eps=eps)
 
 
 def test_the_original_algorithm_refuses_an_imaginary_part():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import graph_pb2
 
 from fid import graph
-from fid.files import InputError
+from fid.files import InputError, printable
 
 NAME = "classify_image_graph_def.pb"
 
@@ -27,7 +27,7 @@ def refusal(path):
         graph.load_graph(path)
     message = str(caught.value)
     assert "\n" not in message
-    assert str(path) in message
+    assert printable(path) in message
     return message
 
 
@@ -131,6 +131,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, fragments):
 
 def test_missing_folder_and_too_large(tmp_path, monkeypatch, small):
     assert "does not exist" in refusal(tmp_path / "missing.pb")
+    assert refusal(tmp_path / "a\nb").isprintable()
     assert "is a folder" in refusal(tmp_path)
     assert "not a regular file" in refusal(pathlib.Path("/dev/zero"))
     path = tmp_path / NAME

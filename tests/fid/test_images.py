@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fid.images
+import fid.source
 from fid import InputError, open_images
 from fid.images import (
     ArraySource,
@@ -118,6 +121,8 @@ def test_places_without_images_are_refused(tmp_path):
         open_images(tmp_path)
     with pytest.raises(InputError, match="There is no"):
         open_images(tmp_path / "missing")
+    with pytest.raises(InputError, match="name of a set of images is empty"):
+        open_images("")
     with pytest.raises(InputError, match="neither a folder nor"):
         open_images(tmp_path / "notes.txt")
 
@@ -151,6 +156,8 @@ def test_statistics_are_told_from_images(tmp_path):
     np.savez(tmp_path / "s.npz", mu=np.zeros(2), sigma=np.eye(2))
     np.savez(tmp_path / "i.npz", images=pixels()[None])
     assert is_statistics(tmp_path / "s.npz")
+    with pytest.raises(InputError, match=r"s\.npz holds statistics .*not images"):
+        open_images(tmp_path / "s.npz")
     assert not is_statistics(tmp_path / "i.npz")
     assert not is_statistics(tmp_path / "missing.npz")
 
@@ -464,6 +471,21 @@ def test_archives_without_images_are_refused(tmp_path):
         assert name in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["folder", "array", "stream"])
+def test_batches_of_large_images_are_smaller(tmp_path, monkeypatch, kind):
+    for module in (fid.source, fid.images):
+        monkeypatch.setattr(module, "MAX_BATCH_BYTES", 400)  # an image has 189
+    images = [write(tmp_path / f"{seed}.png", seed) for seed in range(7)]
+    source = {"folder": tmp_path, "array": np.stack(images), "stream": iter(images)}
+    batches = list(open_images(source[kind]).batches(3))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), images)
+    if kind != "stream":
+        monkeypatch.setattr(fid.source, "MAX_BATCH_BYTES", 1)
+        monkeypatch.setattr(fid.images, "MAX_BATCH_BYTES", 1)
+        assert [len(x) for x in open_images(source[kind]).batches(3)] == [1] * 7
+
+
 def test_the_same_images_have_the_same_digest_wherever_they_are(tmp_path):
     stack = np.stack([pixels(seed=seed) for seed in range(3)])
     folder = tmp_path / "folder"
@@ -767,3 +789,12 @@ def test_a_generator_gives_as_many_images_as_were_asked_for(given, said):
         open_images(Generator())
     with pytest.raises(InputError, match="at least one"):
         open_images(Generator(), count=0)
+
+
+def test_counts_and_seeds_are_whole_numbers_of_any_kind():
+    source = open_images(squash, count=np.int64(5), seed=np.uint8(3), latent=12)
+    read(source)
+    assert json.loads(json.dumps(source.provenance))["seed"] == 3
+    for wrong in ({"count": 2.5}, {"count": 2, "seed": 1.5}, {"count": "7"}):
+        with pytest.raises(InputError, match="expected a whole number"):
+            open_images(squash, latent=12, **wrong)

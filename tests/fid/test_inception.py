@@ -7,6 +7,7 @@ import pytest
 import synthetic_graph
 import tensorflow as tf
 
+import fid.inception
 from fid.files import InputError
 from fid.frechet import frechet_distance
 from fid.inception import Inception
@@ -111,6 +112,23 @@ def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
     for dtype in (np.float32, np.float64, np.int64):
         np.testing.assert_array_equal(inception(batch.astype(dtype)), features)
     np.testing.assert_allclose(inception(batch[1:2])[0], features[1], atol=1e-5)
+
+
+def test_large_images_are_resized_few_at_a_time(inception, monkeypatch):
+    batch = np.stack([random_image(32, 32, seed) for seed in range(4)])
+    features, resize, runs = inception(batch), fid.inception._resize, []
+
+    def recorded(images):
+        runs.append(len(images))
+        return resize(images)
+
+    monkeypatch.setattr(fid.inception, "_resize", recorded)
+    monkeypatch.setattr(fid.inception, "_RUN_BYTES", 3 * batch[0].nbytes)
+    np.testing.assert_array_equal(inception(list(batch)), features)
+    np.testing.assert_array_equal(inception(batch), features)
+    monkeypatch.setattr(fid.inception, "_RUN_BYTES", 1)
+    np.testing.assert_array_equal(inception(batch[:2]), inception(list(batch[:2])))
+    assert runs == [3, 1, 3, 1, 1, 1, 1, 1]
 
 
 def test_tensor_float_32_is_off_during_the_call_alone(inception, monkeypatch):
@@ -271,9 +289,9 @@ def test_wrong_shapes_and_types(inception, images, fragment):
 @pytest.mark.parametrize(
     ("value", "fragment"),
     [
-        (np.nan, "Image 7 has NaN or infinite"),
-        (np.inf, "Image 7 has NaN or infinite"),
-        (-np.inf, "Image 7 has NaN or infinite"),
+        (np.nan, "Image 7 of the batch .*not finite"),
+        (np.inf, "Image 7 of the batch .*not finite"),
+        (-np.inf, "Image 7 of the batch .*not finite"),
         (-0.5, r"Image 7 has values from -0.5 to 0, expected \[0, 255\]"),
         (256, "Image 7 has values from 0 to 256"),
     ],

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -77,12 +79,10 @@ def test_compute_fid_equals_the_v1_session_and_the_low_rank_formula(
 
     # The same through a statistics file, whose distance has no features at hand.
     stats = f"{tmp_path}/stats/b.npz"
-    inception = f"--inception={synthetic_pb}"
-    assert (
-        cli.precalc_stats(["x", f"{tmp_path}/b", f"--output={stats}", inception]) == 0
-    )
+    flags = argv[3:]
+    assert cli.precalc_stats(["x", f"{tmp_path}/b", f"--output={stats}", *flags]) == 0
     capsys.readouterr()
-    assert cli.compute_fid(["x", f"{tmp_path}/a", stats, inception]) == 0
+    assert cli.compute_fid(["x", f"{tmp_path}/a", stats, *flags]) == 0
     name, printed = capsys.readouterr().out.split()
     assert name == "FID:"
     assert float(printed) == pytest.approx(expected, rel=1e-6)
@@ -168,11 +168,6 @@ def test_a_generator_is_measured_in_one_call():
     )
 
 
-def run(*args):
-    command = [sys.executable, "-m", "fid", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def save(path, seed=0, d=6):
     moments = fid.Moments(d)
     moments.update(np.random.default_rng(seed).normal(size=(50, d)))
@@ -194,17 +189,23 @@ def test_two_statistics_files_need_no_tensorflow(tmp_path):
     assert done.stdout == f"frechet_x: {fid.frechet_distance(one, two):.6f}\n"
 
 
-def test_errors_are_one_line_on_stderr_and_a_status(tmp_path):
+def test_errors_are_one_line_on_stderr_and_a_status(tmp_path, capsys):
     save(tmp_path / "a.npz")
     save(tmp_path / "b.npz", d=7)
     (tmp_path / "empty").mkdir()
     (tmp_path / "page.pb").write_text("<html>")
+    (tmp_path / "flags").write_bytes(b"\xff\xfe--json")
     for args, status, message in (
         ((tmp_path / "a.npz", tmp_path / "b.npz"), 1, "6 dimensions"),
         ((tmp_path / "a.npz", tmp_path / "c.npz"), 1, "c.npz"),
         ((tmp_path / "a.npz",), 2, "two sets"),
         ((tmp_path / "a.npz", tmp_path / "a.npz", "--nonsense"), 2, "nonsense"),
         ((tmp_path / "a.npz", tmp_path / "a.npz", "--batch_size=0"), 2, "batch_size"),
+        ((tmp_path / "a.npz", tmp_path / "a.npz", "--seed=4294967296"), 2, "seed"),
+        ((f"--flagfile={tmp_path / 'flags'}",), 2, "no text file"),
+        (("no\nsuch\x1b[31m", tmp_path / "a.npz"), 1, "There is no "),
+        (("", tmp_path / "a.npz"), 1, "is empty"),
+        (("x" * 300, tmp_path / "a.npz"), 1, "xxx"),
         (
             (
                 tmp_path / "empty",
@@ -216,10 +217,11 @@ def test_errors_are_one_line_on_stderr_and_a_status(tmp_path):
             "No images in|HTML",
         ),
     ):
-        done = run(*args)
-        assert done.returncode == status, done.stderr
-        assert done.stdout == ""
-        (line,) = done.stderr.strip().splitlines()
+        assert cli.compute_fid(["compute_fid.py", *map(str, args)]) == status
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.isprintable()
         assert any(part in line for part in message.split("|")), line
 
 
@@ -244,15 +246,72 @@ def test_awkward_surroundings_are_one_line_too(tmp_path):
         command, capture_output=True, text=True, check=True, env=environment
     )
     assert json.loads(done.stdout)["frechet_x"] == 0.0
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    done = run("x" * 300, tmp_path / "é.npz")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    reader, unread = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(unread, "w") as pipe:
+        for output, close, unbuffered, expected in (
+            (full, None, "", ["cannot write to standard output: No space left"]),
+            (full, None, "1", ["cannot write to standard output: No space left"]),
+            (pipe, None, "", []),  # as behind `| head`
+            (None, lambda: os.close(1), "", ["standard output is closed"]),
+        ):
+            done = subprocess.run(
+                command, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+                preexec_fn=close, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )  # fmt: skip
+            assert done.returncode == 1
+            lines = done.stderr.splitlines()
+            assert len(lines) == len(expected)
+            assert all(text in line for text, line in zip(expected, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (MemoryError(), 1, "x: error: not enough memory"),
+        (fid.InputError("a\nb\x1b\udcff é"), 1, r"x: error: a\nb\x1b\udcff é"),
+        (OSError(5, "Input/output error"), 1, "x: error: [Errno 5] Input/output error"),
+        (KeyboardInterrupt(), 130, "x: interrupted"),
+    ],
+)
+def test_a_program_that_fails_says_why(capsys, monkeypatch, error, status, expected):
+    def main(args, values):
+        raise error
+
+    assert cli.run(main, lambda values: None, "", ["x"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(expected)
+    assert captured.err.count("\n") == 1
+    # Nor does it go to standard output where there is no other.
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.run(main, lambda values: None, "", ["x"]) == status
+    assert capsys.readouterr().out == ""
+
+
+PROGRAMS = [
+    f"scripts/{name}.py"
+    for name in ("compute_fid", "precalc_stats", "stats", "train", "verify_published")
+]
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "program", ["fid/__main__.py", *PROGRAMS], ids=os.path.basename
+)
+def test_an_interrupt_during_the_imports_is_no_traceback(monkeypatch, program):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
+                raise KeyboardInterrupt
+
+    for name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / program), run_name="__main__")
+    assert exit.value.code == 130
 
 
 def test_the_output_may_not_replace_the_images(tmp_path, capsys):
@@ -260,7 +319,7 @@ def test_the_output_may_not_replace_the_images(tmp_path, capsys):
     before = (tmp_path / "x.npz").read_bytes()
     path = f"{tmp_path}/x.npz"
     assert cli.precalc_stats(["x", path, f"--output={path}"]) == 2
-    assert "replace the images" in capsys.readouterr().err
+    assert f"would replace {path}" in capsys.readouterr().err
     assert (tmp_path / "x.npz").read_bytes() == before
 
 
@@ -290,6 +349,10 @@ def test_an_existing_output_survives_a_failure(tmp_path, capsys):
     assert "/proc/none" in capsys.readouterr().err
     argv[2] = "--output=stats.txt"
     assert cli.precalc_stats(argv) == 2
+    # Nor are folders left that were made for a result.
+    argv[2] = f"--output={tmp_path}/new/deep/stats.npz"
+    assert cli.precalc_stats(argv) == 1
+    assert not (tmp_path / "new").exists()
 
 
 class Colours(Pixels):
@@ -355,22 +418,44 @@ def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
     save(tmp_path / "stats.npz", d=3)
     images = np.zeros((9, 4, 4, 3), np.uint8)
     stats = tmp_path / "stats.npz"
-    for args, metrics, message in (
-        ((images, images), ("ppl",), "choose from fid, kid, is"),
-        ((images, images), (), "metrics is empty"),
-        ((stats, images), ("is",), "is one of images"),
-        ((stats, images), ("kid",), "needs the features"),
-        ((images, images), ("kid",), "subsets have 1000 images, and array has 9"),
+    for args, options, message in (
+        ((images, images), {"metrics": ("ppl",)}, "choose from fid, kid, is"),
+        ((images, images), {"metrics": "ppl"}, "metrics is ppl"),
+        ((images, images), {"metrics": ()}, "metrics is empty"),
+        ((stats, images), {"metrics": ("is",)}, "is one of images"),
+        ((images, images), {"metrics": "is"}, "over 10 parts .*, and array has 9"),
+        ((iter(images), images), {"metrics": "is", "is_splits": 0}, "over 0 parts"),
+        ((stats, images), {"metrics": ("kid",)}, "needs the features"),
+        (
+            (images, images),
+            {"metrics": ("kid",)},
+            "subsets have 1000 images, and array has 9",
+        ),
+        ((images, images), {"metrics": "kid", "seed": 2**32}, "seed is 4294967296"),
+        ((images, images), {"metrics": "kid", "kid_subset_size": 1}, "of at least 2"),
+        ((images, images[:1]), {}, "array has 1 image; a covariance needs at least 2"),
     ):
         with pytest.raises(fid.InputError, match=message):
-            fid.compare(*args, Slow(), metrics=metrics)
+            fid.compare(*args, Slow(), **options)
 
     class NoLogits(Pixels):
         def __call__(self, images):
             raise AssertionError("too late")
 
     with pytest.raises(fid.InputError, match="has no logits"):
-        fid.compare(images, images, NoLogits(), metrics=("is",))
+        fid.compare(images, images, NoLogits(), metrics="is", is_splits=3)
+
+
+def test_a_set_of_one_image_is_named():
+    with pytest.raises(fid.InputError, match="iterator has 1 image; a covariance"):
+        fid.compute_statistics(iter(np.zeros((1, 4, 4, 3), np.uint8)), Pixels())
+
+
+def test_a_number_that_is_none_is_refused():
+    rows = np.random.default_rng(0).normal(size=(9, 3)) * 1e200
+    wide = fid.Statistics(np.zeros(3), np.eye(3), rows=rows, n=9, label="wide")
+    with pytest.raises(fid.InputError, match="kernel_full of wide and wide is nan"):
+        fid.compare(wide, wide, metrics="kid", kid_subsets=0)
 
 
 def test_lossy_and_skipped_images_are_warned_of(tmp_path):

@@ -124,7 +124,7 @@ class TestFeatures:
         fid.get_activations(images, None, BATCH, True)
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert "Propagating batch 3/3 done" in captured.err
+        assert f"Propagating image {len(images)}/{len(images)} done" in captured.err
 
     @pytest.mark.parametrize(
         "call", [fid.get_activations, fid.calculate_activation_statistics]

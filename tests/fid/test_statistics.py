@@ -1,11 +1,13 @@
 import gzip
 import json
+import os
 import pathlib
 import pickle
 import subprocess
 import sys
 import zipfile
 
+import hostile_arrays
 import numpy as np
 import pytest
 
@@ -137,6 +139,8 @@ def test_fewer_than_two_images_are_refused(n):
     moments.update(np.zeros((n, 3)))
     with pytest.raises(InputError, match=f"at least 2 images; {n} "):
         moments.statistics()
+    with pytest.raises(InputError, match=f"at least 2 .*; {n} .* by folder/x"):
+        moments.statistics({"source": "folder/x"})
 
 
 def test_bad_features_are_refused_and_named():
@@ -318,6 +322,27 @@ def _object_rows(path):
     _rows(rows=np.array([[{}] * 3] * 2, dtype=object))(path)
 
 
+def _hostile(header):
+    def make(path):
+        mu = hostile_arrays.array(header)
+        hostile_arrays.archive(path, mu=mu, sigma=np.eye(8))
+
+    return make
+
+
+def _damaged(damage):
+    def make(path):
+        write(path, mu=np.zeros(3), sigma=np.eye(3))
+        hostile_arrays.DAMAGES[damage](path)
+
+    return make
+
+
+def _names(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a\nb\x1b[31m", "")
+
+
 def _nan(path):
     write(path, mu=np.array([0.0, np.nan]), sigma=np.eye(2))
 
@@ -347,8 +372,22 @@ def _nan(path):
         (_rows(mu=np.zeros(3)), "rows of features have another mean"),
         (_rows(sigma=np.eye(3)), "rows of features have another mean or covariance"),
         (_rows(provenance={"n": 3}), "it is of 3 images but holds 2 rows"),
-        (_object_rows, "rows holds Python objects"),
+        (_object_rows, "rows of .*bad.npz holds Python objects"),
         (lambda p: None, "Cannot read"),
+        (lambda p: p.mkdir(), "Cannot read .*bad.npz: it is a folder; name"),
+        (os.mkfifo, "Cannot read .*bad.npz: it is no regular file"),
+        (lambda p: write(p, mu=np.full(2, 1e200), sigma=np.eye(2)), "above 1e.100"),
+        (lambda p: write(p, mu=np.zeros(2), sigma=np.diag([1e200, 1])), "above 1e"),
+        (lambda p: write(p, mu=np.full(2, np.inf, "f4"), sigma=np.eye(2)), "infinit"),
+        (_names, r"it holds 'a\\nb\\x1b\[31m', not mu.npy"),
+        *(
+            (_hostile(header), "damaged or no .npz")
+            for header in hostile_arrays.HEADERS
+        ),
+        *(
+            (_damaged(damage), "damaged or no .npz")
+            for damage in hostile_arrays.DAMAGES
+        ),
     ],
 )
 def test_bad_files_are_refused_on_one_line_that_names_them(tmp_path, make, message):
@@ -357,23 +396,80 @@ def test_bad_files_are_refused_on_one_line_that_names_them(tmp_path, make, messa
     with pytest.raises(InputError, match=message) as error:
         Statistics.load(path)
     assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
 
 
-def test_bad_provenance_is_refused(tmp_path):
-    path = tmp_path / "bad.npz"
-    for text in (
+@pytest.mark.parametrize(
+    "text",
+    [
         "[]",
         "{",
+        "[" * 200_000,
+        '{"a": ' * 100 + "1" + "}" * 100,
         '{"n": "many"}',
         '{"n": true}',
+        f'{{"n": {2**53}}}',
+        f'{{"n": {10**400}}}',
+        '{"x": NaN}',
+        '{"x": [-Infinity]}',
+        '{"x": 1e999}',
         '{"extractor": ["x"]}',
+        '{"extractor": ""}',
+        r'{"extractor": "evil\nFID: 0.000001"}',
         '{"sources": "x"}',
         '{"sources": ["x"]}',
-    ):
-        np.savez(path, mu=np.zeros(2), sigma=np.eye(2), provenance=np.array(text))
-        with pytest.raises(InputError, match="provenance"):
-            Statistics.load(path)
+        '{"sources": [{"n": "x"}]}',
+        r'{"sources": [{"extractor": "evil\n"}]}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_bad_provenance_is_refused(tmp_path, text):
+    path = tmp_path / "bad.npz"
+    np.savez(path, mu=np.zeros(2), sigma=np.eye(2), provenance=np.array(text))
+    with pytest.raises(InputError, match="its provenance") as error:
+        Statistics.load(path)
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
+
+
+def test_provenance_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "bad.npz"
+    write(path, mu=np.zeros(2), sigma=np.eye(2), provenance=np.array(1))
+    with pytest.raises(InputError, match="provenance is int64, not text"):
+        Statistics.load(path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"extractor": "my net"}, "extractor = 'my net'; expected letters"),
+        ({"loss": float("nan")}, "cannot be written as JSON"),
+        ({"seed": np.int64(1)}, "cannot be written as JSON"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, facts, message):
+    statistics = Statistics(np.zeros(2), np.eye(2), provenance=facts, label="mine")
+    with pytest.raises(InputError, match=f"provenance of mine .*{message}"):
+        statistics.save(tmp_path / "x.npz")
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_claim_beyond_the_memory_is_refused(tmp_path, monkeypatch):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (9000, 9000)}"
+    hostile_arrays.archive(
+        tmp_path / "bad.npz", mu=np.zeros(9000), sigma=hostile_arrays.array(header)
+    )
+    with pytest.raises(InputError, match=r"sigma \(9000, 9000\)"):
+        Statistics.load(tmp_path / "bad.npz")
+
+    # Whatever comes after the arrays were read takes memory, too.
+    def exhausted(*_):
+        raise MemoryError
+
+    write(tmp_path / "x.npz", mu=np.zeros(2), sigma=np.eye(2))
+    monkeypatch.setattr("fid.statistics._is_indefinite", exhausted)
+    with pytest.raises(InputError, match="x.npz claims more data than fits"):
+        Statistics.load(tmp_path / "x.npz")
 
 
 def test_an_empty_state_of_another_dimension_cannot_be_merged():

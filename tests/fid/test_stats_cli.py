@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 
+import hostile_arrays
 import numpy as np
 import pytest
+from PIL import Image
 
 import fid
 from fid import inspection, registry
@@ -103,12 +105,52 @@ class TestShow:
         np.savez(path, mu=features.mean(0).astype(dtype), sigma=sigma)
         assert inspection.describe(path).rank == min(n - 1, 30)
 
-    def test_control_codes_in_a_file_are_not_obeyed(self, tmp_path, capsys):
-        write(tmp_path / "a.npz", source="\x1b[2Jgone\nn  7")
+    @pytest.mark.parametrize(
+        "words",
+        [
+            {"source": "\x1b[2Jgone\nn  7"},
+            {"created": "\x1b[2Jgone\nn  7"},
+            {"versions": {"\x1b[2Jgone\nn  7": 1}},
+            {"\x1b[2Jgone\nn  7": 1},
+        ],
+    )
+    def test_control_codes_in_a_file_are_not_obeyed(self, words, tmp_path, capsys):
+        write(tmp_path / "a.npz")
+        assert run("show", tmp_path / "a.npz") == 0
+        lines = capsys.readouterr().out.count("\n")
+        write(tmp_path / "a.npz", **words)
         assert run("show", tmp_path / "a.npz") == 0
         out = capsys.readouterr().out
-        assert "\x1b" not in out
-        assert r"\u001b[2Jgone\nn  7" in out
+        assert out.replace("\n", "").isprintable()
+        assert out.count("\n") - lines in (0, 1)
+        assert r"\x1b[2Jgone\nn  7" in out
+
+    def test_names_are_printed_on_one_line(self, tmp_path, capsys):
+        names = [tmp_path / "a\nFID: 0.npz", tmp_path / "é\udcff.npz"]
+        for path in names:
+            write(path)
+            for command in ("show", "verify"):
+                assert run(command, path) == 0
+                out = capsys.readouterr().out
+                assert out.splitlines()[0] == repr(str(path))
+        output = str(tmp_path / "o\n.npz")
+        assert run("merge", *names, f"--output={output}") == 0
+        assert capsys.readouterr().out == f"{output!r}: 100 images, 6 features\n"
+        # As it is on a terminal of another time.
+        assert run("show", *names, "--json") == 0
+        out = capsys.readouterr().out
+        assert out.isascii()
+        assert [each["file"] for each in json.loads(out)] == list(map(str, names))
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path, capsys):
+        os.mkfifo(tmp_path / "pipe.npz")
+        assert run("show", tmp_path / "pipe.npz") == 1
+        assert "no regular file" in capsys.readouterr().err
+        assert run("verify", tmp_path / "pipe.npz") == 1
+        write(tmp_path / "a.npz")
+        pipe = f"--inception={tmp_path / 'pipe.npz'}"
+        assert run("verify", tmp_path / "a.npz", pipe) == 1
+        assert "no regular file" in capsys.readouterr().err
 
     def test_what_is_no_statistics_file_is_an_error(self, tmp_path, capsys):
         np.savez(tmp_path / "images.npz", images=np.zeros((2, 4, 4, 3), np.uint8))
@@ -140,6 +182,12 @@ class TestDiff:
         assert found["frechet_toy"] == value
         assert len(found["protocol_differences"]) == 2
         assert found["other_differences"] == {"n": [400, 300]}
+
+    def test_is_the_fid_only_of_the_graph_of_2015(self, tmp_path, capsys):
+        path = tmp_path / "a.npz"
+        write(path, extractor="inception_2015")
+        assert run("diff", path, path) == 0
+        assert capsys.readouterr().out == "measured alike\nFID: 0.000000\n"
 
     def test_of_a_set_and_itself_is_zero(self, tmp_path, capsys):
         write(tmp_path / "a.npz")
@@ -184,6 +232,15 @@ class TestList:
         found = json.loads(capsys.readouterr().out)
         assert [each["file"] for each in found["hosted"]] == list(self.FILES)
         assert found["files"] == [str(tmp_path / "mine.npz")]
+
+    @pytest.mark.parametrize("damage", hostile_arrays.DAMAGES)
+    def test_survives_a_damaged_file(self, damage, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("TTUR_STATS", str(tmp_path))
+        write(tmp_path / "good.npz")
+        write(tmp_path / "bad.npz")
+        hostile_arrays.DAMAGES[damage](tmp_path / "bad.npz")
+        assert run("list") == 0
+        assert "good.npz" in capsys.readouterr().out.splitlines()[-1]
 
     def test_looks_into_the_cache_folder_otherwise(self, cache, monkeypatch, capsys):
         monkeypatch.delenv("TTUR_STATS", raising=False)
@@ -307,6 +364,11 @@ class TestVerify:
         assert self.failed(path, flag, capsys=capsys) == ["extractor"]
         write(path, extractor_sha256=hashlib.sha256(b"weights").hexdigest())
         assert self.failed(path, flag, capsys=capsys) == []
+        assert run("verify", path, flag) == 0
+        assert "not compared" not in capsys.readouterr().out
+        write(path, provenance=False)
+        assert run("verify", path, flag) == 0
+        assert "not compared: the file names no weights" in capsys.readouterr().out
 
     def test_what_is_not_there_is_an_error(self, tmp_path, capsys):
         assert run("verify", tmp_path / "nowhere.npz") == 1
@@ -361,6 +423,25 @@ class TestSource:
         assert not self.check(path, images).ok
         np.savez(path, mu=found.mu, sigma=found.sigma * 1.01)
         assert not self.check(path, images).ok
+
+    def test_as_the_images_were_read(self, images, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(fid.measure, "_inception", lambda *_: Pixels())
+        folder = tmp_path / "images"
+        (folder / "deeper").mkdir(parents=True)
+        for index, image in enumerate(images):
+            place = "deeper" if index % 2 else "."
+            Image.fromarray(image).save(folder / place / f"{index}.png")
+        (folder / "bad.png").write_text("no image")
+        path = tmp_path / "a.npz"
+        reading = {"recursive": True, "skip_bad": True}
+        fid.compute_statistics(folder, Pixels(), **reading).save(path)
+        arguments = ["verify", path, f"--source={folder}", "--json"]
+        assert run(*arguments) == 1
+        capsys.readouterr()
+        assert run(*arguments, *(f"--{name}" for name in reading)) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        assert found["ok"] is True
+        assert found["checks"][-1]["name"] == "source"
 
     @pytest.mark.slow
     def test_through_the_program_and_the_graph(

@@ -1,11 +1,13 @@
 """The callbacks in a plain `fit`, and the digits classifier."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import fid
 import tf_ttur
@@ -198,20 +200,39 @@ def test_a_value_that_is_not_finite_is_null(tmp_path):
 
 
 def test_tensorboard_gets_scalars_and_pictures(tmp_path):
-    make().fit(
-        images(), batch_size=16, epochs=2, verbose=0,
-        callbacks=[callbacks.TensorBoardLog(tmp_path, config={"a": 1})],
-    )  # fmt: skip
-    (path,) = tmp_path.iterdir()
-    tags = {}
+    samples = callbacks.SampleGrid(tmp_path / "samples", count=9)
+    log = callbacks.TensorBoardLog(tmp_path / "log", samples, config={"a": 1})
+    make().fit(images(), batch_size=16, epochs=2, verbose=0, callbacks=[samples, log])
+    (path,) = (tmp_path / "log").iterdir()
+    tags, pictures = {}, {}
     for event in tf.compat.v1.train.summary_iterator(str(path)):
         for value in event.summary.value:
             tags.setdefault(value.tag, []).append(event.step)
+            if value.tag == "samples":
+                encoded = tf.make_ndarray(value.tensor)[2]
+                pictures[event.step] = tf.io.decode_png(encoded).numpy()
     assert tags["d_loss"] == tags["samples"] == [4, 8]
     assert tags["config"] == [0]
+    # The picture is that of the folder, of the same step.
+    for step, picture in pictures.items():
+        png = tmp_path / "samples" / f"step_{step:08d}.png"
+        np.testing.assert_array_equal(picture[..., 0], np.asarray(Image.open(png)))
+    assert not np.array_equal(pictures[4], pictures[8])
 
 
-def test_the_digits_classifier_is_made_once_and_guarded(cache):
+def test_tensorboard_needs_no_pictures(tmp_path):
+    log = callbacks.TensorBoardLog(tmp_path)
+    make().fit(images(), batch_size=16, verbose=0, callbacks=[log])
+    (path,) = tmp_path.iterdir()
+    events = tf.compat.v1.train.summary_iterator(str(path))
+    tags = {value.tag for event in events for value in event.summary.value}
+    assert "d_loss" in tags
+    assert "samples" not in tags
+
+
+def test_the_digits_classifier_is_made_once_and_guarded(
+    classifier, tmp_path, monkeypatch
+):
     from sklearn.datasets import load_digits
 
     from tf_ttur import datasets
@@ -219,7 +240,7 @@ def test_the_digits_classifier_is_made_once_and_guarded(cache):
 
     digits = np.concatenate(list(datasets.load("digits").images()))
     labels = load_digits().target
-    first = digits_classifier(digits, labels)
+    first = classifier
     assert first.accuracy > 0.97
     assert first.extractor.name == "digits"
     again = digits_classifier(digits, labels)
@@ -235,11 +256,11 @@ def test_the_digits_classifier_is_made_once_and_guarded(cache):
     far = fid.compute_statistics(noise, first.extractor)
     assert fid.frechet_distance(half, other) * 20 < fid.frechet_distance(half, far)
 
-    facts = first.path.with_suffix(".json")
+    # In a copy of the cache, which other tests may be reading.
+    shutil.copytree(first.path.parent, tmp_path / "cache")
+    monkeypatch.setenv("TTUR_CACHE", str(tmp_path / "cache"))
+    facts = tmp_path / "cache" / first.path.with_suffix(".json").name
     before = facts.read_text()
     facts.write_text(before.replace(json.loads(before)["weights_sha256"], "0" * 64))
-    try:
-        with pytest.raises(InputError, match="delete both"):
-            digits_classifier(digits, labels)
-    finally:
-        facts.write_text(before)
+    with pytest.raises(InputError, match="delete both"):
+        digits_classifier(digits, labels)

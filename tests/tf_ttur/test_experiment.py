@@ -1,12 +1,14 @@
 """Whole runs of the training program: equal, killed, resumed, refused."""
 
+import contextlib
 import json
-import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -22,6 +24,44 @@ SMALL = presets.get("digits_dcgan_ttur").override(
 )
 
 
+DCGAN = experiment.dcgan
+
+
+def generator(size, channels, width, latent_dimension, seed):
+    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
+    return keras.Sequential(
+        [
+            keras.Input((latent_dimension,)),
+            keras.layers.Dense(width, kernel_initializer=initializer),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(
+                size * size * channels, "tanh", kernel_initializer=initializer
+            ),
+            keras.layers.Reshape((size, size, channels)),
+        ]
+    )
+
+
+def discriminator(size, channels, width, seed):
+    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
+    return keras.Sequential(
+        [
+            keras.Input((size, size, channels)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, kernel_initializer=initializer),
+        ]
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks(classifier):
+    """Most tests are not about DCGAN, and tracing it takes longer than they do."""
+    small = types.SimpleNamespace(generator=generator, discriminator=discriminator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "dcgan", small)
+        yield
+
+
 def rows(workdir):
     """The rows of metrics without the wall clock."""
     found = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
@@ -33,7 +73,7 @@ def pictures(workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     return workdir, experiment.run(SMALL, workdir)
@@ -69,7 +109,7 @@ def test_the_run_folder_is_complete(whole):
     assert "accuracy" in (workdir / "log.txt").read_text()
 
 
-def test_the_best_model_has_the_distance_that_is_recorded(whole):
+def test_the_best_model_has_the_distance_that_is_recorded(whole, classifier):
     workdir, summary = whole
     facts = json.loads((workdir / "best" / "best.json").read_text())
     model = keras.models.load_model(workdir / "best" / facts["file"])
@@ -77,22 +117,12 @@ def test_the_best_model_has_the_distance_that_is_recorded(whole):
         workdir / "reference.npz",
         every=1,
         num_samples=200,
-        extractor=_digits_extractor(),
+        extractor=classifier.extractor,
         seed=experiment._DISTANCE_SEED,
     )
     assert distance.measure(model) == pytest.approx(
         summary["best"]["frechet_digits"], rel=1e-6
     )
-
-
-def _digits_extractor():
-    from sklearn.datasets import load_digits
-
-    from tf_ttur import datasets
-    from tf_ttur.networks.classifier import digits_classifier
-
-    images = np.concatenate(list(datasets.load("digits").images()))
-    return digits_classifier(images, load_digits().target).extractor
 
 
 def test_equal_seeds_give_equal_runs(whole, tmp_path):
@@ -103,50 +133,63 @@ def test_equal_seeds_give_equal_runs(whole, tmp_path):
     assert rows(tmp_path / "other")[1] != rows(whole[0])[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("crash_at", [1, 3, 6])
-def test_a_run_that_fails_anywhere_goes_on_as_if_nothing_had_been(
-    whole, tmp_path, monkeypatch, crash_at
-):
-    def crash(self, before, now, logs):
-        if now == crash_at:
-            raise RuntimeError("power cut")
+class PowerCut(Exception):
+    pass
 
-    with monkeypatch.context() as patch:
+
+@contextlib.contextmanager
+def crash_at(step):
+    """Some way into an interval, or at its end, before its row is written."""
+
+    def crash(self, before, now, logs):
+        if now == step:
+            raise PowerCut
+
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks.NaNGuard, "on_steps", crash)
-        with pytest.raises(RuntimeError, match="power cut"):
+        yield
+
+
+@contextlib.contextmanager
+def crash_after_writing(what, at):
+    """After the row, the checkpoint or the best of one interval."""
+    original = callbacks.Checkpoints.save
+
+    def crash(self, gan, step, value):
+        if step != at or what != "row":
+            with pytest.MonkeyPatch.context() as patch:
+                if step == at and what == "checkpoint":
+                    # As if the best had not been copied yet.
+                    patch.setattr(callbacks.Checkpoints, "_set_best", lambda *a: None)
+                original(self, gan, step, value)
+        if step == at:
+            raise PowerCut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.Checkpoints, "save", crash)
+        yield
+
+
+def test_a_run_that_fails_anywhere_goes_on_as_if_nothing_had_been(whole, tmp_path):
+    """One run that is cut again and again, each time going on from the last cut."""
+    for cut in (
+        crash_at(1),
+        crash_after_writing("row", 2),
+        crash_at(3),
+        crash_after_writing("best", 4),
+        crash_at(6),
+        crash_after_writing("checkpoint", 7),
+    ):
+        with cut, pytest.raises(PowerCut):
             experiment.run(SMALL, tmp_path)
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            file.write('{"step": 6, "minu')  # a line cut short
     summary = experiment.run(SMALL, tmp_path)
     assert rows(tmp_path) == rows(whole[0])
     assert pictures(tmp_path) == pictures(whole[0])
     assert summary["best"] == whole[1]["best"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", ["row", "checkpoint", "best"])
-def test_a_crash_between_two_writes_loses_nothing(whole, tmp_path, monkeypatch, point):
-    """Killed between the row, the checkpoint and the best of one interval."""
-    original = callbacks.Checkpoints.save
-
-    def crash(self, gan, step, value):
-        if step != 4:
-            return original(self, gan, step, value)
-        if point != "row":
-            with monkeypatch.context() as inner:
-                if point == "checkpoint":
-                    # As if the best had not been copied yet.
-                    inner.setattr(callbacks.Checkpoints, "_set_best", lambda *a: None)
-                original(self, gan, step, value)
-        raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Checkpoints, "save", crash)
-        with pytest.raises(RuntimeError, match="power cut"):
-            experiment.run(SMALL, tmp_path)
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 6, "minu')  # a line cut short
-    experiment.run(SMALL, tmp_path)
-    assert rows(tmp_path) == rows(whole[0])
+    # Otherwise a best that was never copied would not show.
+    assert summary["best"]["step"] == 7
     best = [
         json.loads((w / "best" / "best.json").read_text()) for w in (tmp_path, whole[0])
     ]
@@ -191,7 +234,8 @@ def test_lost_metrics_are_an_error(whole, tmp_path):
         experiment.run(SMALL, tmp_path / "run")
 
 
-def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path):
+def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "dcgan", DCGAN)
     with pytest.raises(InputError, match="lower the batch size"):
         experiment.run(SMALL.override(batch_size=5000), tmp_path)
     assert experiment.run(SMALL.override(steps=1), tmp_path)["last"]["step"] == 1
@@ -245,37 +289,33 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
 
 @pytest.mark.slow
 def test_kill_dash_nine_and_starting_again_equals_the_uninterrupted_run(
-    tmp_path, cache
+    tmp_path, monkeypatch, capsys
 ):
-    command = [sys.executable, "scripts/train.py", "--steps=300", "--batch_size=8"]
-    environment = os.environ | {"TTUR_CACHE": str(cache)}
-
-    def start(workdir):
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    killed = start(tmp_path / "killed")
+    """The program as it is, on the networks of the preset."""
+    monkeypatch.setattr(experiment, "dcgan", DCGAN)
+    flags = ["--steps=200", "--batch_size=8"]
+    killed = subprocess.Popen(
+        [sys.executable, "scripts/train.py", *flags, f"--workdir={tmp_path}/killed"],
+        cwd=pathlib.Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and killed.poll() is None:
         if len(callbacks.MetricsLog.read(tmp_path / "killed" / "metrics.jsonl")) >= 2:
             break
         time.sleep(0.05)
-    time.sleep(0.3)  # some way into the next interval
+    time.sleep(0.2)  # some way into the next interval
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "summary.json").exists()
 
     outputs = []
     for name in ("killed", "whole"):
-        process = start(tmp_path / name)
-        outputs.append(process.communicate(timeout=600)[0])
-        assert process.returncode == 0
+        assert cli.train(["x", *flags, f"--workdir={tmp_path / name}"]) == 0
+        outputs.append(capsys.readouterr().out)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    assert [row["step"] for row in rows(tmp_path / "whole")] == [0, 100, 200]
     assert pictures(tmp_path / "killed") == pictures(tmp_path / "whole")
     lines = [output.replace("killed", "whole").splitlines() for output in outputs]
     assert len(lines[0]) == 3

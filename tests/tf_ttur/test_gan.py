@@ -243,8 +243,8 @@ def test_xla_and_plain_steps_agree():
         assert histories[0][key] == pytest.approx(histories[1][key], rel=1e-5)
 
 
-@pytest.mark.slow
-def test_steps_per_execution_changes_nothing():
+def test_equal_seeds_give_equal_runs_whatever_the_steps_per_execution():
+    """Under XLA: these are two programs."""
     one = make(jit_compile=True)
     two = make(jit_compile=True, steps_per_execution=2)
     fit(one, 6)
@@ -252,9 +252,8 @@ def test_steps_per_execution_changes_nothing():
     assert_same(state(one), state(two))
 
 
-@pytest.mark.slow
 def test_equal_seeds_give_equal_runs_and_other_seeds_do_not():
-    one, two, other = (make(seed=seed, jit_compile=True) for seed in (1, 1, 2))
+    one, two, other = (make(seed=seed) for seed in (1, 1, 2))
     for gan in (one, two, other):
         fit(gan, 3)
     assert_same(state(one), state(two))
@@ -469,6 +468,7 @@ def test_weight_decay_of_a_layer_is_part_of_the_loss():
             discriminator_optimizer=keras.optimizers.SGD(0.1),
             generator_optimizer=keras.optimizers.SGD(0.1),
             loss="wasserstein",
+            jit_compile=False,
         )
         before = discriminator.layers[-1].kernel.numpy()
         fit(gan, 1)

@@ -18,24 +18,22 @@ needs_tfgan = pytest.mark.skipif(not INSTALLED, reason="TF-GAN is not installed"
 v1 = tf.compat.v1
 
 
-def run_python(code):
-    """Runs `code` in a new interpreter, where nothing is imported yet."""
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        cwd=pathlib.Path(__file__).parents[2],
-        timeout=300,
-    )
-
-
 # --- Importing it ------------------------------------------------------------------
 
 
+@needs_tfgan
 @pytest.mark.slow
-def test_importing_the_module_imports_nothing_of_tfgan():
-    run_python(
-        """
-import sys, tf_ttur.tfgan as tfgan
+def test_importing_and_loading_in_a_new_interpreter():
+    """From "nothing is imported yet" through failures to a module for all threads.
+
+    One interpreter for all of it, since each spends seconds on importing TensorFlow.
+    """
+    code = """
+import sys, threading, warnings
+from fid import files
+import tf_ttur.tfgan as tfgan
+
+# Importing the module and asking for names imports nothing of TF-GAN.
 assert tfgan.adversarial_losses()
 for name in ("wasserstine", "acgan"):
     try:
@@ -44,18 +42,8 @@ for name in ("wasserstine", "acgan"):
         pass
 for name in ("tensorflow_gan", "tensorflow_probability", "tensorflow_hub", "tf_keras"):
     assert name not in sys.modules, name
-"""
-    )
 
-
-@needs_tfgan
-@pytest.mark.slow
-def test_loading_leaves_tensorflow_as_it_was():
-    run_python(
-        """
-import sys, warnings
 import tensorflow as tf
-import tf_ttur.tfgan as tfgan
 # TensorFlow rebinds these on first use, whoever uses them first.
 import tensorflow.compat.v1, tensorflow.compat.v2
 tf.keras.Model
@@ -63,9 +51,42 @@ names, attributes, path = dir(tf), dict(vars(tf)), list(sys.path)
 hooks = list(sys.meta_path)
 warnings.simplefilter("error")
 filters = list(warnings.filters)
-module = tfgan.load()
+
+# Failures, ours and of a bare import, are no obstacle later.
+sys.modules["tensorflow_gan.python.namedtuples"] = None
+for _ in range(2):
+    try:
+        tfgan.load()
+    except files.InputError as error:
+        assert "namedtuples" in str(error) and "tf-ttur[tfgan]" in str(error)
+    else:
+        raise AssertionError
+    left = [name for name in sys.modules if name.startswith("tensorflow_gan")]
+    assert left == ["tensorflow_gan.python.namedtuples"], left
+    assert not hasattr(tf, "estimator")
+del sys.modules["tensorflow_gan.python.namedtuples"]
+try:
+    with warnings.catch_warnings(action="ignore"):
+        import tensorflow_gan
+except AttributeError as error:
+    assert "estimator" in str(error)
+else:
+    raise AssertionError("TF-GAN needs no help any more")
+
+# Threads get one module, which works.
+found = []
+load = lambda: found.append(tfgan.load())
+threads = [threading.Thread(target=load) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(found) == 4 and len(set(map(id, found))) == 1
+module = found[0]
 assert module is tfgan.load() is sys.modules["tensorflow_gan"]
 assert module.__version__ == "2.1.0"
+assert module.losses.wargs.minimax_generator_loss
+assert module.gan_model and module.eval.image_grid
+
+# TensorFlow and the interpreter are as they were.
 assert dir(tf) == names and not hasattr(tf, "estimator")
 assert vars(tf).keys() == attributes.keys()
 assert all(vars(tf)[name] is value for name, value in attributes.items())
@@ -81,49 +102,8 @@ assert not left, left
 import tensorflow_gan
 assert tensorflow_gan is module
 """
-    )
-
-
-@needs_tfgan
-@pytest.mark.slow
-def test_loading_after_failures_and_from_threads():
-    run_python(
-        """
-import sys, threading
-import tensorflow as tf
-from fid import files
-import tf_ttur.tfgan as tfgan
-
-sys.modules["tensorflow_gan.python.namedtuples"] = None
-for _ in range(2):
-    try:
-        tfgan.load()
-    except files.InputError as error:
-        assert "namedtuples" in str(error) and "tf-ttur[tfgan]" in str(error)
-    else:
-        raise AssertionError
-    left = [name for name in sys.modules if name.startswith("tensorflow_gan")]
-    assert left == ["tensorflow_gan.python.namedtuples"], left
-    assert not hasattr(tf, "estimator")
-del sys.modules["tensorflow_gan.python.namedtuples"]
-
-try:
-    import tensorflow_gan
-except AttributeError as error:
-    assert "estimator" in str(error)
-else:
-    raise AssertionError("TF-GAN needs no help any more")
-
-found = []
-load = lambda: found.append(tfgan.load())
-threads = [threading.Thread(target=load) for _ in range(4)]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-assert len(found) == 4 and len(set(map(id, found))) == 1
-assert found[0].losses.wargs.minimax_generator_loss
-assert found[0].gan_model and found[0].eval.image_grid
-"""
-    )
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
 
 
 def test_not_installed(monkeypatch):

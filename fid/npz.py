@@ -1,0 +1,125 @@
+"""NumPy's `.npy` and `.npz` files, which may be damaged or made to do harm.
+
+What both readers of them share, that of images and that of statistics: how an array's
+header is read, and which errors can come of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from fid.files import InputError, printable
+
+__all__ = ["read_header", "reading"]
+
+# What reading a damaged or hostile archive or array can end in: `zipfile` unpacks its
+# table of contents as it stands, and NumPy parses a header as Python's syntax.
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    RuntimeError,  # and with it NotImplementedError and RecursionError
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# An error of NumPy repeats the header.
+_LONGEST = 200
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], suffix: str = ".npz") -> Iterator[None]:
+    """Turns whatever reading a file can end in into an `InputError` that names it.
+
+    Args:
+        path: The file, which is looked at first: a pipe or a device might never end.
+        suffix: What kind of file is expected, for the message.
+
+    Raises:
+        InputError: It is no regular file, or what is done in the context fails.
+
+    Example:
+        >>> with reading("x.npz"):
+        ...     raise zlib.error("incorrect header check")
+        Traceback (most recent call last):
+        fid.files.InputError: x.npz is damaged or no .npz file: incorrect header \
+check. Copy or make it again.
+    """
+    label = printable(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "no regular file"
+        raise InputError(f"Cannot read {label}: it is {kind}; name an {suffix} file.")
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(
+            f"{label} claims more data than fits in memory; if it should, use a "
+            "machine with more."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"Cannot read {label}: {error.strerror or error}. Correct the path, or "
+            "make the file readable."
+        ) from error
+    except _DAMAGE as error:
+        raise InputError(
+            f"{label} is damaged or no {suffix} file: "
+            f"{printable(str(error)[:_LONGEST])}. Copy or make it again."
+        ) from error
+
+
+def read_header(file: BinaryIO, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the header of an array, of which not a byte is believed or unpickled.
+
+    Args:
+        file: At the array's first byte; left at the first one of the data.
+        what: What to call the array in messages.
+
+    Returns:
+        The shape, whether the first axis varies fastest, and the type of the elements.
+
+    Raises:
+        InputError: It holds Python objects, or is in a format for other things.
+
+    Example:
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> np.save(file, np.zeros((2, 3)))
+        >>> _ = file.seek(0)
+        >>> read_header(file, "array")
+        ((2, 3), False, dtype('float64'))
+    """
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise InputError(
+            f"{what} has version {version} of the format, which is for tables whose "
+            "columns have names; save plain numbers."
+        )
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise InputError(
+            f"{what} holds Python objects, which are never unpickled; save plain "
+            "numbers."
+        )
+    return shape, fortran, dtype
