@@ -298,6 +298,10 @@ class GAN(keras.Model):
         Returns:
             Means of the losses over the interval so far, and both learning rates.
         """
+        with layers.for_xla(self.jit_compile):
+            return self._step(data)
+
+    def _step(self, data: Any) -> dict[str, tf.Tensor]:
         minibatches = self._split(self.prepare_real(data))
         size = tf.shape(minibatches[0])[0]
         for real in minibatches[:-1]:
@@ -453,10 +457,13 @@ class GAN(keras.Model):
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         if self._generate is None:
-            self._generate = tf.function(
-                lambda latents: self(latents, training=False),
-                jit_compile=bool(self.compiled and self.jit_compile),
-            )
+            compiled = bool(self.compiled and self.jit_compile)
+
+            def generate(latents: tf.Tensor) -> tf.Tensor:
+                with layers.for_xla(compiled):
+                    return self(latents, training=False)
+
+            self._generate = tf.function(generate, jit_compile=compiled)
         latents = np.asarray(self.latent(count, seed=seed))
         batch_size = min(batch_size, count)
         for start in range(0, count, batch_size):

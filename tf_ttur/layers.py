@@ -15,12 +15,16 @@ tap is multiplied by a zero, so operations are as many as the textbook's, or few
 
 Variables, their names, layout and initialisers are those of `keras.layers.Conv2D` and
 `Conv2DTranspose`, so weights interchange with them. The stock operations run where
-there is a GPU, and for odd sizes, dilations and groups.
+there is a GPU, and for odd sizes, dilations and groups. Without XLA, TensorFlow's own
+strided convolutions are the faster ones: `for_xla` says what the layers are traced for,
+and `GAN` uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -32,12 +36,14 @@ __all__ = [
     "ConvMeanPool2D",
     "ImageNormalization",
     "UpsampleConv2D",
+    "for_xla",
 ]
 
 # With fewer channels than this, one convolution of all phases is faster, although it
 # multiplies some taps by zero.
 _FEW = 16
 
+_FOR_XLA = contextvars.ContextVar("for_xla", default=False)
 _serializable = keras.saving.register_keras_serializable("tf_ttur")
 
 
@@ -193,6 +199,31 @@ class ImageNormalization(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@contextlib.contextmanager
+def for_xla(compiled: bool = True) -> Iterator[None]:
+    """Says whether what is traced inside of it is going to be compiled by XLA.
+
+    Args:
+        compiled: Whether it is.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_ttur import layers
+        >>> layer = layers.Conv2D(8, 5, strides=2, padding="same")
+        >>> @tf.function(jit_compile=True)
+        ... def convolve(images):
+        ...     with layers.for_xla():
+        ...         return layer(images)
+        >>> tuple(convolve(tf.zeros((1, 32, 32, 3))).shape)
+        (1, 16, 16, 8)
+    """
+    token = _FOR_XLA.set(compiled)
+    try:
+        yield
+    finally:
+        _FOR_XLA.reset(token)
 
 
 def upsample(images: Any) -> Any:
@@ -367,7 +398,8 @@ def _rewritable(layer: Any, inputs: Any) -> bool:
     """Says whether a layer is a stride-2 one for which phases are defined."""
     _, height, width, _ = inputs.shape
     return (
-        _on_cpu()
+        _FOR_XLA.get()
+        and _on_cpu()
         and layer.data_format == "channels_last"
         and layer.padding == "same"
         and tuple(layer.strides) == (2, 2)

@@ -11,7 +11,8 @@ from tf_ttur import layers
 @pytest.fixture(autouse=True)
 def double_precision():
     keras.config.set_floatx("float64")
-    yield
+    with layers.for_xla():
+        yield
     keras.config.set_floatx("float32")
 
 
