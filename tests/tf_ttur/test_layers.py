@@ -10,10 +10,11 @@ from tf_ttur import layers
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    keras.config.set_floatx("float64")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
     with layers.for_xla():
         yield
-    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(before)
 
 
 def upsampled(x):
