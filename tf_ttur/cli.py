@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import importlib.metadata
 import json
+import os
 import pathlib
+import platform
+import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from fid.cli import run
+from fid.files import cache_dir
 from tf_ttur import presets
 
-__all__ = ["train"]
+__all__ = ["compilation_cache", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +51,7 @@ def train(argv: Sequence[str] | None = None) -> int:
             losses.get(preset.loss)
             print(json.dumps(dataclasses.asdict(preset), indent=2))
             return
+        compilation_cache()
         # TensorFlow is imported here, not for --help.
         from tf_ttur import experiment
 
@@ -58,8 +66,41 @@ def train(argv: Sequence[str] | None = None) -> int:
   train.py [--preset=NAME] [--workdir=DIR] [flags]
 
 Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. Starting again
-in the same folder goes on where it stopped."""
+in the same folder goes on where it stopped. What XLA compiles is kept in the folder xla
+of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
+
+
+def compilation_cache() -> pathlib.Path | None:
+    """Has XLA keep the programs it compiles, so that the next start is quicker.
+
+    It takes effect only before TensorFlow is imported, through TF_XLA_FLAGS, and leaves
+    that alone where it already names a cache.
+
+    Returns:
+        The folder, one for each kind of processor and release of TensorFlow; None where
+        there is none.
+    """
+    given = os.environ.get("TF_XLA_FLAGS", "")
+    if "tf_xla_persistent_cache_directory" in given or "tensorflow" in sys.modules:
+        return None
+    # Programs are machine code: one for another processor could not run here.
+    machine = platform.machine() + importlib.metadata.version("tensorflow")
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        machine += next((x for x in file if x.startswith(("flags", "Features"))), "")
+    digest = hashlib.sha256(machine.encode()).hexdigest()[:12]
+    folder = cache_dir() / "xla" / digest
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # slower, and otherwise the same
+    if any(map(str.isspace, str(folder))):
+        return None  # TensorFlow would take it for two flags
+    os.environ["TF_XLA_FLAGS"] = (
+        f"{given} --tf_xla_persistent_cache_directory={folder}"
+        " --tf_xla_persistent_cache_device_types=CPU"
+    ).strip()
+    return folder
 
 
 def report(summary: dict, workdir: pathlib.Path) -> str:
