@@ -115,8 +115,8 @@ def _digits_dcgan(**settings: Any) -> Preset:
 
     1,797 images are few. Past some 2,000 steps the discriminator knows them by heart;
     before that the generator still swings, so samples come from a moving average of
-    it, which the paper does without. On a CPU, XLA is slower here than TensorFlow's
-    own kernels, until the layers are written for it.
+    it, which the paper does without. On a CPU, XLA is slower at so small a width than
+    TensorFlow's own kernels.
     """
     shared = {
         "dataset": "digits",

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_ttur
+from tf_ttur import gan as gan_module
 from tf_ttur import losses
 
 SHAPE = (8, 8, 1)
@@ -545,3 +546,63 @@ def test_the_gradient_penalty_of_a_flat_critic_has_finite_derivatives():
         )  # fmt: skip
     assert float(penalty) == pytest.approx(1.0)
     assert np.isfinite(tape.gradient(penalty, weight)).all()
+
+
+def test_one_pass_over_real_and_generated_images_changes_nothing():
+    from tf_ttur.networks import dcgan, resnet
+
+    class Own(keras.Model):
+        pass
+
+    alone = gan_module.looks_at_each_image_alone
+    assert alone(resnet.discriminator(16, width=2))
+    assert alone(networks()[1])
+    assert not alone(networks(norm=True)[0])
+    assert not alone(networks(dropout=0.5)[1])
+    assert not alone(dcgan.discriminator(16, width=2))
+    x = keras.Input((4,))
+    assert not alone(Own(x, keras.layers.Dense(1)(x)))
+
+    real = tf.random.stateless_uniform((6, 16, 16, 3), (1, 2), -1, 1)
+    results = []
+    for one_pass in (True, False):
+        gan = tf_ttur.GAN(
+            resnet.generator(16, width=2),
+            resnet.discriminator(16, width=2),
+            tf_ttur.NormalLatent(128),
+        )
+        gan.compile(
+            discriminator_optimizer=keras.optimizers.SGD(0.1),
+            generator_optimizer=keras.optimizers.SGD(0.1),
+            loss="wasserstein",
+            gradient_penalty=10.0,
+            jit_compile=False,
+        )
+        assert gan._one_pass
+        gan._one_pass = one_pass
+        logs = gan.train_step(real)
+        results.append([logs["d_loss"], logs["g_loss"], *gan.get_weights()])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_the_step_is_traced_once():
+    traces = []
+
+    class Counting(tf_ttur.GAN):
+        def prepare_real(self, data):
+            traces.append(data)
+            return super().prepare_real(data)
+
+    gan = Counting(*networks(), tf_ttur.NormalLatent(4))
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+        loss="wasserstein",
+        jit_compile=True,
+    )
+    images = tf.zeros((40, *SHAPE))
+    gan.fit(images, batch_size=8, epochs=1, verbose=0)
+    first = len(traces)
+    gan.generate(3, seed=0)
+    gan.fit(images, batch_size=8, epochs=3, verbose=0)
+    assert len(traces) == first

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_ttur.networks import dcgan
+from tf_ttur.networks import dcgan, resnet
 
 
 def trainable(model):
@@ -95,3 +95,38 @@ def test_sizes_that_cannot_be_are_refused():
             make(40)
         with pytest.raises(ValueError, match="at least 1"):
             make(32, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "generator", "discriminator"),
+    # The original's discriminator has 4 x 4 x 8 d weights behind the last block for any
+    # size; with d = 32 the map is 2 x 2, and 3,072 of them belong to other images.
+    [(64, 8_540_483, 7_491_841), (32, 2_005_155, 1_877_121 - 3_072)],
+)
+def test_resnets_have_the_parameters_of_the_original(size, generator, discriminator):
+    assert trainable(resnet.generator(size)) == generator
+    assert trainable(resnet.discriminator(size)) == discriminator
+
+
+def test_resnet_initial_weights_have_the_spread_of_the_original():
+    discriminator = resnet.discriminator(32)
+    for name, scale, inputs, outputs in (
+        ("conv", 2, 9 * 3, 9 * 32),
+        ("block_1_shortcut", 2, 32, 64),
+        ("block_3_conv_1", 4, 9 * 128, 9 * 128),
+        ("scores", 2, 1024, 1),
+    ):
+        kernel = discriminator.get_layer(name).kernel.numpy()
+        bound = np.sqrt(3 * scale / (inputs + outputs))
+        assert 0.95 * bound < np.abs(kernel).max() <= bound
+        assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+    assert discriminator.get_layer("block_1_conv_1").bias is None
+    assert discriminator.get_layer("block_1_conv_2").bias is not None
+
+
+def test_resnets_refuse_other_sizes():
+    for make in (resnet.generator, resnet.discriminator):
+        with pytest.raises(ValueError, match="multiple of 16"):
+            make(40)
+        with pytest.raises(ValueError, match="at least 1"):
+            make(32, channels=0)
