@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ttur import losses
+from tf_ttur import layers, losses
 
 __all__ = ["GAN"]
 
@@ -85,6 +85,7 @@ class GAN(keras.Model):
         if not discriminator.built:
             discriminator.build(images_shape)
         self.image_shape = tuple(images_shape[1:])
+        self._one_pass = looks_at_each_image_alone(discriminator)
         self.averaged_generator = None
         if self.ema_decay:
             self.averaged_generator = keras.models.clone_model(generator)
@@ -249,10 +250,12 @@ class GAN(keras.Model):
             gradient penalty, `"gradient_penalty"` is its weighted value, which
             `"d_loss"` includes.
         """
-        # Two passes, since batch norm sees real and fake images as separate batches.
-        loss = self.adversarial_loss.discriminator(
-            self._logits(real), self._logits(fake)
-        )
+        if self._one_pass:
+            logits = tf.split(self._logits(tf.concat([real, fake], 0)), 2)
+        else:
+            # Batch norm sees real and fake images as separate batches.
+            logits = self._logits(real), self._logits(fake)
+        loss = self.adversarial_loss.discriminator(*logits)
         if not self.gradient_penalty:
             return {"d_loss": loss}
         mix = keras.random.uniform(
@@ -552,6 +555,48 @@ class GAN(keras.Model):
             for v in self.variables
             if id(v) not in known and v.path.endswith("seed_generator_state")
         ]
+
+
+# Layers whose result for an image depends on no other image of the batch, nor on
+# anything random.
+_ALONE = (
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.ELU,
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GroupNormalization,
+    keras.layers.InputLayer,
+    keras.layers.LayerNormalization,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.ReLU,
+    keras.layers.Reshape,
+    layers.Conv2D,
+    layers.ConvMeanPool2D,
+    layers.ImageNormalization,
+)
+
+
+def looks_at_each_image_alone(network: keras.Model) -> bool:
+    """Says whether two batches in one pass give exactly what two passes give.
+
+    Args:
+        network: Any Keras model.
+
+    Returns:
+        True where all layers are known to treat images alone. Batch normalisation and
+        layers and models of one's own are not known to.
+    """
+    if isinstance(network, keras.Model):
+        # A subclass may do anything with its layers.
+        stock = type(network).__module__.partition(".")[0] == "keras"
+        return stock and all(map(looks_at_each_image_alone, network.layers))
+    return type(network) in _ALONE
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
