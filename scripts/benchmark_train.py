@@ -346,7 +346,7 @@ _RATE = 1e-3  # of the gradient descent that the check takes instead of Adam
 def our_gradients(
     network: Network, folder: pathlib.Path, latents: Sequence[np.ndarray], mix: Any
 ) -> dict[str, Work]:
-    """One step of ours: its losses, and the gradients that the optimizers were given."""
+    """One step of ours: its losses, and the gradients that the optimizers got."""
     import keras
     import tensorflow as tf
 
