@@ -327,14 +327,23 @@ def _named(gan: Any, value: Callable[[Any], Any]) -> dict[str, np.ndarray]:
     }
 
 
-PEERS: dict[str, tuple[Callable[..., Any], bool]] = {
-    # Contestant, and whether it needs PyTorch.
-    "stock Keras layers, XLA": (stock_layers_xla, False),
-    "stock Keras layers, no XLA": (stock_layers, False),
-    "the keras.io way": (keras_io, False),
-    "PyTorch": (pytorch, True),
-    "PyTorch, channels_last": (pytorch_channels_last, True),
-    "PyTorch, torch.compile": (pytorch_compiled, True),
+class Peer(NamedTuple):
+    """A contestant that ours is compared with."""
+
+    title: str
+    contestant: Callable[..., dict[str, Work]]
+    needs: str = "keras"
+
+
+PEERS = {
+    "stock_xla": Peer("stock Keras layers, XLA", stock_layers_xla),
+    "stock": Peer("stock Keras layers, no XLA", stock_layers),
+    "keras_io": Peer("the keras.io way", keras_io),
+    "torch": Peer("PyTorch", pytorch, "torch"),
+    "torch_channels_last": Peer(
+        "PyTorch, channels_last", pytorch_channels_last, "torch"
+    ),
+    "torch_compile": Peer("PyTorch, torch.compile", pytorch_compiled, "torch"),
 }
 
 
@@ -517,11 +526,12 @@ def rows(
     network: Network, folder: pathlib.Path, values: flags.FlagValues
 ) -> Iterator[tuple[str, Any]]:
     """Measures one pair of networks."""
-    torch = installed("torch")
-    if torch:
-        yield from arithmetic(network, folder)
-    else:
+    peers = {name: PEERS[name] for name in values.peers}
+    if not installed("torch"):
         yield "PyTorch", "left out: pip install -r requirements-bench.txt"
+        peers = {name: peer for name, peer in peers.items() if peer.needs != "torch"}
+    if checked := [name for name, peer in peers.items() if peer.needs == "torch"]:
+        yield from arithmetic(network, folder, "torch_compile" in checked)
     with workers((ours, network, folder)) as (us,):
         first = us.run("step")
         peak = us.run("peak").result
@@ -529,14 +539,12 @@ def rows(
         count = us.run("operations").result
         us.run("product")
         all_ours, products = [], []
-        for name, (contestant, needs_torch) in PEERS.items():
-            if needs_torch and not torch:
-                continue
+        for key, (name, contestant, needs) in peers.items():
             goal = {
-                "PyTorch": network.goal,
-                "stock Keras layers, XLA": network.stock_goal,
-                "the keras.io way": 3.0,
-            }.get(name.partition(", c")[0].partition(", t")[0])
+                "stock_xla": network.stock_goal,
+                "stock": None,
+                "keras_io": 3.0,
+            }.get(key, network.goal)
             with workers((contestant, network, folder)) as (them,):
                 try:
                     their_first = them.run("step")
@@ -560,14 +568,15 @@ def rows(
                     f"{_rate(ours_)} against {_rate(theirs)}; first step "
                     f"{their_first.seconds:.1f} s; peak memory {their_peak:.0f} MB, "
                     f"ours is {peak / their_peak:.2f} of it"
-                    + (", goal at most 1.2" if needs_torch else ""),
+                    + (", goal at most 1.2" if needs == "torch" else ""),
                     "goal": goal,
                     **found,
                     "first_step": their_first[:2],
                     "peak_mb": [their_peak, peak],
                 },
             )
-        yield "operations", _fraction(count, all_ours, products)
+        if all_ours:
+            yield "operations", _fraction(count, all_ours, products)
         yield "fit", _fit(us, values.rounds)
     yield (
         "first step",
@@ -625,7 +634,9 @@ def _fit(us: Any, rounds: int) -> dict[str, Any]:
     return {"text": text, "goal": 0.95, **found}
 
 
-def arithmetic(network: Network, folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
+def arithmetic(
+    network: Network, folder: pathlib.Path, compiled: bool
+) -> Iterator[tuple[str, Any]]:
     """Compares one step of ours and of PyTorch's."""
     random = np.random.default_rng(1)
     if network.family == "resnet":
@@ -637,40 +648,31 @@ def arithmetic(network: Network, folder: pathlib.Path) -> Iterator[tuple[str, An
         (our_gradients, network, folder, *given),
         (pytorch_gradients, network, folder, *given),
     ) as (us, them):
-        # Once as they are, and once with SiLU for ReLU: a value next to the kink may fall
-        # on its other side by rounding, so only the smooth gradients must be equal.
+        # As they are, the losses must be equal. For equal gradients SiLU stands for
+        # ReLU: a value next to the kink may fall on its other side by rounding.
         mine = {smooth: us.run("gradients", smooth).result for smooth in (False, True)}
-        for compiled in (False, True):
-            title = "same arithmetic" + (", torch.compile" if compiled else "")
-            try:
-                found = {
-                    smooth: _differences(
-                        value, them.run("gradients", smooth, compiled).result
-                    )
-                    for smooth, value in mine.items()
-                }
-            except RuntimeError as error:
-                if not compiled:
-                    raise
-                yield title, f"does not run: {error}"
-                return
-            losses = max(v for k, v in found[False].items() if k not in PLAYERS)
-            worst = max(losses, *found[True].values())
-            if worst > 1e-4:
-                raise RuntimeError(f"PyTorch's step is another than ours: {found}")
-            yield (
-                title,
-                {
-                    "text": f"the losses differ relatively by at most {losses:.1e}, "
-                    "with SiLU for ReLU by "
-                    + ", ".join(f"{name} {x:.1e}" for name, x in found[True].items())
-                    + " (gradients, the largest of all layers; with ReLU "
-                    + " and ".join(f"{found[False][name]:.1e}" for name in PLAYERS)
-                    + ")",
-                    "relu": found[False],
-                    "silu": found[True],
-                },
-            )
+        relu = _differences(mine[False], them.run("gradients", False, False).result)
+        losses = max(value for key, value in relu.items() if key not in PLAYERS)
+        silu = _differences(mine[True], them.run("gradients", True, False).result)
+        each = ", ".join(f"{key} {value:.1e}" for key, value in silu.items())
+        text = f"losses differ by at most {losses:.1e}; with SiLU for ReLU, {each} "
+        text += "(relative; of gradients, the layer where it is largest)"
+        if max(losses, *silu.values()) > 1e-4:
+            raise RuntimeError(f"PyTorch's step is another than ours: {text}")
+        yield "same arithmetic", {"text": text, "relu": relu, "silu": silu}
+        if not compiled:
+            return
+        title = "same arithmetic, torch.compile"
+        try:
+            theirs = them.run("gradients", True, True).result
+        except RuntimeError as error:
+            yield title, f"does not run: {error}"
+            return
+        silu = _differences(mine[True], theirs)
+        each = ", ".join(f"{key} {value:.1e}" for key, value in silu.items())
+        if max(silu.values()) > 1e-4:
+            raise RuntimeError(f"torch.compile's step is another than ours: {each}")
+        yield title, {"text": f"with SiLU for ReLU, {each}", "silu": silu}
 
 
 def _differences(ours: Any, theirs: Any) -> dict[str, float]:
@@ -737,6 +739,10 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         raise flags.Error(
             f"--networks has no {unknown[0]!r}: choose from {', '.join(NETWORKS)}"
         )
+    if unknown := [name for name in values.peers if name not in PEERS]:
+        raise flags.Error(
+            f"--peers has no {unknown[0]!r}: choose from {', '.join(PEERS)}"
+        )
     if values.json:
         check_writable(values.json)
     prepare_environment()
@@ -766,6 +772,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "slow", False, "By default, those of 64x64, too.", flag_values=values
     )
+    flags.DEFINE_list("peers", list(PEERS), "Whom to compare with.", flag_values=values)
     flags.DEFINE_integer(
         "rounds", 5, "Rounds of each row.", lower_bound=1, flag_values=values
     )
