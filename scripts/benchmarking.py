@@ -94,6 +94,35 @@ def workers(*contestants: Sequence[Any]) -> Iterator[list[Worker]]:
         yield started
 
 
+class Others:
+    """What the machine's other programs take of its processors, from now on.
+
+    PyTorch's threads wait for each other at every operation, and lose more than
+    TensorFlow's do where a processor is shared: 3 times the processor time of a quiet
+    machine was seen. Ratios count only where this share is small.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._busy = time.perf_counter(), _busy_seconds()
+
+    def share(self, cpu: float) -> float:
+        """Returns the share, from 0 to 1, that `cpu` seconds of ours leave over."""
+        busy = _busy_seconds() - self._busy - cpu
+        seconds = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
+        return min(max(busy / seconds, 0.0), 1.0)
+
+
+def _busy_seconds() -> float:
+    """Returns the seconds that all processors together have worked, or NaN."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:  # not on Linux
+        return float("nan")
+    user, nice, system, _, _, irq, soft, stolen = map(int, fields)
+    ticks = user + nice + system + irq + soft + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def ratios(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[str, dict[str, Any]]:
     """Returns the ratios of rounds' times, as a text and for a JSON file."""
     texts, found = [], {}
