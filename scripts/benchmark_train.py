@@ -293,10 +293,10 @@ def _stock(model: Any) -> Any:
             return keras.layers.Conv2DTranspose.from_config(config)
         if kind is layers.UpsampleConv2D:
             conv = keras.layers.Conv2D.from_config(config)
-            return keras.Sequential([keras.layers.UpSampling2D(), conv])
+            return keras.Sequential([keras.layers.UpSampling2D(2), conv])
         if kind is layers.ConvMeanPool2D:
             conv = keras.layers.Conv2D.from_config(config)
-            parts = [conv, keras.layers.AveragePooling2D()]
+            parts = [conv, keras.layers.AveragePooling2D(2)]
             # The textbook pools before a 1x1 convolution, and after another.
             return keras.Sequential(
                 parts[::-1] if conv.kernel_size == (1, 1) else parts
