@@ -18,29 +18,38 @@ import importlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
-import os
 import pathlib
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from absl import flags
+from benchmarking import (
+    DIMENSION,
+    ROOT,
+    Run,
+    Work,
+    installed,
+    machine,
+    peak_mb,
+    prepare_environment,
+    product,
+    product_rates,
+    ratios,
+    workers,
+)
 
 from fid import cli
 from fid.files import InputError, check_writable, write_json
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 BATCH = 50
-DIMENSION = 2048
-# A piece of work of one contestant: called once for each round.
-Work = Callable[[], Any]
 
 
 # --- Contestants, each set up in its own process ----------------------------------
@@ -48,12 +57,10 @@ Work = Callable[[], Any]
 
 def our_extractor(folder: pathlib.Path) -> dict[str, Work]:
     """Our extractor, and this machine's float32 matrix products beside it."""
-    import tensorflow as tf
-
     from fid.inception import Inception
 
     inception, images = Inception(folder / "graph.pb", BATCH), _images(BATCH)
-    return {"images": lambda: inception(images), "product": _product(tf.float32)}
+    return {"images": lambda: inception(images), "product": product()}
 
 
 def v1_session(folder: pathlib.Path) -> dict[str, Work]:
@@ -161,14 +168,6 @@ def our_folder(folder: pathlib.Path) -> dict[str, Work]:
     }
 
 
-def _product(dtype: Any) -> Work:
-    import tensorflow as tf
-
-    matrix = tf.random.stateless_normal([DIMENSION, DIMENSION], [0, 0], dtype=dtype)
-    multiply = tf.function(lambda x: x @ x)
-    return lambda: multiply(matrix).numpy()
-
-
 def _torch_module(name: str) -> tuple[Any, Any]:
     # By name, since they are no dependencies of ours.
     torch = importlib.import_module("torch")
@@ -226,86 +225,6 @@ def _images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-# --- Processes, and rounds in turn -------------------------------------------------
-
-
-class Run(NamedTuple):
-    """One round: wall seconds, processor seconds, and what was returned."""
-
-    seconds: float
-    cpu: float
-    result: Any
-
-
-class Worker:
-    """A contestant in a process of its own.
-
-    Args:
-        contestant: One of the functions above.
-        folder: What it is given.
-    """
-
-    def __init__(self, contestant: Callable[..., Any], folder: pathlib.Path):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, contestant, folder), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-
-    def run(self, work: str, repeat: int = 1) -> Run:
-        """Does `work` a number of times; the seconds are for one of them."""
-        self._connection.send((work, repeat))
-        answer = self._connection.recv()
-        if isinstance(answer, str):
-            raise RuntimeError(answer)
-        return answer
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.join()
-
-
-def _serve(connection: Connection, contestant: Any, folder: pathlib.Path) -> None:
-    try:
-        works = contestant(folder)
-        while True:
-            name, repeat = connection.recv()
-            start, cpu = time.perf_counter(), time.process_time()
-            for _ in range(repeat):
-                result = works[name]()
-            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-            connection.send(Run(seconds / repeat, cpu / repeat, result))
-    except EOFError:
-        pass
-    except Exception as error:
-        connection.send(f"{contestant.__name__}: {error!r}")
-
-
-@contextlib.contextmanager
-def _workers(folder: pathlib.Path, *contestants: Any) -> Iterator[list[Worker]]:
-    with contextlib.ExitStack() as stack:
-        workers = []
-        for contestant in contestants:
-            workers.append(Worker(contestant, folder))
-            stack.callback(workers[-1].close)
-        yield workers
-
-
-def _ratios(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[str, dict[str, Any]]:
-    """Returns the ratios of rounds' times, as a text and for the JSON file."""
-    texts, found = [], {}
-    for field in ("seconds", "cpu"):
-        one, two = ([getattr(run, field) for run in runs] for runs in (theirs, ours))
-        ratios = np.divide(one, two)
-        low, middle, high = ratios.min(), np.median(ratios), ratios.max()
-        texts.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
-        found[field] = {"ratios": ratios.tolist(), "theirs": one, "ours": two}
-    return f"{texts[0]}, in processor time {texts[1]}", found
-
-
 # --- The rows of the table ---------------------------------------------------------
 
 
@@ -319,10 +238,10 @@ def extractor(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
     }
     gflop = flops() / 1e9
     for name, (contestant, package, goal) in peers.items():
-        if package and not _installed(package, "torch", "torchvision"):
+        if package and not installed(package, "torch", "torchvision"):
             yield name, "left out: pip install -r requirements-bench.txt"
             continue
-        with _workers(folder, our_extractor, contestant) as (us, them):
+        with workers((our_extractor, folder), (contestant, folder)) as (us, them):
             features, others = us.run("images").result, them.run("images").result
             us.run("product")
             ours, theirs, products = [], [], []
@@ -330,13 +249,12 @@ def extractor(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
                 ours.append(us.run("images"))
                 theirs.append(them.run("images"))
                 products.append(us.run("product", repeat=5))
-        text, found = _ratios(theirs, ours)
-        rate = 2 * DIMENSION**3 / 1e9 / np.array([run.seconds for run in products])
+        text, found = ratios(theirs, ours)
+        rate = product_rates(products)
         images = BATCH / np.array([run.seconds for run in ours])
         # In processor time: what else runs on the machine would make it a lottery.
-        fraction = (gflop * BATCH / (2 * DIMENSION**3 / 1e9)) * np.divide(
-            [run.cpu for run in products], [run.cpu for run in ours]
-        )
+        fraction = gflop * BATCH / np.array([run.cpu for run in ours])
+        fraction /= product_rates(products, "cpu")
         yield (
             name,
             {
@@ -385,7 +303,7 @@ def frechet(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
         # The products of the features with a covariance, and the same reduction.
         "few": 2 * n * d**2 + 2 * n**2 * d + 4 / 3 * n**3,
     }
-    with _workers(folder, our_distance, scipy_sqrtm) as (us, them):
+    with workers((our_distance, folder), (scipy_sqrtm, folder)) as (us, them):
         for work in ("full", "product"):
             us.run(work)  # the first time is another
         for work, name, goal in (
@@ -397,7 +315,7 @@ def frechet(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
                 ours.append(us.run(work))
                 theirs.append(them.run(work))
                 products.append(us.run("product"))
-            text, found = _ratios(theirs, ours)
+            text, found = ratios(theirs, ours)
             value, other = ours[-1].result, theirs[-1].result
             seconds = np.median([run.seconds for run in ours])
             product = np.median([run.seconds for run in products])
@@ -439,13 +357,13 @@ def folder_of_pngs(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any
     (folder / "png").mkdir()
     for index, image in enumerate(_images(500)):
         Image.fromarray(image).save(folder / "png" / f"{index:03}.png")
-    with _workers(folder, our_folder) as (us,):
+    with workers((our_folder, folder)) as (us,):
         us.run("alone")
         runs: dict[str, list[Run]] = {"folder": [], "alone": []}
         for _ in range(rounds):
             for work in runs:
                 runs[work].append(us.run(work))
-    text, found = _ratios(runs["folder"], runs["alone"])
+    text, found = ratios(runs["folder"], runs["alone"])
     yield (
         "500 PNGs of 32x32",
         {"text": f"{text} times the extractor alone, goal 1.10", "goal": 1.1, **found},
@@ -503,12 +421,7 @@ def _peak(connection: Connection, count: int) -> None:
             return images[:, :DIMENSION].astype(np.float32)
 
     compute_statistics(Random(count), Pixels(), batch_size=250)
-    connection.send(_peak_mb())
-
-
-def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+    connection.send(peak_mb())
 
 
 def startup(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
@@ -572,12 +485,12 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         )
     if values.json:
         check_writable(values.json)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # The workers import `fid` from beside this script, installed or not.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    found: dict[str, Any] = {"machine": _machine()}
+    prepare_environment()
+    found: dict[str, Any] = {
+        "machine": machine(
+            "tensorflow", "scipy", "torch", "pytorch-fid", "torch-fidelity"
+        )
+    }
     print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -619,18 +532,6 @@ def _graph(inception: str | None, folder: pathlib.Path) -> None:
         folder / "weights.npz",
         **{f"{i}/{key}": getattr(b, key) for i, b in enumerate(blocks) for key in keys},
     )
-
-
-def _machine() -> dict[str, Any]:
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
-    for name in ("tensorflow", "scipy", "torch", "pytorch-fid", "torch-fidelity"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _installed(*packages: str) -> bool:
-    return all(importlib.util.find_spec(package) for package in packages)
 
 
 def define(values: flags.FlagValues) -> None:

@@ -63,7 +63,10 @@ def expected_deps(path, owner):
     deps = set()
     for name in imported(path):
         top = name.partition(".")[0]
-        if top in PACKAGES:
+        beside = (pathlib.PurePath(path).parent / f"{top}.py").as_posix()
+        if path.startswith("scripts/") and beside in owner:
+            deps.add(f":{owner[beside]}")
+        elif top in PACKAGES:
             parts = name.split(".")
             # The longest prefix that is a module; `from fid import X` means fid.
             for length in range(len(parts), 0, -1):

@@ -1,0 +1,802 @@
+"""How fast `tf_ttur` trains the paper's networks beside its peers, on this machine.
+
+  pip install -r requirements.txt -r requirements-bench.txt
+  python scripts/benchmark_train.py [--networks=dcgan32,resnet32] [--slow] [--rounds=N]
+
+Every contestant lives in a process of its own, and our process and a peer's work in
+turn (A B A B): a machine's speed drifts, so only ratios of neighbouring rounds mean
+something. Printed are the medians of these ratios and, in brackets, the smallest and
+the largest; then the same for processor time, which other programs on the machine
+disturb less. Batches hold 64 images, numbers are float32. First of all, one step of
+ours and one of PyTorch's from equal weights, images, latents and mixing numbers must
+give equal losses and gradients.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from absl import flags
+from benchmarking import (
+    Others,
+    Run,
+    Work,
+    installed,
+    machine,
+    peak_mb,
+    prepare_environment,
+    product,
+    product_rates,
+    ratios,
+    workers,
+)
+
+from fid import cli
+from fid.files import check_writable, write_json
+
+BATCH = 64
+FIT_STEPS = 10
+PLAYERS = ("generator", "discriminator")
+
+
+class Network(NamedTuple):
+    """One of the paper's pairs of networks.
+
+    Attributes:
+        family: The module of `tf_ttur.networks`.
+        size: Height and width of the images.
+        width: Channels of the widest map.
+        goal: How many times as fast as PyTorch our step should be.
+        stock_goal: How many times as fast as stock layers under XLA.
+    """
+
+    family: str
+    size: int
+    width: int
+    goal: float
+    stock_goal: float | None
+
+
+NETWORKS = {
+    "dcgan32": Network("dcgan", 32, 64, 1.3, 6.0),
+    "resnet32": Network("resnet", 32, 32, 1.6, None),
+    "dcgan64": Network("dcgan", 64, 64, 1.3, 6.0),
+    "resnet64": Network("resnet", 64, 64, 1.6, None),
+}
+SLOW = ("dcgan64", "resnet64")
+# Rates and momenta of the paper's runs.
+ADAMS = {
+    "dcgan": {"discriminator": 1e-4, "generator": 5e-4, "betas": (0.5, 0.999)},
+    "resnet": {"discriminator": 3e-4, "generator": 1e-4, "betas": (0.0, 0.9)},
+}
+
+
+# --- Contestants, each set up in its own process ----------------------------------
+
+
+def ours(
+    network: Network, folder: pathlib.Path, discriminator_steps: int = 1
+) -> dict[str, Work]:
+    """Our networks and step in one XLA program."""
+    import tensorflow as tf
+
+    gan = _gan(network, discriminator_steps=discriminator_steps)
+    real = _images(network, BATCH * discriminator_steps)
+    data = tf.data.Dataset.from_tensors(real).repeat().prefetch(2)
+
+    def fit() -> None:
+        gan.fit(data, steps_per_epoch=FIT_STEPS, epochs=1, verbose=0, shuffle=False)
+
+    return {
+        "step": _step(gan, real),
+        "fit": fit,
+        "product": product(),
+        "operations": lambda: operations(gan.generator, gan.discriminator),
+        "weights": lambda: _save_weights(gan, folder / "weights.npz"),
+        "peak": peak_mb,
+    }
+
+
+def stock_layers_xla(network: Network, folder: pathlib.Path) -> dict[str, Work]:
+    """Our step in one XLA program, with the same networks from Keras's own layers."""
+    gan = _gan(network, layers=_stock)
+    return {"step": _step(gan, _images(network)), "peak": peak_mb}
+
+
+def stock_layers(network: Network, folder: pathlib.Path) -> dict[str, Work]:
+    """The same without XLA."""
+    gan = _gan(network, layers=_stock, jit_compile=False)
+    return {"step": _step(gan, _images(network)), "peak": peak_mb}
+
+
+def keras_io(network: Network, folder: pathlib.Path) -> dict[str, Work]:
+    """Keras's own layers, and the step in the manner of the examples on keras.io.
+
+    A forward pass for whatever is needed, wherever it is needed; no XLA, since
+    `jit_compile="auto"` means none on a CPU.
+    """
+    import keras
+    import tensorflow as tf
+
+    gan = _gan(network, layers=_stock, jit_compile=False)
+    wasserstein = network.family == "resnet"
+
+    class Model(keras.Model):
+        """A GAN that overrides `train_step`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = gan.generator
+            self.discriminator = gan.discriminator
+            self.seed_generator = keras.random.SeedGenerator(0)
+            self.d_loss_metric = keras.metrics.Mean(name="d_loss")
+            self.g_loss_metric = keras.metrics.Mean(name="g_loss")
+
+        @property
+        def metrics(self) -> list[Any]:
+            return [self.d_loss_metric, self.g_loss_metric]
+
+        def latents(self, count: Any) -> tf.Tensor:
+            """Draws latents."""
+            return gan.latent(count, seed=self.seed_generator)
+
+        def gradient_penalty(self, real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
+            """Computes the penalty."""
+            mix = keras.random.uniform(
+                (tf.shape(real)[0], 1, 1, 1), seed=self.seed_generator
+            )
+            between = real + mix * (fake - real)
+            with tf.GradientTape() as tape:
+                tape.watch(between)
+                scores = self.discriminator(between, training=True)
+            gradient = tape.gradient(scores, [between])[0]
+            norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3]))
+            return tf.reduce_mean((norm - 1.0) ** 2)
+
+        def train_step(self, real: tf.Tensor) -> dict[str, tf.Tensor]:
+            """Updates the discriminator, then the generator."""
+            count = tf.shape(real)[0]
+            fake = self.generator(self.latents(count), training=True)
+            with tf.GradientTape() as tape:
+                d_loss = gan.adversarial_loss.discriminator(
+                    self.discriminator(real, training=True),
+                    self.discriminator(fake, training=True),
+                )
+                if wasserstein:
+                    d_loss += 10.0 * self.gradient_penalty(real, fake)
+            weights = self.discriminator.trainable_weights
+            gradients = tape.gradient(d_loss, weights)
+            gan.discriminator_optimizer.apply_gradients(
+                zip(gradients, weights, strict=True)
+            )
+            latents = self.latents(count)
+            with tf.GradientTape() as tape:
+                fake = self.generator(latents, training=True)
+                logits = self.discriminator(fake, training=True)
+                g_loss = gan.adversarial_loss.generator(logits)
+            weights = self.generator.trainable_weights
+            gradients = tape.gradient(g_loss, weights)
+            gan.generator_optimizer.apply_gradients(
+                zip(gradients, weights, strict=True)
+            )
+            self.d_loss_metric.update_state(d_loss)
+            self.g_loss_metric.update_state(g_loss)
+            return {metric.name: metric.result() for metric in self.metrics}
+
+    model = Model()
+    model.compile(jit_compile="auto")
+    return {"step": _step(model, _images(network)), "peak": peak_mb}
+
+
+def pytorch(network: Network, folder: pathlib.Path, **how: bool) -> dict[str, Work]:
+    """PyTorch as it comes."""
+    import pytorch_gans as twins
+
+    gan = _twin(twins, network, folder, **how)
+    rates = ADAMS[network.family]
+
+    def adam(player: str) -> Callable[..., Any]:
+        return lambda parameters: twins.torch.optim.Adam(
+            parameters, rates[player], rates["betas"], 1e-8, fused=True
+        )
+
+    gan.compile(adam("discriminator"), adam("generator"))
+    real = twins.images(_images(network)).contiguous(memory_format=gan.format)
+    return {
+        "step": lambda: {name: float(x) for name, x in gan.step(real).items()},
+        "peak": peak_mb,
+    }
+
+
+def pytorch_channels_last(network: Network, folder: pathlib.Path) -> dict[str, Work]:
+    """The same in the memory format that may suit its convolutions better."""
+    return pytorch(network, folder, channels_last=True)
+
+
+def pytorch_compiled(network: Network, folder: pathlib.Path) -> dict[str, Work]:
+    """The same with losses and gradients compiled by torch.compile."""
+    return pytorch(network, folder, compiled=True)
+
+
+def _twin(twins: Any, network: Network, folder: pathlib.Path, **how: bool) -> Any:
+    with np.load(folder / "weights.npz") as weights:
+        return twins.GAN(network.family, network.size, network.width, weights, **how)
+
+
+def _gan(
+    network: Network,
+    layers: Callable[[Any], Any] | None = None,
+    jit_compile: bool = True,
+    discriminator_steps: int = 1,
+    latent: Any = None,
+    optimizers: dict[str, Any] | None = None,
+) -> Any:
+    import importlib
+
+    import tf_ttur
+
+    networks = importlib.import_module(f"tf_ttur.networks.{network.family}")
+    wasserstein = network.family == "resnet"
+    if latent is None:
+        latent = (
+            tf_ttur.NormalLatent(128) if wasserstein else tf_ttur.UniformLatent(100)
+        )
+    if optimizers is None:
+        rates = dict(ADAMS[network.family])
+        beta_1, beta_2 = rates.pop("betas")
+        optimizers = tf_ttur.ttur(**rates, beta_1=beta_1, beta_2=beta_2)
+    pair = [
+        network_of(network.size, width=network.width)
+        for network_of in (networks.generator, networks.discriminator)
+    ]
+    gan = tf_ttur.GAN(*map(layers, pair) if layers else pair, latent=latent)
+    gan.compile(
+        **optimizers,
+        loss="wasserstein" if wasserstein else "non_saturating",
+        gradient_penalty=10.0 if wasserstein else 0.0,
+        discriminator_steps=discriminator_steps,
+        reuse_latents=not wasserstein,
+        jit_compile=jit_compile,
+    )
+    return gan
+
+
+def _step(model: Any, real: np.ndarray) -> Work:
+    """Returns one step of a model on a batch, compiled as the model says."""
+    import tensorflow as tf
+
+    step = tf.function(model.train_step, jit_compile=model.jit_compile, autograph=False)
+    batch = tf.constant(real)
+    return lambda: {name: x.numpy().item() for name, x in step(batch).items()}
+
+
+def _stock(model: Any) -> Any:
+    """Makes a network of ours again, from Keras's own layers alone."""
+    import keras
+
+    from tf_ttur import layers
+
+    def clone(layer: Any) -> Any:
+        config, kind = layer.get_config(), type(layer)
+        if kind is layers.Conv2D:
+            return keras.layers.Conv2D.from_config(config)
+        if kind is layers.Conv2DTranspose:
+            return keras.layers.Conv2DTranspose.from_config(config)
+        if kind is layers.UpsampleConv2D:
+            conv = keras.layers.Conv2D.from_config(config)
+            return keras.Sequential([keras.layers.UpSampling2D(2), conv])
+        if kind is layers.ConvMeanPool2D:
+            conv = keras.layers.Conv2D.from_config(config)
+            parts = [conv, keras.layers.AveragePooling2D(2)]
+            # The textbook pools before a 1x1 convolution, and after another.
+            return keras.Sequential(
+                parts[::-1] if conv.kernel_size == (1, 1) else parts
+            )
+        if kind is layers.ImageNormalization:
+            return keras.layers.GroupNormalization(groups=1, **config)
+        if kind.__module__.startswith("tf_ttur"):
+            raise TypeError(f"no stock layer is known for {kind.__name__}")
+        return kind.from_config(config)
+
+    stock = keras.models.clone_model(model, clone_function=clone)
+    stock.set_weights(model.get_weights())
+    return stock
+
+
+def _images(network: Network, count: int = BATCH) -> np.ndarray:
+    shape = (count, network.size, network.size, 3)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def _save_weights(gan: Any, path: pathlib.Path) -> None:
+    np.savez(path, **_named(gan, lambda variable: variable))
+
+
+def _named(gan: Any, value: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    return {
+        f"{player}/{layer.name}/{variable.name}": np.array(value(variable))
+        for player in PLAYERS
+        for layer in getattr(gan, player).layers
+        for variable in layer.trainable_variables
+    }
+
+
+class Peer(NamedTuple):
+    """A contestant that ours is compared with."""
+
+    title: str
+    contestant: Callable[..., dict[str, Work]]
+    needs: str = "keras"
+
+
+PEERS = {
+    "stock_xla": Peer("stock Keras layers, XLA", stock_layers_xla),
+    "stock": Peer("stock Keras layers, no XLA", stock_layers),
+    "keras_io": Peer("the keras.io way", keras_io),
+    "torch": Peer("PyTorch", pytorch, "torch"),
+    "torch_channels_last": Peer(
+        "PyTorch, channels_last", pytorch_channels_last, "torch"
+    ),
+    "torch_compile": Peer("PyTorch, torch.compile", pytorch_compiled, "torch"),
+}
+
+
+# --- The same arithmetic -----------------------------------------------------------
+
+_RATE = 1e-3  # of the gradient descent that the check takes instead of Adam
+
+
+def our_gradients(
+    network: Network, folder: pathlib.Path, latents: Sequence[np.ndarray], mix: Any
+) -> dict[str, Work]:
+    """One step of ours: its losses, and the gradients that the optimizers got."""
+    import keras
+    import tensorflow as tf
+
+    class Keep(keras.optimizers.SGD):
+        """Gradient descent that keeps the gradients."""
+
+        def build(self, variables: list[Any]) -> None:
+            super().build(variables)
+            self.kept = [
+                self.add_variable_from_reference(variable, "kept")
+                for variable in variables
+            ]
+
+        def update_step(self, gradient: Any, variable: Any, rate: Any) -> None:
+            self.assign(self.kept[self._get_variable_index(variable)], gradient)
+            super().update_step(gradient, variable, rate)
+
+    class Given:
+        """The latents of the check, one batch after the other."""
+
+        dimension = latents[0].shape[1]
+
+        def __init__(self) -> None:
+            self.left = iter(latents)
+
+        def __call__(self, count: Any, seed: Any) -> tf.Tensor:
+            return tf.constant(next(self.left))
+
+    def smooth(model: Any) -> Any:
+        kinked = (keras.layers.ReLU, keras.layers.LeakyReLU)
+
+        def clone(layer: Any) -> Any:
+            if isinstance(layer, kinked):
+                return keras.layers.Activation("silu", name=layer.name)
+            return type(layer).from_config(layer.get_config())
+
+        return keras.models.clone_model(model, clone_function=clone)
+
+    def run(smoothly: bool) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        optimizers = {f"{player}_optimizer": Keep(_RATE) for player in PLAYERS}
+        layers = smooth if smoothly else None
+        gan = _gan(network, layers, latent=Given(), optimizers=optimizers)
+        _save_weights(gan, folder / "weights.npz")
+        with mock.patch.object(keras.random, "uniform", return_value=tf.constant(mix)):
+            losses = _step(gan, _images(network))()
+        kept = {
+            id(variable): kept
+            for player in PLAYERS
+            for variable, kept in zip(
+                getattr(gan, player).trainable_variables,
+                optimizers[f"{player}_optimizer"].kept,
+                strict=True,
+            )
+        }
+        return losses, _named(gan, lambda variable: kept[id(variable)])
+
+    return {"gradients": run}
+
+
+def pytorch_gradients(
+    network: Network, folder: pathlib.Path, latents: Sequence[np.ndarray], mix: Any
+) -> dict[str, Work]:
+    """The same of PyTorch's, in the layout of Keras."""
+    import pytorch_gans as twins
+
+    def silu(x: Any, *_: Any, **__: Any) -> Any:
+        return twins.F.silu(x)
+
+    def run(
+        smoothly: bool, compiled: bool
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        gan = _twin(twins, network, folder, compiled=compiled)
+        gan.compile(*(lambda parameters: twins.Keep(parameters, _RATE),) * 2)
+        left = iter(latents)
+        kinked = {"relu": silu, "leaky_relu": silu} if smoothly else {}
+        with mock.patch.multiple(twins.F, **kinked) if kinked else nullcontext():
+            losses = gan.step(
+                twins.images(_images(network)),
+                draw=lambda count: twins.torch.from_numpy(next(left)),
+                mix=twins.torch.from_numpy(mix),
+            )
+        gradients = {}
+        for player in PLAYERS:
+            kept = getattr(gan, f"{player}_optimizer").kept
+            views = twins.keras_views(getattr(gan, player), kept.__getitem__)
+            gradients |= {f"{player}/{key}": view for key, view in views.items()}
+        return {name: float(loss) for name, loss in losses.items()}, gradients
+
+    return {"gradients": run}
+
+
+# --- Operations --------------------------------------------------------------------
+
+
+def operations(generator: Any, discriminator: Any) -> float:
+    """Counts the multiplications and additions that the textbook's step needs.
+
+    Convolutions and dense layers only, each on the map where the textbook has it, taps
+    on the padding included. A layer's input gradient and its kernel's gradient cost
+    as much as the layer. What nothing depends on is not counted, such as the
+    gradient of the real images.
+
+    Args:
+        generator: A generator of `tf_ttur.networks`.
+        discriminator: The discriminator, which takes a gradient penalty if it
+            normalises without batch statistics.
+
+    Returns:
+        Operations of a step on `BATCH` images, with one discriminator update.
+    """
+    import keras
+
+    def costs(model: Any) -> dict[str, float]:
+        found = {layer.name: 2.0 * BATCH * _products(layer) for layer in model.layers}
+        return {name: cost for name, cost in found.items() if cost}
+
+    g, d = costs(generator), costs(discriminator)
+    # The layers that see the latents and the images, which need no gradient.
+    g_first, d_first = next(iter(g.values())), next(iter(d.values()))
+    g_all, d_all = sum(g.values()), sum(d.values())
+    update_generator = (d_all + d_all) + (2 * g_all - g_first)
+    # Real images and generated ones: forward, kernels' gradients, inputs' gradients.
+    update_discriminator = 2 * (3 * d_all - d_first)
+    kinds = {type(layer) for layer in discriminator.layers}
+    if keras.layers.BatchNormalization in kinds:
+        # One forward pass of the generator serves both updates.
+        return g_all + update_discriminator + update_generator
+    last = [
+        name for name in d if name in ("scores", "block_4_conv_2", "block_4_shortcut")
+    ]
+    linear, scores = sum(d[name] for name in last), d["scores"]
+    penalty = (
+        # Forward as far as the last layer that is not linear; back to the images.
+        (d_all - linear)
+        + d_all
+        # The gradient with respect to that backward pass: through it and its kernels.
+        + (d_all - scores)
+        + d_all
+        # And to the activations that it used: back again, and the kernels.
+        + (d_all - linear - d_first)
+        + (d_all - linear)
+    )
+    # Latents of their own for each update: two forward passes of the generator.
+    return 2 * g_all + update_discriminator + penalty + update_generator
+
+
+def _products(layer: Any) -> int:
+    """Counts the products of one image's pass through a layer, as textbooks have it."""
+    import keras
+
+    from tf_ttur import layers
+
+    if not hasattr(layer, "kernel"):
+        return 0
+    kernel = layer.kernel.shape
+    scattering = isinstance(layer, keras.layers.Conv2DTranspose)
+    pooling = isinstance(layer, layers.ConvMeanPool2D) and max(layer.kernel_size) > 1
+    # A transposed convolution multiplies at every pixel that it reads, and so does one
+    # whose result is pooled.
+    where = layer.input if scattering or pooling else layer.output
+    return int(np.prod(where.shape[1:-1]) * np.prod(kernel))
+
+
+# --- The rows of the table ---------------------------------------------------------
+
+
+def rows(
+    network: Network, folder: pathlib.Path, values: flags.FlagValues
+) -> Iterator[tuple[str, Any]]:
+    """Measures one pair of networks."""
+    peers = {name: PEERS[name] for name in values.peers}
+    if not installed("torch"):
+        yield "PyTorch", "left out: pip install -r requirements-bench.txt"
+        peers = {name: peer for name, peer in peers.items() if peer.needs != "torch"}
+    if checked := [name for name, peer in peers.items() if peer.needs == "torch"]:
+        yield from arithmetic(network, folder, "torch_compile" in checked)
+    with workers((ours, network, folder)) as (us,):
+        first = us.run("step")
+        peak = us.run("peak").result
+        us.run("weights")
+        count = us.run("operations").result
+        us.run("product")
+        all_ours, products = [], []
+        for key, (name, contestant, needs) in peers.items():
+            goal = {
+                "stock_xla": network.stock_goal,
+                "stock": None,
+                "keras_io": 3.0,
+            }.get(key, network.goal)
+            with workers((contestant, network, folder)) as (them,):
+                try:
+                    their_first = them.run("step")
+                except RuntimeError as error:
+                    yield name, f"does not run: {error}"
+                    continue
+                repeat, their_repeat = (_repeat(each) for each in (us, them))
+                ours_, theirs = [], []
+                others = Others()
+                for _ in range(values.rounds):
+                    ours_.append(us.run("step", repeat=repeat))
+                    theirs.append(them.run("step", repeat=their_repeat))
+                    products.append(us.run("product", repeat=5))
+                busy = others.share(
+                    sum(run.cpu for run in ours_) * repeat
+                    + sum(run.cpu for run in theirs) * their_repeat
+                    + sum(run.cpu for run in products[-values.rounds :]) * 5
+                )
+                all_ours += ours_
+                their_peak = them.run("peak").result
+            text, found = ratios(theirs, ours_)
+            goal_text = f", goal {goal}" if goal else ""
+            yield (
+                name,
+                {
+                    "text": f"ours is {text} times as fast{goal_text}; "
+                    f"{_rate(ours_)} against {_rate(theirs)}, while other programs had "
+                    f"{busy:.0%} of the processors; first step "
+                    f"{their_first.seconds:.1f} s; peak memory {their_peak:.0f} MB, "
+                    f"ours is {peak / their_peak:.2f} of it"
+                    + (", goal at most 1.2" if needs == "torch" else ""),
+                    "goal": goal,
+                    **found,
+                    "others": busy,
+                    "first_step": their_first[:2],
+                    "peak_mb": [their_peak, peak],
+                },
+            )
+        if all_ours:
+            yield "operations", _fraction(count, all_ours, products)
+        yield "fit", _fit(us, values.rounds)
+    yield (
+        "first step",
+        {
+            "text": f"{first.seconds:.1f} s ({first.cpu:.1f} s of processor time), "
+            "compilation included, goal at most 60 s",
+            "seconds": first.seconds,
+            "cpu": first.cpu,
+        },
+    )
+    yield from starts(network, folder, [int(n) for n in values.discriminator_steps])
+
+
+def _repeat(worker: Any) -> int:
+    # Rounds of some two seconds; the step before this one has compiled it.
+    return max(1, round(2 / worker.run("step").seconds))
+
+
+def _rate(runs: Sequence[Run]) -> str:
+    return f"{1 / np.median([run.seconds for run in runs]):.2f} steps/s"
+
+
+def _fraction(
+    count: float, steps: Sequence[Run], products: Sequence[Run]
+) -> dict[str, Any]:
+    found, texts = {}, []
+    for field, name in (("seconds", "wall"), ("cpu", "processor")):
+        reached = count / 1e9 / np.array([getattr(run, field) for run in steps])
+        possible = product_rates(products, field)
+        fraction = reached / possible
+        texts.append(
+            f"{np.median(fraction):.0%} ({fraction.min():.0%}-{fraction.max():.0%}) in "
+            f"{name} time ({np.median(reached):.0f} of {np.median(possible):.0f} "
+            "GFLOP/s)"
+        )
+        found[field] = {
+            "gflops": reached.tolist(),
+            "product_gflops": possible.tolist(),
+            "fraction": fraction.tolist(),
+        }
+    text = f"{count / 1e9:.1f} GFLOP a step by the textbook; of the rate of float32 "
+    text += f"products, a step reaches {' and '.join(texts)}; goal 60%"
+    return {"text": text, "goal": 0.6, "gflop": count / 1e9, **found}
+
+
+def _fit(us: Any, rounds: int) -> dict[str, Any]:
+    us.run("fit")  # compiles
+    bare, fits = [], []
+    for _ in range(rounds):
+        bare.append(us.run("step", repeat=FIT_STEPS))
+        run = us.run("fit")
+        fits.append(Run(run.seconds / FIT_STEPS, run.cpu / FIT_STEPS, None))
+    text, found = ratios(bare, fits)
+    text = f"{text} times as fast as the bare compiled step in a loop, goal 0.95"
+    return {"text": text, "goal": 0.95, **found}
+
+
+def arithmetic(
+    network: Network, folder: pathlib.Path, compiled: bool
+) -> Iterator[tuple[str, Any]]:
+    """Compares one step of ours and of PyTorch's."""
+    random = np.random.default_rng(1)
+    if network.family == "resnet":
+        latents = random.normal(size=(2, BATCH, 128))
+    else:
+        latents = random.uniform(-1, 1, (1, BATCH, 100))
+    given = (list(latents.astype(np.float32)), random.random(BATCH, np.float32))
+    with workers(
+        (our_gradients, network, folder, *given),
+        (pytorch_gradients, network, folder, *given),
+    ) as (us, them):
+        # As they are, the losses must be equal. For equal gradients SiLU stands for
+        # ReLU: a value next to the kink may fall on its other side by rounding.
+        mine = {smooth: us.run("gradients", smooth).result for smooth in (False, True)}
+        relu = _differences(mine[False], them.run("gradients", False, False).result)
+        losses = max(value for key, value in relu.items() if key not in PLAYERS)
+        silu = _differences(mine[True], them.run("gradients", True, False).result)
+        each = ", ".join(f"{key} {value:.1e}" for key, value in silu.items())
+        text = f"losses differ by at most {losses:.1e}; with SiLU for ReLU, {each} "
+        text += "(relative; of gradients, the layer where it is largest)"
+        if max(losses, *silu.values()) > 1e-4:
+            raise RuntimeError(f"PyTorch's step is another than ours: {text}")
+        yield "same arithmetic", {"text": text, "relu": relu, "silu": silu}
+        if not compiled:
+            return
+        title = "same arithmetic, torch.compile"
+        try:
+            theirs = them.run("gradients", True, True).result
+        except RuntimeError as error:
+            yield title, f"does not run: {error}"
+            return
+        silu = _differences(mine[True], theirs)
+        each = ", ".join(f"{key} {value:.1e}" for key, value in silu.items())
+        if max(silu.values()) > 1e-4:
+            raise RuntimeError(f"torch.compile's step is another than ours: {each}")
+        yield title, {"text": f"with SiLU for ReLU, {each}", "silu": silu}
+
+
+def _differences(ours: Any, theirs: Any) -> dict[str, float]:
+    """Returns relative differences of losses and of gradients, by player."""
+    (our_losses, our_values), (losses, values) = ours, theirs
+    found = {name: abs(loss / our_losses[name] - 1) for name, loss in losses.items()}
+    # A layer's variables together: batch norm cancels the biases before it, whose
+    # gradients are rounding errors.
+    layers: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for name, value in values.items():
+        pair = (value.ravel(), our_values[name].ravel())
+        layers.setdefault(name.rpartition("/")[0], []).append(pair)
+    for player in PLAYERS:
+        found[player] = max(
+            float(np.linalg.norm(a - b) / np.linalg.norm(b))
+            for name, pairs in layers.items()
+            if name.startswith(player)
+            for a, b in [map(np.concatenate, zip(*pairs, strict=True))]
+        )
+    return found
+
+
+def starts(
+    network: Network, folder: pathlib.Path, counts: Sequence[int]
+) -> Iterator[tuple[str, Any]]:
+    """Measures first steps: in a fresh process, and in a second one after it."""
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            # Read when TensorFlow starts.
+            setting = f"--tf_xla_persistent_cache_directory={cache}"
+            runs = []
+            with mock.patch.dict(os.environ, TF_XLA_FLAGS=setting):
+                for _ in range(2):
+                    start = time.perf_counter()
+                    with workers((ours, network, folder, count)) as (us,):
+                        run = us.run("step")
+                        runs.append([run.seconds, run.cpu, time.perf_counter() - start])
+        texts = [
+            f"{seconds:.1f} s ({cpu:.1f} s of processor time; {whole:.1f} s from the "
+            "program's start)"
+            for seconds, cpu, whole in runs
+        ]
+        yield (
+            f"first step with {count} discriminator steps, persistent cache",
+            {
+                "text": f"first start {texts[0]}, second start {texts[1]}"
+                + (", goals at most 60 and 20 s" if count == 1 else ""),
+                "starts": runs,
+            },
+        )
+
+
+# --- The program -------------------------------------------------------------------
+
+
+def main(args: list[str], values: flags.FlagValues) -> None:
+    """Measures the networks that were asked for, and prints what was found."""
+    if args:
+        raise flags.Error(f"there is nothing to do with {args[0]!r}")
+    names = values.networks
+    if names is None:
+        names = [name for name in NETWORKS if values.slow or name not in SLOW]
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise flags.Error(
+            f"--networks has no {unknown[0]!r}: choose from {', '.join(NETWORKS)}"
+        )
+    if unknown := [name for name in values.peers if name not in PEERS]:
+        raise flags.Error(
+            f"--peers has no {unknown[0]!r}: choose from {', '.join(PEERS)}"
+        )
+    if values.json:
+        check_writable(values.json)
+    prepare_environment()
+    found: dict[str, Any] = {"machine": machine("tensorflow", "keras", "torch")}
+    print(", ".join(f"{name} {value}" for name, value in found["machine"].items()))
+    for name in names:
+        network = NETWORKS[name]
+        print(f"\n{name}, batch {BATCH}, float32:", flush=True)
+        found[name] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for title, row in rows(network, pathlib.Path(folder), values):
+                text = row if isinstance(row, str) else row.pop("text")
+                print(f"  {title}: {text}", flush=True)
+                found[name][title] = row
+    if values.json:
+        write_json(values.json, found)
+
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_list(
+        "networks",
+        None,
+        f"Which of {', '.join(NETWORKS)}; by default those of 32x32 images.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "slow", False, "By default, those of 64x64, too.", flag_values=values
+    )
+    flags.DEFINE_list("peers", list(PEERS), "Whom to compare with.", flag_values=values)
+    flags.DEFINE_integer(
+        "rounds", 5, "Rounds of each row.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_list(
+        "discriminator_steps",
+        ["1"],
+        "Discriminator steps in a step whose compilation is timed, such as 1,5,10.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "json", None, "Also write all that was measured here.", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, define, __doc__))

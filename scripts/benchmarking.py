@@ -1,0 +1,178 @@
+"""What the benchmarks share: contestants in processes of their own, run in turn.
+
+A machine's speed drifts, so only ratios of neighbouring rounds mean something; and
+TensorFlow and PyTorch fight over threads where they share a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Rows and columns of the matrices by whose product a machine's speed is measured.
+DIMENSION = 2048
+# A piece of work of one contestant: called once for each round.
+Work = Callable[..., Any]
+
+
+class Run(NamedTuple):
+    """One round: wall seconds, processor seconds, and what was returned."""
+
+    seconds: float
+    cpu: float
+    result: Any
+
+
+class Worker:
+    """A contestant in a process of its own.
+
+    Args:
+        contestant: A function at the top of a module, which returns its works by name.
+        *arguments: What it is given.
+    """
+
+    def __init__(self, contestant: Callable[..., dict[str, Work]], *arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, contestant, arguments), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def run(self, work: str, *arguments: Any, repeat: int = 1) -> Run:
+        """Does `work` a number of times; the seconds are for one of them."""
+        self._connection.send((work, arguments, repeat))
+        answer = self._connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, contestant: Any, arguments: Sequence[Any]) -> None:
+    try:
+        works = contestant(*arguments)
+        while True:
+            name, given, repeat = connection.recv()
+            start, cpu = time.perf_counter(), time.process_time()
+            for _ in range(repeat):
+                result = works[name](*given)
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            connection.send(Run(seconds / repeat, cpu / repeat, result))
+    except EOFError:
+        pass
+    except Exception as error:
+        connection.send(f"{contestant.__name__}: {error!r}")
+
+
+@contextlib.contextmanager
+def workers(*contestants: Sequence[Any]) -> Iterator[list[Worker]]:
+    """Starts workers, each from a contestant and its arguments, and ends them."""
+    with contextlib.ExitStack() as stack:
+        started = []
+        for contestant, *arguments in contestants:
+            started.append(Worker(contestant, *arguments))
+            stack.callback(started[-1].close)
+        yield started
+
+
+class Others:
+    """What the machine's other programs take of its processors, from now on.
+
+    PyTorch's threads wait for each other at every operation, and lose more than
+    TensorFlow's do where a processor is shared: 3 times the processor time of a quiet
+    machine was seen. Ratios count only where this share is small.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._busy = time.perf_counter(), _busy_seconds()
+
+    def share(self, cpu: float) -> float:
+        """Returns the share, from 0 to 1, that `cpu` seconds of ours leave over."""
+        busy = _busy_seconds() - self._busy - cpu
+        seconds = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
+        return min(max(busy / seconds, 0.0), 1.0)
+
+
+def _busy_seconds() -> float:
+    """Returns the seconds that all processors together have worked, or NaN."""
+    try:
+        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:  # not on Linux
+        return float("nan")
+    user, nice, system, _, _, irq, soft, stolen = map(int, fields)
+    ticks = user + nice + system + irq + soft + stolen
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ratios(theirs: Sequence[Run], ours: Sequence[Run]) -> tuple[str, dict[str, Any]]:
+    """Returns the ratios of rounds' times, as a text and for a JSON file."""
+    texts, found = [], {}
+    for field in ("seconds", "cpu"):
+        one, two = ([getattr(run, field) for run in runs] for runs in (theirs, ours))
+        quotients = np.divide(one, two)
+        low, middle, high = quotients.min(), np.median(quotients), quotients.max()
+        texts.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+        found[field] = {"ratios": quotients.tolist(), "theirs": one, "ours": two}
+    return f"{texts[0]}, in processor time {texts[1]}", found
+
+
+def product() -> Work:
+    """Returns the product of two float32 matrices by TensorFlow, as a work."""
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_normal([DIMENSION, DIMENSION], [0, 0])
+    multiply = tf.function(lambda x: x @ x)
+    return lambda: multiply(matrix).numpy()
+
+
+def product_rates(products: Sequence[Run], field: str = "seconds") -> np.ndarray:
+    """Returns GFLOP/s of rounds of `product`, in wall or processor time."""
+    return 2 * DIMENSION**3 / 1e9 / np.array([getattr(run, field) for run in products])
+
+
+def peak_mb() -> float:
+    """Returns the most memory that this process has used, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """Returns the number of cores, and the packages' versions where installed."""
+    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def installed(*packages: str) -> bool:
+    """Says whether all of these can be imported."""
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def prepare_environment() -> None:
+    """Sets what the workers inherit."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # The workers import our packages from beside the scripts, installed or not.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )

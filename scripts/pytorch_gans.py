@@ -1,0 +1,388 @@
+"""The paper's networks and their training step in PyTorch, for benchmark_train.py.
+
+Layers are named as in `tf_ttur.networks`. A 5x5 stride-2 SAME convolution of TensorFlow
+pads images by 1 before and 2 after, PyTorch's by 2 on both sides, of which the last is
+not read. Seen in a mirror the two are the same, so the twins work on images mirrored in
+both directions, with mirrored kernels, and PyTorch needs no padding of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+# By name, since it is no dependency of ours.
+torch = importlib.import_module("torch")
+nn, F = torch.nn, torch.nn.functional
+
+
+# --- Networks ----------------------------------------------------------------------
+
+
+class DCGANGenerator(nn.Module):
+    """Latents (n, 100) -> images (n, 3, size, size)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.start, self.width = size // 16, 8 * width
+        self.linear = nn.Linear(100, self.width * self.start**2)
+        self.norm_0 = _batch_norm(8 * width)
+        self.deconv_1 = _deconv(8 * width, 4 * width)
+        self.norm_1 = _batch_norm(4 * width)
+        self.deconv_2 = _deconv(4 * width, 2 * width)
+        self.norm_2 = _batch_norm(2 * width)
+        self.deconv_3 = _deconv(2 * width, width)
+        self.norm_3 = _batch_norm(width)
+        self.deconv_4 = _deconv(width, 3)
+
+    def forward(self, z: Any) -> Any:
+        """Generates images."""
+        x = self.linear(z).view(-1, self.width, self.start, self.start)
+        x = F.relu(self.norm_0(x), inplace=True)
+        x = F.relu(self.norm_1(self.deconv_1(x)), inplace=True)
+        x = F.relu(self.norm_2(self.deconv_2(x)), inplace=True)
+        x = F.relu(self.norm_3(self.deconv_3(x)), inplace=True)
+        return torch.tanh(self.deconv_4(x))
+
+
+class DCGANDiscriminator(nn.Module):
+    """Images (n, 3, size, size) -> logits (n, 1)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.start = size // 16
+        self.conv_0 = nn.Conv2d(3, width, 5, 2, padding=2)
+        self.conv_1 = nn.Conv2d(width, 2 * width, 5, 2, padding=2)
+        self.norm_1 = _batch_norm(2 * width)
+        self.conv_2 = nn.Conv2d(2 * width, 4 * width, 5, 2, padding=2)
+        self.norm_2 = _batch_norm(4 * width)
+        self.conv_3 = nn.Conv2d(4 * width, 8 * width, 5, 2, padding=2)
+        self.norm_3 = _batch_norm(8 * width)
+        self.logits = nn.Linear(8 * width * self.start**2, 1)
+
+    def forward(self, x: Any) -> Any:
+        """Judges images."""
+        x = F.leaky_relu(self.conv_0(x), 0.2, inplace=True)
+        x = F.leaky_relu(self.norm_1(self.conv_1(x)), 0.2, inplace=True)
+        x = F.leaky_relu(self.norm_2(self.conv_2(x)), 0.2, inplace=True)
+        x = F.leaky_relu(self.norm_3(self.conv_3(x)), 0.2, inplace=True)
+        return self.logits(x.flatten(1))
+
+
+class ResNetGenerator(nn.Module):
+    """Latents (n, 128) -> images (n, 3, size, size)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.start, self.width = size // 16, 8 * width
+        self.linear = nn.Linear(128, self.width * self.start**2)
+        inputs = 8 * width
+        for index, factor in enumerate((8, 4, 2, 1), start=1):
+            self.add_module(f"block_{index}", UpBlock(inputs, factor * width))
+            inputs = factor * width
+        self.norm = _batch_norm(width)
+        self.conv = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, z: Any) -> Any:
+        """Generates images."""
+        x = self.linear(z).view(-1, self.width, self.start, self.start)
+        x = self.block_4(self.block_3(self.block_2(self.block_1(x))))
+        return torch.tanh(self.conv(F.relu(self.norm(x))))
+
+
+class ResNetDiscriminator(nn.Module):
+    """Images (n, 3, size, size) -> scores (n, 1)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.start = size // 16
+        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        inputs = width
+        for index, factor in enumerate((2, 4, 8, 8), start=1):
+            self.add_module(f"block_{index}", DownBlock(inputs, factor * width))
+            inputs = factor * width
+        self.scores = nn.Linear(8 * width * self.start**2, 1)
+
+    def forward(self, x: Any) -> Any:
+        """Judges images."""
+        x = self.block_4(self.block_3(self.block_2(self.block_1(self.conv(x)))))
+        return self.scores(x.flatten(1))
+
+
+class UpBlock(nn.Module):
+    """Doubles height and width."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.norm_1 = _batch_norm(inputs)
+        self.conv_1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm_2 = _batch_norm(outputs)
+        self.conv_2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        """Applies the block."""
+        shortcut = self.shortcut(F.interpolate(x, scale_factor=2.0))
+        x = F.interpolate(F.relu(self.norm_1(x)), scale_factor=2.0)
+        x = self.conv_2(F.relu(self.norm_2(self.conv_1(x))))
+        return shortcut + x
+
+
+class DownBlock(nn.Module):
+    """Halves height and width."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.norm_1 = _layer_norm(inputs)
+        self.conv_1 = nn.Conv2d(inputs, inputs, 3, padding=1, bias=False)
+        self.norm_2 = _layer_norm(inputs)
+        self.conv_2 = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        """Applies the block."""
+        shortcut = self.shortcut(F.avg_pool2d(x, 2))
+        x = self.conv_1(F.relu(self.norm_1(x)))
+        x = self.conv_2(F.relu(self.norm_2(x)))
+        return shortcut + F.avg_pool2d(x, 2)
+
+
+def _deconv(inputs: int, outputs: int) -> Any:
+    return nn.ConvTranspose2d(inputs, outputs, 5, 2, padding=2, output_padding=1)
+
+
+def _batch_norm(channels: int) -> Any:
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)
+
+
+def _layer_norm(channels: int) -> Any:
+    return nn.GroupNorm(1, channels, eps=1e-5)
+
+
+NETWORKS = {
+    "dcgan": (DCGANGenerator, DCGANDiscriminator),
+    "resnet": (ResNetGenerator, ResNetDiscriminator),
+}
+
+
+# --- Keras's arrays ----------------------------------------------------------------
+
+
+def keras_views(
+    network: Any, tensors: Callable[[Any], Any] = lambda parameter: parameter
+) -> dict[str, np.ndarray]:
+    """Views a network's tensors in the layout of Keras, under Keras's names.
+
+    Args:
+        network: One of the networks above, in the contiguous memory format.
+        tensors: What to view of each parameter; by default, its values.
+
+    Returns:
+        Arrays that share the tensors' memory. A dense kernel has its spatial axes
+        apart: reshape what is to be written to its shape.
+    """
+    views = {}
+    for path, module in network.named_modules():
+        layer = path.replace(".", "_")
+        for name, parameter in module.named_parameters(recurse=False):
+            array = tensors(parameter).detach().numpy()
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                key = {"weight": "kernel", "bias": "bias"}[name]
+            else:
+                key = {"weight": "gamma", "bias": "beta"}[name]
+            if isinstance(module, nn.Linear):
+                array = _dense_view(array, module, network.start)
+            elif key == "kernel":
+                array = array[:, :, ::-1, ::-1]
+                # (out, in, h, w) -> (h, w, in, out), and for the transposed one
+                # (in, out, h, w) -> (h, w, out, in).
+                array = array.transpose(2, 3, 1, 0)
+            views[f"{layer}/{key}"] = array
+    return views
+
+
+def _dense_view(array: np.ndarray, module: Any, start: int) -> np.ndarray:
+    """Takes a dense layer's (out, in) kernel or bias from (c, h, w) to (h, w, c)."""
+    if module.out_features > 1:  # the generator's; its result is a map
+        array = array.reshape(-1, start, start, *array.shape[1:])[:, ::-1, ::-1]
+        axes = (3, 1, 2, 0) if array.ndim == 4 else (1, 2, 0)
+        return array.transpose(*axes)
+    if array.ndim == 1:
+        return array
+    array = array.reshape(1, -1, start, start)[:, :, ::-1, ::-1]
+    return array.transpose(2, 3, 1, 0)
+
+
+def images(array: np.ndarray) -> Any:
+    """Mirrors Keras's images and puts their channels first."""
+    array = array[:, ::-1, ::-1].transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+# --- The step ----------------------------------------------------------------------
+
+
+class GAN:
+    """Two networks and the step of `tf_ttur.GAN` as PyTorch's users write it.
+
+    Args:
+        family: "dcgan" or "resnet".
+        size: Height and width of the images.
+        width: As for `tf_ttur.networks`.
+        weights: Initial weights, as "generator/LAYER/VARIABLE", in Keras's layout.
+        channels_last: Whether images and kernels have that memory format.
+        compiled: Whether `torch.compile` compiles losses and gradients.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        size: int,
+        width: int,
+        weights: Mapping[str, np.ndarray],
+        channels_last: bool = False,
+        compiled: bool = False,
+    ):
+        generator, discriminator = NETWORKS[family]
+        self.generator = generator(size, width)
+        self.discriminator = discriminator(size, width)
+        for player in ("generator", "discriminator"):
+            network = getattr(self, player)
+            views = keras_views(network)
+            theirs = {
+                key.removeprefix(f"{player}/"): value
+                for key, value in weights.items()
+                if key.startswith(f"{player}/")
+            }
+            if views.keys() != theirs.keys():
+                raise ValueError(f"{views.keys() ^ theirs.keys()} on one side only")
+            for key, view in views.items():
+                view[...] = theirs[key].reshape(view.shape)
+            if channels_last:
+                setattr(self, player, network.to(memory_format=torch.channels_last))
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.wasserstein = family == "resnet"
+        if self.wasserstein:
+            self._critic_gradients = self._wasserstein_gradients
+            if compiled:
+                self._critic_gradients = _compiled_wasserstein(self.discriminator)
+            self._generator_loss = self._wasserstein_generator
+        else:
+            self._critic_loss = self._cross_entropy
+            self._generator_loss = self._non_saturating
+            if compiled:
+                self._critic_loss = torch.compile(self._critic_loss)
+        if compiled:
+            self._generator_loss = torch.compile(self._generator_loss)
+
+    def compile(self, discriminator: Any, generator: Any) -> None:
+        """Sets the two optimizers, each given as a function of parameters."""
+        self.discriminator_optimizer = discriminator(self.discriminator.parameters())
+        self.generator_optimizer = generator(self.generator.parameters())
+
+    def latents(self, count: int) -> Any:
+        """Draws latents."""
+        if self.wasserstein:
+            return torch.randn(count, 128)
+        return torch.rand(count, 100) * 2 - 1
+
+    def step(
+        self,
+        real: Any,
+        draw: Callable[[int], Any] | None = None,
+        mix: Any = None,
+    ) -> dict[str, Any]:
+        """Updates the discriminator, then the generator.
+
+        Args:
+            real: Images, (n, 3, size, size).
+            draw: Draws latents; by default `latents`.
+            mix: (n,) mixing numbers of the penalty; by default uniform ones.
+
+        Returns:
+            The losses.
+        """
+        draw = draw or self.latents
+        count = len(real)
+        if self.wasserstein:
+            with torch.no_grad():
+                fake = self.generator(draw(count))
+            mix = torch.rand(count) if mix is None else mix
+            losses = self._critic_gradients(real, fake, mix.view(-1, 1, 1, 1))
+        else:
+            fake = self.generator(draw(count))
+            loss = self._critic_loss(real, fake.detach())
+            loss.backward(inputs=list(self.discriminator.parameters()))
+            losses = {"d_loss": loss.detach()}
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        # DCGAN updates the generator on the same latents: the pass above is the one.
+        given = draw(count) if self.wasserstein else fake
+        loss = self._generator_loss(given)
+        loss.backward(inputs=list(self.generator.parameters()))
+        self.generator_optimizer.step()
+        self.generator_optimizer.zero_grad()
+        return losses | {"g_loss": loss.detach()}
+
+    def _cross_entropy(self, real: Any, fake: Any) -> Any:
+        real, fake = self.discriminator(real), self.discriminator(fake)
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def _non_saturating(self, fake: Any) -> Any:
+        return F.softplus(-self.discriminator(fake)).mean()
+
+    def _wasserstein_generator(self, latents: Any) -> Any:
+        return -self.discriminator(self.generator(latents)).mean()
+
+    def _wasserstein_gradients(self, real: Any, fake: Any, mix: Any) -> dict[str, Any]:
+        # Layer norm is each image's own, so real and fake images share one pass.
+        scores = self.discriminator(torch.cat([real, fake]))
+        score_real, score_fake = scores.chunk(2)
+        between = (real + mix * (fake - real)).requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            self.discriminator(between).sum(), between, create_graph=True
+        )
+        penalty = 10 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        loss = score_fake.mean() - score_real.mean() + penalty
+        loss.backward(inputs=list(self.discriminator.parameters()))
+        return {"d_loss": loss.detach(), "gradient_penalty": penalty.detach()}
+
+
+def _compiled_wasserstein(discriminator: Any) -> Callable[..., dict[str, Any]]:
+    """The same by `torch.func`: `torch.compile` takes no double `backward`."""
+
+    def call(parameters: dict[str, Any], images: Any) -> Any:
+        return torch.func.functional_call(discriminator, parameters, (images,))
+
+    def losses(parameters: Any, real: Any, fake: Any, mix: Any) -> Any:
+        score_real, score_fake = call(parameters, torch.cat([real, fake])).chunk(2)
+        gradient = torch.func.grad(lambda images: call(parameters, images).sum())(
+            real + mix * (fake - real)
+        )
+        penalty = 10 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        return score_fake.mean() - score_real.mean() + penalty, penalty
+
+    compiled = torch.compile(torch.func.grad_and_value(losses, has_aux=True))
+
+    def gradients(real: Any, fake: Any, mix: Any) -> dict[str, Any]:
+        parameters = dict(discriminator.named_parameters())
+        values = {name: value.detach() for name, value in parameters.items()}
+        found, (loss, penalty) = compiled(values, real, fake, mix)
+        for name, parameter in parameters.items():
+            parameter.grad = found[name]
+        return {"d_loss": loss, "gradient_penalty": penalty}
+
+    return gradients
+
+
+class Keep(torch.optim.SGD):
+    """Gradient descent that keeps the gradients."""
+
+    def step(self) -> None:
+        """Updates the parameters."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.kept = {parameter: parameter.grad.clone() for parameter in parameters}
+        super().step()
