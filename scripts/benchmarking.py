@@ -97,9 +97,8 @@ def workers(*contestants: Sequence[Any]) -> Iterator[list[Worker]]:
 class Others:
     """What the machine's other programs take of its processors, from now on.
 
-    PyTorch's threads wait for each other at every operation, and lose more than
-    TensorFlow's do where a processor is shared: 3 times the processor time of a quiet
-    machine was seen. Ratios count only where this share is small.
+    Where a processor was shared, PyTorch was once seen to take several times the
+    processor time that it takes alone. Ratios count only where this share is small.
     """
 
     def __init__(self) -> None:
