@@ -89,8 +89,23 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         return _activate(self, _to_phases(inputs, kernel, _scattered_taps))
 
 
+class _ResamplingConv2D(keras.layers.Conv2D):
+    """A convolution of odd size, stride 1, SAME, beside a resampling by 2."""
+
+    def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
+        # get_config gives these; anything else is not what these layers do.
+        fixed = {"strides": (1, 1), "padding": "same", "dilation_rate": (1, 1)}
+        for name, value in (fixed | {"groups": 1}).items():
+            given = kwargs.get(name, value)
+            if (tuple(given) if isinstance(given, list | tuple) else given) != value:
+                raise ValueError(f"{name} is {given!r}; this layer has {value!r} only.")
+        super().__init__(filters, kernel_size, **kwargs | {"padding": "same"})
+        if any(size % 2 == 0 for size in self.kernel_size):
+            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd.")
+
+
 @_serializable
-class UpsampleConv2D(keras.layers.Conv2D):
+class UpsampleConv2D(_ResamplingConv2D):
     """Nearest-neighbour upsampling by 2, then a stride-1 convolution of odd size.
 
     The kernel is one of the large image; what runs on the small image are sums of its
@@ -101,10 +116,6 @@ class UpsampleConv2D(keras.layers.Conv2D):
         kernel_size: Odd.
         **kwargs: As for `keras.layers.Conv2D`, without strides and padding.
     """
-
-    def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
-        super().__init__(filters, kernel_size, **_same(kwargs))
-        _require_odd(self)
 
     def call(self, inputs: Any) -> Any:
         """Upsamples and convolves."""
@@ -125,7 +136,7 @@ class UpsampleConv2D(keras.layers.Conv2D):
 
 
 @_serializable
-class ConvMeanPool2D(keras.layers.Conv2D):
+class ConvMeanPool2D(_ResamplingConv2D):
     """A convolution of odd size, stride 1, SAME, then the mean of 2x2 pixels.
 
     Both together are one convolution of stride 2 whose kernel is one larger.
@@ -135,10 +146,6 @@ class ConvMeanPool2D(keras.layers.Conv2D):
         kernel_size: Odd.
         **kwargs: As for `keras.layers.Conv2D`, without strides and padding.
     """
-
-    def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
-        super().__init__(filters, kernel_size, **_same(kwargs))
-        _require_odd(self)
 
     def call(self, inputs: Any) -> Any:
         """Convolves and pools."""
@@ -415,21 +422,6 @@ def _activate(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
     if layer.use_bias:
         outputs = outputs + tf.convert_to_tensor(layer.bias)
     return outputs if layer.activation is None else layer.activation(outputs)
-
-
-def _same(kwargs: dict[str, Any]) -> dict[str, Any]:
-    # What get_config adds; anything else is not what these layers do.
-    fixed = {"strides": (1, 1), "padding": "same", "dilation_rate": (1, 1), "groups": 1}
-    for name, value in fixed.items():
-        given = kwargs.get(name, value)
-        if (tuple(given) if isinstance(given, list | tuple) else given) != value:
-            raise ValueError(f"{name} is {given!r}; this layer has {value!r} only.")
-    return kwargs | {"padding": "same"}
-
-
-def _require_odd(layer: Any) -> None:
-    if any(size % 2 == 0 for size in layer.kernel_size):
-        raise ValueError(f"kernel_size is {layer.kernel_size}; it must be odd.")
 
 
 def _twice(size: int | None) -> int | None:
