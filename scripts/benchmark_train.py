@@ -14,7 +14,6 @@ give equal losses and gradients.
 
 from __future__ import annotations
 
-import gc
 import os
 import pathlib
 import sys
@@ -95,9 +94,6 @@ def ours(
     data = tf.data.Dataset.from_tensors(real).repeat().prefetch(2)
 
     def fit() -> None:
-        # Python's collector may walk over all that tracing left, once a `fit`: a second
-        # that a run of ten steps would take for a cost of the steps.
-        gc.freeze()
         gan.fit(data, steps_per_epoch=FIT_STEPS, epochs=1, verbose=0, shuffle=False)
 
     return {
