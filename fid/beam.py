@@ -41,6 +41,7 @@ from fid.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
 from fid.extractors import Extractor
 from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
+from fid.source import MAX_BATCH_BYTES
 from fid.statistics import Moments, Statistics
 
 __all__ = [
@@ -57,8 +58,6 @@ _log = logging.getLogger(__name__)
 # Where a tf.train.Example keeps its encoded image, unless said otherwise: the name that
 # TensorFlow's own programs write, and the one of TensorFlow Datasets.
 FEATURES = ("image/encoded", "image")
-# Pixels that may wait for a batch to fill.
-_MAX_PIXEL_BYTES = 256 * 2**20
 # How many bad images a message or the provenance names.
 _MAX_NAMES = 20
 # Tasks that accumulators are merged in, before one merges what they found.
@@ -454,7 +453,7 @@ class _MeasureFn(beam.DoFn):
         self._waiting_bytes += image.pixels.nbytes
         if (
             len(self._waiting) == self._batch_size
-            or self._waiting_bytes > _MAX_PIXEL_BYTES
+            or self._waiting_bytes > MAX_BATCH_BYTES
         ):
             self._extract()
 

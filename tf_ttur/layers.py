@@ -66,7 +66,7 @@ class Conv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         """Convolves; see `keras.layers.Conv2D`."""
         if _rewritable(self, inputs):
-            before = [max(size - 2, 0) // 2 for size in self.kernel_size]
+            before = [_zeros_before(size) for size in self.kernel_size]
             return _strided(inputs, tf.convert_to_tensor(kernel), before)
         return super().convolution_op(inputs, kernel)
 
@@ -253,6 +253,8 @@ def mean_pool(images: Any) -> Any:
 # A kernel's taps along one axis (0 or 1) that a phase (0 or 1) meets, and the zeros
 # that its image needs before and after.
 _Split = Callable[[tf.Tensor, int, int], tuple[tf.Tensor, tuple[int, int]]]
+# A kernel, and the zeros above and below and left and right of its image.
+_Part = tuple[tf.Tensor, tuple[int, int], tuple[int, int]]
 
 
 def _phases(images: tf.Tensor) -> list[tf.Tensor]:
@@ -266,12 +268,11 @@ def _phases(images: tf.Tensor) -> list[tf.Tensor]:
 
 def _strided(images: tf.Tensor, kernel: tf.Tensor, before: Sequence[int]) -> tf.Tensor:
     """Convolves with stride 2, with `before` zeros above and left of the images."""
-    parts = []
-    for row in (0, 1):
-        rows, vertical = _gathered_taps(kernel, 0, row, before[0])
-        for column in (0, 1):
-            part, horizontal = _gathered_taps(rows, 1, column, before[1])
-            parts.append((part, vertical, horizontal))
+
+    def split(kernel: tf.Tensor, axis: int, phase: int) -> Any:
+        return _gathered_taps(kernel, axis, phase, before[axis])
+
+    parts = _parts(kernel, split)
     if images.shape[-1] < _FEW:
         return _convolve(tf.nn.space_to_depth(images, 2), *_joined(parts, axis=2))
     return tf.add_n(
@@ -285,12 +286,7 @@ def _strided(images: tf.Tensor, kernel: tf.Tensor, before: Sequence[int]) -> tf.
 
 def _to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor:
     """Makes each phase of a result twice as large by a convolution of `images`."""
-    parts = []
-    for row in (0, 1):
-        rows, vertical = split(kernel, 0, row)
-        for column in (0, 1):
-            part, horizontal = split(rows, 1, column)
-            parts.append((part, vertical, horizontal))
+    parts = _parts(kernel, split)
     if kernel.shape[-1] < _FEW:
         return tf.nn.depth_to_space(_convolve(images, *_joined(parts, axis=3)), 2)
     _, height, width, _ = images.shape
@@ -300,9 +296,18 @@ def _to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor
     return tf.reshape(phases, [-1, 2 * height, 2 * width, phases.shape[-1]])
 
 
-def _joined(
-    parts: list[tuple[tf.Tensor, tuple[int, int], tuple[int, int]]], axis: int
-) -> tuple[tf.Tensor, tuple[int, int], tuple[int, int]]:
+def _parts(kernel: tf.Tensor, split: _Split) -> list[_Part]:
+    """Splits a kernel for the four phases, in the order of `_phases`."""
+    parts = []
+    for row in (0, 1):
+        rows, vertical = split(kernel, 0, row)
+        for column in (0, 1):
+            part, horizontal = split(rows, 1, column)
+            parts.append((part, vertical, horizontal))
+    return parts
+
+
+def _joined(parts: list[_Part], axis: int) -> _Part:
     """Joins the kernels of four phases along their channels, in one window."""
     top, bottom, left, right = (
         max(part[along][end] for part in parts) for along in (1, 2) for end in (0, 1)
@@ -320,6 +325,11 @@ def _joined(
         for part, vertical, horizontal in parts
     ]
     return tf.concat(kernels, axis), (top, bottom), (left, right)
+
+
+def _zeros_before(size: int) -> int:
+    # What SAME puts before an even number of pixels, for a kernel with stride 2.
+    return max(size - 2, 0) // 2
 
 
 def _gathered_taps(
@@ -341,7 +351,7 @@ def _scattered_taps(
 ) -> tuple[tf.Tensor, tuple[int, int]]:
     # The same correspondence, read from the other side: a pixel of the result sums
     # over the outputs i = j - m of the convolution which read it.
-    before = max(kernel.shape[axis] - 2, 0) // 2
+    before = _zeros_before(kernel.shape[axis])
     taps, (left, right) = _gathered_taps(kernel, axis, phase, before)
     return tf.reverse(taps, [axis]), (right, left)
 
