@@ -28,6 +28,7 @@ from fid.decoding import (
 )
 from fid.files import InputError, printable
 from fid.lookahead import Admit, in_order
+from fid.npz import reading
 from fid.pixels import Seen
 from fid.source import Source, batched
 
@@ -240,7 +241,7 @@ class ZipSource(_EncodedSource):
     def __init__(self, path: str | os.PathLike[str], skip_bad: bool = False):
         self._path = os.fspath(path)
         label = printable(self._path)
-        with self._archive(label) as archive:
+        with self._archive() as archive:
             members = [each for each in archive.infolist() if not each.is_dir()]
         images = [
             each
@@ -258,7 +259,7 @@ class ZipSource(_EncodedSource):
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
         lock = threading.Lock()
-        with self._archive(self.label) as archive:
+        with self._archive() as archive:
 
             def read(index: int, admit: Admit) -> bytes:
                 member = self._members[index]
@@ -276,22 +277,9 @@ class ZipSource(_EncodedSource):
 
             yield read
 
-    @contextlib.contextmanager
-    def _archive(self, label: str) -> Iterator[zipfile.ZipFile]:
-        try:
-            archive = zipfile.ZipFile(self._path)
-        except OSError as error:
-            raise InputError(
-                f"Cannot read {label}: {error.strerror or error}; check its path and "
-                "permissions."
-            ) from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise InputError(
-                f"{label} is damaged or no zip archive: {printable(str(error))}. Copy "
-                "or make it again."
-            ) from error
-        with archive:
-            yield archive
+    def _archive(self) -> zipfile.ZipFile:
+        with reading(self._path, "zip"):
+            return zipfile.ZipFile(self._path)
 
 
 def _walk(

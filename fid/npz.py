@@ -63,7 +63,7 @@ check. Copy or make it again.
     label = printable(path)
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "no regular file"
-        raise InputError(f"Cannot read {label}: it is {kind}; name an {suffix} file.")
+        raise InputError(f"Cannot read {label}: it is {kind}; name a file ({suffix}).")
     try:
         yield
     except InputError:
