@@ -92,6 +92,10 @@ def ours(
     gan = _gan(network, discriminator_steps=discriminator_steps)
     real = _images(network, BATCH * discriminator_steps)
     data = tf.data.Dataset.from_tensors(real).repeat().prefetch(2)
+    # As our data sets: the thread that tunes a pipeline may make its end wait for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    data = data.with_options(options)
 
     def fit() -> None:
         gan.fit(data, steps_per_epoch=FIT_STEPS, epochs=1, verbose=0, shuffle=False)
