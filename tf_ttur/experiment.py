@@ -30,7 +30,7 @@ from fid.statistics import Statistics
 from tf_ttur import callbacks, datasets, plots
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
-from tf_ttur.networks import dcgan
+from tf_ttur.networks import dcgan, resnet
 from tf_ttur.networks.classifier import digits_classifier
 from tf_ttur.optimizers import ttur
 from tf_ttur.presets import Preset
@@ -116,7 +116,7 @@ def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension
     )
-    network = {"dcgan": dcgan}[preset.network]
+    network = {"dcgan": dcgan, "resnet": resnet}[preset.network]
     gan = GAN(
         network.generator(
             size, channels, preset.width, preset.latent_dimension, seed=preset.seed

@@ -19,7 +19,7 @@ class Preset:
         summary: What it is, a line.
         dataset: One of `datasets.NAMES`.
         image_size: Side of the images; None means the data set's own.
-        network: The family of networks, `dcgan`.
+        network: The family of networks, `dcgan` or `resnet`.
         width: Channels next to the image; the paper's DCGAN has 64.
         latent: Distribution of the latents, `uniform` or `normal`.
         latent_dimension: Their length.
@@ -132,6 +132,40 @@ def _digits_dcgan(**settings: Any) -> Preset:
     return _dcgan(**shared | settings)
 
 
+def _wgan_gp(**settings: Any) -> Preset:
+    """What all WGAN-GP experiments on images share (its code, WGAN_GP/)."""
+    shared = {
+        "network": "resnet",
+        "latent": "normal",
+        "latent_dimension": 128,
+        "loss": "wasserstein",
+        "gradient_penalty": 10.0,
+        "reuse_latents": False,
+        "beta_1": 0.0,
+        "beta_2": 0.9,
+        "batch_size": 64,
+        "num_samples": 50_000,
+        "quantize": "truncate",
+    }
+    return Preset(**shared | settings)
+
+
+def _digits_wgan_gp(**settings: Any) -> Preset:
+    """A small WGAN-GP on the embedded digits: minutes on a CPU; not in the paper."""
+    shared = {
+        "dataset": "digits",
+        "image_size": 32,
+        "width": 8,
+        "latent_dimension": 64,
+        "batch_size": 32,
+        "steps": 1000,
+        "every": 100,
+        "num_samples": 2000,
+        "quantize": "none",
+    }
+    return _wgan_gp(**shared | settings)
+
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -146,6 +180,20 @@ PRESETS: dict[str, Preset] = {
             summary="the same with one learning rate for both networks",
             discriminator_lr=5e-4,
             generator_lr=5e-4,
+        ),
+        _digits_wgan_gp(
+            name="digits_wgan_gp_ttur",
+            summary="WGAN-GP with two time scales on the embedded digits (minutes)",
+            discriminator_lr=3e-4,
+            generator_lr=1e-4,
+            discriminator_steps=1,
+        ),
+        _digits_wgan_gp(
+            name="digits_wgan_gp_orig",
+            summary="the same with one learning rate and five discriminator steps",
+            discriminator_lr=5e-4,
+            generator_lr=5e-4,
+            discriminator_steps=5,
         ),
     )
 }
