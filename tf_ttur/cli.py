@@ -19,7 +19,7 @@ from fid.cli import run
 from fid.files import cache_dir
 from tf_ttur import presets
 
-__all__ = ["compilation_cache", "train"]
+__all__ = ["compilation_cache", "reproduce", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -38,12 +38,17 @@ def train(argv: Sequence[str] | None = None) -> int:
         if values.list_presets:
             print(presets.table())
             return
+        if values.describe:
+            print(presets.describe(values.preset))
+            return
         preset = presets.get(values.preset)
         changes = {key: values[key].value for key in _OVERRIDES}
         if changes["dataset"] not in (None, preset.dataset):
-            # The size that the data set has in the paper.
-            preset = dataclasses.replace(preset, image_size=None)
+            # The size that the data set has in the paper, and the part that all have.
+            preset = dataclasses.replace(preset, image_size=None, split="train")
         preset = preset.override(**changes)
+        if values.original_quirks:
+            preset = preset.with_original_quirks()
         if values.dry_run:
             from tf_ttur import datasets, losses
 
@@ -175,5 +180,73 @@ def _define(values: flags.FlagValues) -> None:
     )
     number("seed", "Seed of weights, data order and latents.")
     switch("download", "Let TensorFlow Datasets download a data set that is missing.")
+    switch(
+        "original_quirks",
+        "Train and measure with the original's accidents, too; --describe names them.",
+    )
     switch("list_presets", "Print all presets and stop.")
+    switch("describe", "Print what the preset should come to, and stop.")
     switch("dry_run", "Print the settings and stop.")
+
+
+def reproduce(argv: Sequence[str] | None = None) -> int:
+    """Runs `reproduce.py`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        if args:
+            raise flags.Error(f"unexpected argument {args[0]!r}")
+        name = values.preset
+        for setting in ("ttur", "orig"):
+            presets.get(f"{name}_{setting}")
+        compilation_cache()
+        # TensorFlow is imported here, not for --help.
+        from tf_ttur import reproduce
+
+        results = reproduce.reproduce(
+            name,
+            values.seeds,
+            values.workdir or f"runs/{name}",
+            values.data_dir,
+            values.inception,
+            values.original_quirks,
+            steps=values.steps,
+        )
+        for setting, ours in results.items():
+            print(reproduce.row(f"{name}_{setting}", ours))
+
+    usage = """Reproduces an experiment of the paper; prints its rows of results.md.
+
+  reproduce.py --preset=NAME --data_dir=DIR [--inception=PB] [flags]
+
+Trains NAME_ttur and NAME_orig of train.py --list_presets with several seeds, one run
+after the other, into WORKDIR/PRESET/seed_N. Starting again goes on where it stopped.
+Nobody has run it on the paper's data yet, only on the digits."""
+    return run(main, _define_reproduce, usage, argv)
+
+
+def _define_reproduce(values: flags.FlagValues) -> None:
+    def text(name: str, default: str | None, what: str) -> None:
+        flags.DEFINE_string(name, default, what, flag_values=values)
+
+    def number(name: str, default: int | None, what: str) -> None:
+        flags.DEFINE_integer(name, default, what, lower_bound=1, flag_values=values)
+
+    text("preset", "digits_dcgan", "The experiment, without _ttur and _orig.")
+    number("seeds", 8, "Runs of each setting.")
+    text("workdir", None, "Where the runs go; by default runs/NAME.")
+    text("data_dir", None, "Where the data set is: TFDS's folder, or that of images.")
+    text("inception", None, "The 2015 graph; as for train.py.")
+    number("steps", None, "Generator updates in all; by default the preset's.")
+    flags.DEFINE_bool(
+        "original_quirks",
+        False,
+        "Train and measure with the original's accidents, too.",
+        flag_values=values,
+    )

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from fid.statistics import Statistics
 from tf_ttur import callbacks, datasets, plots
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
-from tf_ttur.networks import dcgan
+from tf_ttur.networks import began, dcgan, resnet
 from tf_ttur.networks.classifier import digits_classifier
 from tf_ttur.optimizers import ttur
 from tf_ttur.presets import Preset
@@ -116,20 +117,40 @@ def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension
     )
-    network = {"dcgan": dcgan}[preset.network]
-    gan = GAN(
+    network = {"dcgan": dcgan, "resnet": resnet, "began": began}[preset.network]
+    model = began.BEGAN if preset.network == "began" else GAN
+    gan = model(
         network.generator(
-            size, channels, preset.width, preset.latent_dimension, seed=preset.seed
+            size,
+            channels,
+            preset.width,
+            preset.latent_dimension,
+            seed=preset.seed,
+            **preset.generator_options,
         ),
-        network.discriminator(size, channels, preset.width, seed=preset.seed),
+        network.discriminator(
+            size,
+            channels,
+            preset.width,
+            seed=preset.seed,
+            **preset.discriminator_options,
+        ),
         latent,
         seed=preset.seed,
         ema_decay=preset.ema_decay,
     )
+
+    def rate(initial: float) -> Any:
+        if not preset.halve_every:
+            return initial
+        return keras.optimizers.schedules.ExponentialDecay(
+            initial, preset.halve_every, 0.5, staircase=True
+        )
+
     gan.compile(
         **ttur(
-            discriminator=preset.discriminator_lr,
-            generator=preset.generator_lr,
+            discriminator=rate(preset.discriminator_lr),
+            generator=rate(preset.generator_lr),
             beta_1=preset.beta_1,
             beta_2=preset.beta_2,
         ),

@@ -1,13 +1,18 @@
-"""Experiments as data: everything that a run depends on, in one place."""
+"""Experiments as data: everything that a run depends on, in one place.
+
+`PRESETS` holds the settings, `PUBLISHED` what the paper reports for them; `describe`
+says both in words, and `table` lists them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from fid.files import InputError
 
-__all__ = ["PRESETS", "Preset", "get", "table"]
+__all__ = ["PRESETS", "PUBLISHED", "Preset", "Published", "describe", "get", "table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Preset:
         summary: What it is, a line.
         dataset: One of `datasets.NAMES`.
         image_size: Side of the images; None means the data set's own.
-        network: The family of networks, `dcgan`.
+        network: The family of networks, `dcgan`, `resnet` or `began`.
         width: Channels next to the image; the paper's DCGAN has 64.
         latent: Distribution of the latents, `uniform` or `normal`.
         latent_dimension: Their length.
@@ -35,7 +40,14 @@ class Preset:
         steps: Generator updates in all.
         every: Steps between measurements, which are also checkpoints.
         num_samples: Generated images in a measurement.
+        split: The part of the data set, as in `datasets.load`.
+        halve_every: Steps after which both learning rates are halved, again and again;
+            0 for never.
+        sample_batch: Images generated at a time in a measurement. It matters only
+            where an image depends on those beside it (`batch_statistics`).
         quantize: How they are rounded before it; see `fid.images.quantize`.
+        generator_options: Further arguments of the network's `generator`.
+        discriminator_options: Further arguments of the network's `discriminator`.
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
         jit_compile: Whether XLA compiles the step; None leaves it to `GAN.compile`.
         seed: Seed of weights, data order and latents.
@@ -61,7 +73,12 @@ class Preset:
     steps: int
     every: int
     num_samples: int
+    split: str = "train"
+    halve_every: int = 0
+    sample_batch: int = 250
     quantize: str = "none"
+    generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema_decay: float = 0.0
     jit_compile: bool | None = None
     seed: int = 0
@@ -87,7 +104,68 @@ class Preset:
                 )
         if not 0 <= changed.seed < 2**31:
             raise InputError(f"seed is {changed.seed}; it must be in 0..{2**31 - 1}.")
+        if changed.network == "began" and changed.loss != "wasserstein":
+            raise InputError(
+                f"loss is {changed.loss!r}; BEGAN has a loss of its own, a form of "
+                "'wasserstein'. Leave --loss out."
+            )
+        pack = changed.discriminator_options.get("pack", 1)
+        if changed.batch_size % pack:
+            raise InputError(
+                f"batch_size is {changed.batch_size}; the original's quirks need a "
+                f"multiple of {pack} here."
+            )
         return changed
+
+    @property
+    def quirks(self) -> dict[str, Any]:
+        """What sets the original's runs apart by accident: settings by attribute."""
+        if self.network == "dcgan":
+            return {"generator_options": {"moving_average_updates": 4}}
+        if self.network == "resnet":
+            quirks = {
+                "quantize": "truncate",
+                "sample_batch": 1000,
+                "generator_options": {"batch_statistics": True},
+            }
+            if self.image_size == 32:
+                quirks["discriminator_options"] = {"pack": 4}
+            return quirks
+        return {}
+
+    def with_original_quirks(self) -> Preset:
+        """Returns the preset with the original's accidents; see `quirks`.
+
+        Raises:
+            InputError: None are known for its networks.
+        """
+        if not self.quirks:
+            raise InputError(
+                f"{self.name}: the original's {self.network} has no quirks to turn on."
+            )
+        return self.override(**self.quirks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What is published about an experiment.
+
+    Attributes:
+        mean_minimum: The lowest point of the mean curve of 8 runs: what a reproduction
+            should aim at. Read from the released figures, good to 0.15.
+        best: The lowest FID of all runs and steps; None where the paper gives none.
+        step: The step of that.
+        minutes: Its wall-clock minutes, on hardware that is not named.
+        source: Where the best is from.
+        caveat: What else to know.
+    """
+
+    mean_minimum: float
+    best: float | None = None
+    step: int | None = None
+    minutes: int | None = None
+    source: str = "Table 1 of the paper"
+    caveat: str = ""
 
 
 def _dcgan(**settings: Any) -> Preset:
@@ -132,24 +210,277 @@ def _digits_dcgan(**settings: Any) -> Preset:
     return _dcgan(**shared | settings)
 
 
+def _wgan_gp(**settings: Any) -> Preset:
+    """What all WGAN-GP experiments on images share (its code, WGAN_GP/)."""
+    shared = {
+        "network": "resnet",
+        "latent": "normal",
+        "latent_dimension": 128,
+        "loss": "wasserstein",
+        "gradient_penalty": 10.0,
+        "reuse_latents": False,
+        "beta_1": 0.0,
+        "beta_2": 0.9,
+        "batch_size": 64,
+        "num_samples": 50_000,
+        "quantize": "round",
+    }
+    return Preset(**shared | settings)
+
+
+def _digits_wgan_gp(**settings: Any) -> Preset:
+    """A small WGAN-GP on the embedded digits: minutes on a CPU; not in the paper.
+
+    The original makes five discriminator updates a step and a quarter of the steps, as
+    in the paper. Runs are too short for XLA to earn its compilation.
+    """
+    shared = {
+        "dataset": "digits",
+        "image_size": 32,
+        "width": 8,
+        "latent_dimension": 64,
+        "batch_size": 16,
+        "num_samples": 2000,
+        "quantize": "none",
+        "jit_compile": False,
+    }
+    return _wgan_gp(**shared | settings)
+
+
+def _began(**settings: Any) -> Preset:
+    """What the BEGAN experiments share (its code, BEGAN_FID_batched/).
+
+    Adam has its default decays: the original reads flags for them and forgets them.
+    """
+    shared = {
+        "image_size": 64,
+        "network": "began",
+        "width": 128,
+        "latent": "uniform",
+        "latent_dimension": 64,
+        "loss": "wasserstein",
+        "gradient_penalty": 0.0,
+        "discriminator_steps": 1,
+        "reuse_latents": True,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "batch_size": 16,
+        "steps": 500_000,
+        "every": 1000,
+        "num_samples": 50_000,
+        "halve_every": 100_000,
+    }
+    return Preset(**shared | settings)
+
+
+def _pair(
+    make: Any,
+    name: str,
+    summary: str,
+    ttur: Mapping[str, Any],
+    orig: Mapping[str, Any],
+    **shared: Any,
+) -> tuple[Preset, Preset]:
+    """Makes NAME_ttur and NAME_orig."""
+    return (
+        make(
+            name=f"{name}_ttur",
+            summary=f"{summary}, two time scales",
+            **shared | ttur,
+        ),
+        make(
+            name=f"{name}_orig",
+            summary=f"{summary}, one learning rate",
+            **shared | orig,
+        ),
+    )
+
+
+def _rates(
+    discriminator: float, generator: float | None = None, **more: Any
+) -> dict[str, Any]:
+    """Both learning rates; the generator's is the discriminator's unless given."""
+    return {
+        "discriminator_lr": discriminator,
+        "generator_lr": generator or discriminator,
+        **more,
+    }
+
+
+_CELEBA = {"dataset": "celeb_a", "split": "all", "image_size": 64}
+_LSUN = {"dataset": "lsun/bedroom", "image_size": 64}
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        _digits_dcgan(
-            name="digits_dcgan_ttur",
-            summary="DCGAN with two time scales on the embedded digits (minutes)",
-            discriminator_lr=8e-4,
-            generator_lr=3e-4,
+        *_pair(
+            _digits_dcgan,
+            "digits_dcgan",
+            "DCGAN on the embedded digits (minutes)",
+            ttur=_rates(8e-4, 3e-4),
+            orig=_rates(5e-4),
         ),
-        _digits_dcgan(
-            name="digits_dcgan_orig",
-            summary="the same with one learning rate for both networks",
-            discriminator_lr=5e-4,
-            generator_lr=5e-4,
+        *_pair(
+            _digits_wgan_gp,
+            "digits_wgan_gp",
+            "WGAN-GP on the embedded digits (minutes)",
+            ttur=_rates(3e-4, 1e-4, discriminator_steps=1, steps=400, every=40),
+            orig=_rates(5e-4, discriminator_steps=5, steps=100, every=10),
+        ),
+        *_pair(
+            _dcgan,
+            "celeba_dcgan",
+            "DCGAN on CelebA",
+            ttur=_rates(1e-5, 5e-4),
+            orig=_rates(5e-4),
+            steps=256_000,  # 81 epochs of 202,599 images
+            **_CELEBA,
+        ),
+        *_pair(
+            _dcgan,
+            "cifar10_dcgan",
+            "DCGAN on CIFAR-10",
+            ttur=_rates(1e-4, 5e-4),
+            orig=_rates(1e-4),
+            dataset="cifar10",
+            image_size=32,
+            steps=390_000,  # 500 epochs of 50,000 images
+        ),
+        *_pair(
+            _dcgan,
+            "svhn_dcgan",
+            "DCGAN on SVHN",
+            ttur=_rates(1e-5, 1e-4),
+            orig=_rates(5e-5),
+            dataset="svhn_cropped",
+            image_size=32,
+            steps=200_000,  # not published; past both best steps
+        ),
+        *_pair(
+            _dcgan,
+            "lsun_dcgan",
+            "DCGAN on LSUN Bedrooms",
+            ttur=_rates(1e-5, 1e-4),
+            orig=_rates(5e-5),
+            steps=425_000,  # 9 epochs of 3,033,042 images
+            **_LSUN,
+        ),
+        # The code stops after 100,000 and 25,009 iterations, but the best on CIFAR-10
+        # are later.
+        *_pair(
+            _wgan_gp,
+            "cifar10_wgan_gp",
+            "WGAN-GP on CIFAR-10",
+            ttur=_rates(3e-4, 1e-4, discriminator_steps=1, steps=170_000, every=1000),
+            orig=_rates(1e-4, discriminator_steps=5, steps=54_000, every=333),
+            dataset="cifar10",
+            image_size=32,
+            width=32,
+        ),
+        *_pair(
+            _wgan_gp,
+            "lsun_wgan_gp",
+            "WGAN-GP on LSUN Bedrooms",
+            ttur=_rates(3e-4, 1e-4, discriminator_steps=1, steps=100_000, every=1000),
+            orig=_rates(5e-4, discriminator_steps=5, steps=25_009, every=333),
+            width=64,
+            **_LSUN,
+        ),
+        *_pair(
+            _began,
+            "celeba_began",
+            "BEGAN on CelebA",
+            ttur=_rates(6e-5, 4e-5),
+            orig=_rates(5e-5),
+            **_CELEBA,
+        ),
+        *_pair(
+            _began,
+            "lsun_began",
+            "BEGAN on LSUN Bedrooms",
+            ttur=_rates(3e-5, 1e-5),
+            orig=_rates(2e-5),
+            **_LSUN,
         ),
     )
 }
 DEFAULT = "digits_dcgan_ttur"
+
+_PACKED = (
+    "The published runs scored four images at a time by a slip in the critic "
+    "(--original_quirks)."
+)
+_EQUILIBRIUM = (
+    "The paper reports no difference between the two settings: the equilibrium term "
+    "ties both gradients together. Values from figures deleted since."
+)
+
+PUBLISHED: dict[str, Published] = {
+    "celeba_dcgan_ttur": Published(14.0, 12.5, 225_000),
+    "celeba_dcgan_orig": Published(
+        30.6,
+        21.4,
+        70_000,
+        caveat="The original diverges after some 75,000 steps. Rates plotted too: 1e-5 "
+        "and 1e-4.",
+    ),
+    "cifar10_dcgan_ttur": Published(
+        40.9,
+        36.9,
+        75_000,
+        caveat="In the released figure the minimum lies some 10,000 steps later.",
+    ),
+    "cifar10_dcgan_orig": Published(
+        45.2,
+        37.7,
+        100_000,
+        caveat="In the released figure the minimum lies some 10,000 steps later. Rates "
+        "plotted too: 2e-4 and 5e-4.",
+    ),
+    "svhn_dcgan_ttur": Published(
+        14.8,
+        12.5,
+        165_000,
+        caveat="The table repeats the two results of CelebA, and the figures bear them "
+        "out. Which split was used is not known.",
+    ),
+    "svhn_dcgan_orig": Published(
+        55.1,
+        21.4,
+        185_000,
+        caveat="Which split was used is not known. Rates plotted too: 1e-5 and 1e-4.",
+    ),
+    "lsun_dcgan_ttur": Published(64.3, 57.5, 340_000),
+    "lsun_dcgan_orig": Published(
+        106.0, 70.4, 70_000, caveat="Rates plotted too: 1e-5 and 1e-4."
+    ),
+    "cifar10_wgan_gp_ttur": Published(29.5, 24.8, 168_000, 700, caveat=_PACKED),
+    "cifar10_wgan_gp_orig": Published(
+        32.2,
+        29.3,
+        53_000,
+        800,
+        caveat=f"{_PACKED} Rates plotted too: 5e-4 and 7e-4.",
+    ),
+    "lsun_wgan_gp_ttur": Published(13.0, 9.5, 80_000, 1900),
+    "lsun_wgan_gp_orig": Published(
+        23.3,
+        20.5,
+        23_000,
+        2010,
+        caveat="The table says 1e-4, but only the figure's curve of 5e-4, the code's "
+        "rate, comes so low; that of 1e-4 has its mean minimum at 30.8. Rates plotted "
+        "too: 1e-4 and 7e-4.",
+    ),
+    "celeba_began_ttur": Published(26.6, source="", caveat=_EQUILIBRIUM),
+    "celeba_began_orig": Published(
+        27.0,
+        source="",
+        caveat=f"{_EQUILIBRIUM} Rate plotted too: 1e-4, mean minimum 30.0.",
+    ),
+    "lsun_began_ttur": Published(123.7, source="", caveat=_EQUILIBRIUM),
+    "lsun_began_orig": Published(124.3, source="", caveat=_EQUILIBRIUM),
+}
 
 
 def get(name: str) -> Preset:
@@ -168,23 +499,124 @@ def get(name: str) -> Preset:
     return PRESETS[name]
 
 
+def describe(name: str) -> str:
+    """Says what a preset is: its command, what to expect of it, how long it takes.
+
+    Args:
+        name: One of `PRESETS`.
+
+    Returns:
+        A few lines; the first is the command.
+
+    Raises:
+        InputError: There is none of this name.
+
+    Example:
+        >>> from tf_ttur import presets
+        >>> print(presets.describe("celeba_dcgan_ttur").splitlines()[0])
+        python scripts/train.py --preset=celeba_dcgan_ttur --data_dir=DIR
+    """
+    preset = get(name)
+    published = PUBLISHED.get(name)
+    where = "" if preset.dataset == "digits" else " --data_dir=DIR"
+    lines = [f"python scripts/train.py --preset={name}{where}", "", preset.summary]
+    if published is None:
+        lines.append("Not in the paper.")
+    else:
+        lines.append(
+            f"Expected: FID {published.mean_minimum}, the lowest point of the mean "
+            "curve of 8 runs (read from the released figures, good to 0.15)."
+        )
+        if published.best is not None:
+            minutes = published.minutes
+            lines.append(
+                f"Published: {published.best} at step {published.step:,}"
+                + (f" after {minutes:,} minutes" if minutes else "")
+                + f" ({published.source}), the best of 8 runs and all their "
+                "measurements, which one run does not reach but by luck."
+            )
+        lines.append(
+            f"Time: about {_gpu_hours(preset):.0f} h on one current GPU. An estimate "
+            "from counted operations; nobody has run it here."
+        )
+        if published.caveat:
+            lines.append(published.caveat)
+    size = f"{preset.image_size}x{preset.image_size}"
+    lines.append(
+        f"Data: {preset.dataset}, split {preset.split}, {size}; measured every "
+        f"{preset.every:,} steps on {preset.num_samples:,} samples."
+    )
+    if preset.quirks:
+        quirks = ", ".join(f"{k}={v}" for k, v in preset.quirks.items())
+        lines.append(f"With --original_quirks: {quirks}.")
+    return "\n".join(lines)
+
+
 def table() -> str:
     """Returns all presets as a table, one a line."""
-    columns = (
-        "name",
-        "dataset",
-        "discriminator_lr",
-        "generator_lr",
-        "batch_size",
-        "steps",
-        "summary",
-    )
-    rows = [columns] + [
-        tuple(str(getattr(preset, key)) for key in columns)
-        for preset in PRESETS.values()
+    rows = [
+        (
+            "name",
+            "data set",
+            "networks",
+            "lr D",
+            "lr G",
+            "D steps",
+            "batch",
+            "steps",
+            "published FID",
+            "mean minimum",
+        )
     ]
+    for name, preset in PRESETS.items():
+        published = PUBLISHED.get(name)
+        best = published and published.best
+        rows.append(
+            (
+                name,
+                preset.dataset,
+                preset.network,
+                f"{preset.discriminator_lr:g}",
+                f"{preset.generator_lr:g}",
+                str(preset.discriminator_steps),
+                str(preset.batch_size),
+                f"{preset.steps:,}",
+                f"{best} at {published.step:,}" if best else "-",
+                str(published.mean_minimum) if published else "-",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+# Multiply-adds of a forward pass for one image, (generator, discriminator).
+_OPERATIONS = {
+    ("dcgan", 32): (0.041e9, 0.041e9),
+    ("dcgan", 64): (0.163e9, 0.162e9),
+    ("resnet", 32): (0.112e9, 0.107e9),
+    ("resnet", 64): (1.79e9, 1.70e9),
+    ("began", 64): (1.62e9, 4.97e9),
+}
+# What one current GPU is taken to do.
+_OPERATIONS_PER_SECOND = 1e13
+_SECONDS_PER_UPDATE = 0.004  # besides the operations
+_IMAGES_MEASURED_PER_SECOND = 1000
+
+
+def _gpu_hours(preset: Preset) -> float:
+    generator, discriminator = _OPERATIONS[preset.network, preset.image_size]
+    # In forward passes; a gradient counts two, and the penalty's second derivative,
+    # with what comes before it, six.
+    critic = 6 * discriminator + generator * (not preset.reuse_latents)
+    critic += 6 * discriminator * bool(preset.gradient_penalty)
+    step = preset.discriminator_steps * critic + 3 * generator + 2 * discriminator
+    seconds = preset.steps * (
+        step * preset.batch_size / _OPERATIONS_PER_SECOND
+        + (preset.discriminator_steps + 1) * _SECONDS_PER_UPDATE
+    )
+    measurements = preset.steps / preset.every
+    seconds += measurements * preset.num_samples / _IMAGES_MEASURED_PER_SECOND
+    return seconds / 3600

@@ -7,13 +7,16 @@ follow an upsampling or precede a mean are one layer with it (`tf_ttur.layers`),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from tf_ttur.layers import ConvMeanPool2D, ImageNormalization, UpsampleConv2D
 
-__all__ = ["discriminator", "generator"]
+__all__ = ["BatchStatistics", "PackImages", "discriminator", "generator"]
+
+_EPSILON = 1e-5
 
 
 def generator(
@@ -22,6 +25,7 @@ def generator(
     width: int | None = None,
     latent_dimension: int = 128,
     seed: int = 0,
+    batch_statistics: bool = False,
     name: str = "generator",
 ) -> keras.Model:
     """Builds the generator: a linear layer and four residual blocks that upsample.
@@ -34,6 +38,9 @@ def generator(
             original, where one number is both.
         latent_dimension: Length of the latent vector (the paper: 128, normal).
         seed: Seed of the initial weights.
+        batch_statistics: Normalise by the batch's own mean and variance also when
+            sampling, as the original does. An image then depends on those beside it:
+            distances depend on how many are made at a time (there: 1,000).
         name: Name of the model.
 
     Returns:
@@ -42,6 +49,7 @@ def generator(
     """
     width = _check(image_size, channels, width)
     init = _Initializers(seed)
+    norm = BatchStatistics if batch_statistics else _batch_norm
     start = image_size // 16
     latents = keras.Input((latent_dimension,), name="latents")
     x = keras.layers.Dense(
@@ -51,8 +59,8 @@ def generator(
     )(latents)
     x = keras.layers.Reshape((start, start, 8 * width), name="reshape")(x)
     for index, filters in enumerate((8, 4, 2, 1), start=1):
-        x = _up_block(x, filters * width, init, f"block_{index}")
-    x = _batch_norm("norm")(x)
+        x = _up_block(x, filters * width, init, norm, f"block_{index}")
+    x = norm(name="norm")(x)
     x = keras.layers.ReLU(name="relu")(x)
     x = _conv(channels, init.he(), "conv")(x)
     # Under mixed precision the images still come out in float32.
@@ -65,6 +73,7 @@ def discriminator(
     channels: int = 3,
     width: int | None = None,
     seed: int = 0,
+    pack: int = 1,
     name: str = "discriminator",
 ) -> keras.Model:
     """Builds the critic: four residual blocks that halve the image, a linear layer.
@@ -74,11 +83,14 @@ def discriminator(
         channels: Channels of the images.
         width: Channels after the first convolution; None means `image_size`.
         seed: Seed of the initial weights.
+        pack: Images that share a score. The original's last reshape takes a map of 4x4
+            for granted; its CIFAR-10 has one of 2x2, so 4 consecutive images become
+            one row, and a batch of 64 gets 16 scores.
         name: Name of the model.
 
     Returns:
         A Keras model: images float32 (n, image_size, image_size, channels) in
-        [-1, 1] -> scores float32 (n, 1).
+        [-1, 1] -> scores float32 (n / pack, 1).
     """
     width = _check(image_size, channels, width)
     init = _Initializers(seed, first=500)
@@ -87,6 +99,8 @@ def discriminator(
     for index, filters in enumerate((2, 4, 8, 8), start=1):
         x = _down_block(x, filters * width, init, f"block_{index}")
     x = keras.layers.Flatten(name="flatten")(x)
+    if pack != 1:
+        x = PackImages(pack, name="pack")(x)
     scores = keras.layers.Dense(
         1,
         kernel_initializer=init.glorot(),
@@ -96,14 +110,90 @@ def discriminator(
     return keras.Model(images, scores, name=name)
 
 
-def _up_block(x: Any, filters: int, init: _Initializers, name: str) -> Any:
+@keras.saving.register_keras_serializable("tf_ttur")
+class BatchStatistics(keras.layers.Layer):
+    """Batch normalisation by the batch's own statistics, in training and after it.
+
+    Args:
+        epsilon: Added to the variance.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, epsilon: float = _EPSILON, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        """Makes a scale and an offset for each channel."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
+
+    def call(self, inputs: Any) -> Any:
+        """Normalises each channel over images and pixels."""
+        # In float32, as Keras does: a float16 sum of squares overflows.
+        images = keras.ops.cast(inputs, "float32")
+        mean, variance = keras.ops.moments(images, axes=[0, 1, 2])
+        outputs = keras.ops.batch_normalization(
+            images,
+            mean,
+            variance,
+            axis=-1,
+            offset=keras.ops.cast(self.beta, "float32"),
+            scale=keras.ops.cast(self.gamma, "float32"),
+            epsilon=self.epsilon,
+        )
+        return keras.ops.cast(outputs, inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("tf_ttur")
+class PackImages(keras.layers.Layer):
+    """Makes one row of the features of consecutive images: (n, d) -> (n / k, k d).
+
+    Args:
+        count: How many images, k. A batch must be a multiple of it.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, count: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        if count < 1:
+            raise ValueError(f"Cannot pack {count} images; it must be at least 1.")
+        self.count = count
+
+    def call(self, inputs: Any) -> Any:
+        """Packs."""
+        batch, features = inputs.shape
+        if batch is not None and batch % self.count:
+            raise ValueError(
+                f"A batch of {batch} images cannot be packed by {self.count}; it must "
+                "be a multiple."
+            )
+        return keras.ops.reshape(inputs, (-1, self.count * features))
+
+    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
+        """Fewer and longer rows."""
+        batch, features = input_shape
+        batch = None if batch is None else batch // self.count
+        return (batch, self.count * features)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "count": self.count}
+
+
+def _up_block(x: Any, filters: int, init: _Initializers, norm: Any, name: str) -> Any:
     shortcut = UpsampleConv2D(
         filters,
         1,
         kernel_initializer=init.glorot(),
         name=f"{name}_shortcut",
     )(x)
-    x = _batch_norm(f"{name}_norm_1")(x)
+    x = norm(name=f"{name}_norm_1")(x)
     x = keras.layers.ReLU(name=f"{name}_relu_1")(x)
     x = UpsampleConv2D(
         filters,
@@ -112,7 +202,7 @@ def _up_block(x: Any, filters: int, init: _Initializers, name: str) -> Any:
         kernel_initializer=init.he(),
         name=f"{name}_conv_1",
     )(x)
-    x = _batch_norm(f"{name}_norm_2")(x)
+    x = norm(name=f"{name}_norm_2")(x)
     x = keras.layers.ReLU(name=f"{name}_relu_2")(x)
     x = _conv(filters, init.he(), f"{name}_conv_2")(x)
     return keras.layers.Add(name=name)([shortcut, x])
@@ -168,11 +258,11 @@ def _conv(filters: int, kernel: Any, name: str, bias: bool = True) -> Any:
 
 
 def _batch_norm(name: str) -> Any:
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=_EPSILON, name=name)
 
 
 def _layer_norm(name: str) -> Any:
-    return ImageNormalization(epsilon=1e-5, name=name)
+    return ImageNormalization(epsilon=_EPSILON, name=name)
 
 
 def _check(image_size: int, channels: int, width: int | None) -> int:

@@ -1,0 +1,185 @@
+"""The presets against the paper's table, and what is said of them."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from fid.files import InputError
+from tf_ttur import cli, experiment, presets, reproduce
+
+RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
+
+# Table 1 and the released code: discriminator's and generator's rate of TTUR, the
+# original's, batch, latent, Adam's decays.
+PAPER = {
+    "celeba_dcgan": (1e-5, 5e-4, 5e-4, 64, 100, (0.5, 0.999)),
+    "cifar10_dcgan": (1e-4, 5e-4, 1e-4, 64, 100, (0.5, 0.999)),
+    "svhn_dcgan": (1e-5, 1e-4, 5e-5, 64, 100, (0.5, 0.999)),
+    "lsun_dcgan": (1e-5, 1e-4, 5e-5, 64, 100, (0.5, 0.999)),
+    "cifar10_wgan_gp": (3e-4, 1e-4, 1e-4, 64, 128, (0.0, 0.9)),
+    "lsun_wgan_gp": (3e-4, 1e-4, 5e-4, 64, 128, (0.0, 0.9)),
+    "celeba_began": (6e-5, 4e-5, 5e-5, 16, 64, (0.9, 0.999)),
+    "lsun_began": (3e-5, 1e-5, 2e-5, 16, 64, (0.9, 0.999)),
+}
+# Trainable parameters of the original's networks, generator and discriminator.
+PARAMETERS = {
+    "celeba_dcgan": (5_135_363, 4_316_545),
+    "svhn_dcgan": (4_514_819, 4_310_401),
+    "cifar10_wgan_gp": (2_005_155, 1_877_121 - 3_072),
+    "lsun_wgan_gp": (8_540_483, 7_491_841),
+    "celeba_began": (1_716_611, 13_405_379),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_are_the_papers(name):
+    b, a, both, batch, latent, betas = PAPER[name]
+    ttur, orig = (presets.get(f"{name}_{setting}") for setting in reproduce.SETTINGS)
+    assert (ttur.discriminator_lr, ttur.generator_lr) == (b, a)
+    assert (orig.discriminator_lr, orig.generator_lr) == (both, both)
+    wgan = "wgan" in name
+    assert (ttur.discriminator_steps, orig.discriminator_steps) == (1, 5 if wgan else 1)
+    for preset in (ttur, orig):
+        assert (preset.batch_size, preset.latent_dimension) == (batch, latent)
+        assert (preset.beta_1, preset.beta_2) == betas
+        assert preset.num_samples == 50_000
+        assert preset.ema_decay == 0
+        assert preset.reuse_latents is not wgan
+        assert preset.gradient_penalty == (10 if wgan else 0)
+        assert preset.latent == ("normal" if wgan else "uniform")
+        assert preset.halve_every == (100_000 if "began" in name else 0)
+        assert preset.split == ("all" if "celeba" in name else "train")
+        published = presets.PUBLISHED[preset.name]
+        # The run reaches the step whose result is published.
+        assert preset.steps >= (published.step or 0)
+        if published.best:
+            assert published.best < published.mean_minimum
+    assert ttur.loss == orig.loss == ("non_saturating" if "dcgan" in name else
+                                      "wasserstein")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_size_of_the_original(name):
+    preset = presets.get(f"{name}_ttur")
+    gan = experiment.build(preset, (preset.image_size, preset.image_size, 3))
+    counts = [
+        sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+        for network in (gan.generator, gan.discriminator)
+    ]
+    assert tuple(counts) == PARAMETERS[name]
+
+
+def test_quirks_are_off_unless_asked_for():
+    for preset in presets.PRESETS.values():
+        assert not preset.generator_options
+        assert not preset.discriminator_options
+        assert preset.quantize != "truncate"
+    preset = presets.get("cifar10_wgan_gp_orig").override(width=2)
+    packed = experiment.build(preset.with_original_quirks(), (32, 32, 3))
+    images = np.zeros((8, 32, 32, 3), "float32")
+    assert packed.discriminator(images).shape == (2, 1)
+    assert experiment.build(preset, (32, 32, 3)).discriminator(images).shape == (8, 1)
+    assert "pack" not in presets.get("lsun_wgan_gp_orig").quirks.get(
+        "discriminator_options", {}
+    )
+    dcgan = presets.get("cifar10_dcgan_ttur").override(width=2).with_original_quirks()
+    norm = experiment.build(dcgan, (32, 32, 3)).generator.get_layer("norm_0")
+    assert norm.momentum == pytest.approx(0.9**4)
+    with pytest.raises(InputError, match="no quirks"):
+        presets.get("lsun_began_ttur").with_original_quirks()
+    with pytest.raises(InputError, match="multiple of 4"):
+        preset.override(batch_size=30).with_original_quirks()
+
+
+def test_rates_are_halved_where_the_preset_says_so():
+    preset = presets.get("celeba_began_ttur").override(width=2)
+    gan = experiment.build(preset, (16, 16, 3))
+    optimizer = gan.discriminator_optimizer
+    for step, rate in ((0, 6e-5), (99_999, 6e-5), (100_000, 3e-5), (250_000, 1.5e-5)):
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+    with pytest.raises(InputError, match="a loss of its own"):
+        preset.override(loss="minimax")
+
+
+def test_a_preset_is_told_in_words(capsys):
+    for name in presets.PRESETS:
+        assert cli.train(["train.py", "--describe", f"--preset={name}"]) == 0
+        first, *rest = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"python scripts/train.py --preset={name}")
+        if name in presets.PUBLISHED:
+            text = "\n".join(rest)
+            assert f"FID {presets.PUBLISHED[name].mean_minimum}" in text
+            assert re.search(r"about [1-9]\d* h on one current GPU. An estimate", text)
+    assert cli.train(["train.py", "--list_presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(presets.PRESETS)
+    row = next(line for line in lines if line.startswith("svhn_dcgan_orig"))
+    assert row.split() == [
+        "svhn_dcgan_orig", "svhn_cropped", "dcgan", "5e-05", "5e-05", "1", "64",
+        "200,000", "21.4", "at", "185,000", "55.1",
+    ]  # fmt: skip
+
+
+def test_quirks_enter_the_configuration(capsys):
+    argv = ["train.py", "--dry_run", "--preset=cifar10_wgan_gp_ttur"]
+    assert cli.train(argv) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert cli.train([*argv, "--original_quirks"]) == 0
+    quirky = json.loads(capsys.readouterr().out)
+    assert {key for key in plain if plain[key] != quirky[key]} == {
+        "quantize", "sample_batch", "generator_options", "discriminator_options",
+    }  # fmt: skip
+    assert cli.train(["train.py", "--preset=lsun_began_orig", "--loss=minimax"]) == 1
+    assert "a loss of its own" in capsys.readouterr().err
+
+
+def test_the_page_of_results_has_every_row():
+    lines = RESULTS.read_text(encoding="utf-8").splitlines()
+    for name in presets.PUBLISHED:
+        ours = reproduce.row(name).removesuffix("not run | not run |")
+        assert sum(line.startswith(ours) for line in lines) == 1, name
+
+
+def test_curves_become_figures():
+    def curve(*values):
+        return [{"step": 10 * i, "fid": v, "d_loss": 0} for i, v in enumerate(values)]
+
+    # The third run stopped early; the second failed to measure once.
+    runs = [curve(9, 4, 5, 1), curve(9, 8, None, 7), curve(9, 6, 4)]
+    assert reproduce.summarize(runs) == {
+        "metric": "fid",
+        "runs": 3,
+        "best": {"step": 30, "value": 1},
+        "mean_minimum": {"step": 10, "value": 6.0},
+    }
+    row = reproduce.row("celeba_dcgan_orig", reproduce.summarize(runs))
+    assert row.endswith("| 21.4 at 70,000 | 30.6 | 1 at 30 | 6.0 at 10 |")
+
+
+@pytest.mark.slow
+def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
+    argv = ["x", "--preset=digits_dcgan", "--seeds=2", "--steps=2",
+            f"--workdir={tmp_path}"]  # fmt: skip
+    assert cli.reproduce(argv) == 0
+    first = capsys.readouterr().out
+    assert [line.split("`")[1] for line in first.splitlines()] == [
+        "digits_dcgan_ttur",
+        "digits_dcgan_orig",
+    ]
+    results = json.loads((tmp_path / "results.json").read_text())
+    values = [
+        json.loads(line)["frechet_digits"]
+        for path in tmp_path.glob("digits_dcgan_orig/seed_*/metrics.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(values) == 4  # two seeds, steps 0 and 2
+    assert results["orig"]["best"]["value"] == min(values)
+    assert results["orig"]["runs"] == 2
+    assert cli.reproduce(argv) == 0  # finds all of it done
+    assert capsys.readouterr().out == first
+    assert cli.reproduce(["x", "--preset=mnist_dcgan"]) == 1
+    assert "no preset 'mnist_dcgan_ttur'" in capsys.readouterr().err
