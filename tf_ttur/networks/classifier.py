@@ -48,13 +48,20 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
     """Loads the classifier from the cache, or trains it (seconds).
 
     Args:
-        images: The digits, uint8 (n, 32, 32, 1).
+        images: The digits, uint8 (n, side, side, 1), at least 8 pixels a side. Each
+            side has a classifier of its own.
         labels: Their classes, integers (n,) in 0..9.
 
     Returns:
         The classifier and its feature extractor.
+
+    Raises:
+        InputError: The images are too small, or the classifier in the cache is damaged.
     """
-    path = cache_dir() / f"digits_classifier_v{_VERSION}.keras"
+    side = images.shape[1]
+    if side < 8:
+        raise InputError(f"The digits are {side} pixels wide; at least 8 are needed.")
+    path = cache_dir() / f"digits_classifier_v{_VERSION}_{side}.keras"
     if not (path.exists() and _facts(path).exists()):
         _train(images, labels, path)
     facts = read_json(_facts(path))
@@ -81,7 +88,7 @@ def _facts(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".json")
 
 
-def _network() -> keras.Model:
+def _network(side: int) -> keras.Model:
     seeds = iter(range(_SEED, _SEED + 4))
 
     def he() -> keras.initializers.Initializer:
@@ -89,7 +96,7 @@ def _network() -> keras.Model:
 
     return keras.Sequential(
         [
-            keras.Input((32, 32, 1)),
+            keras.Input((side, side, 1)),
             # The digits have 8x8 pixels of information; the rest is interpolation.
             layers.AveragePooling2D(2),
             layers.Conv2D(16, 3, padding="same", kernel_initializer=he()),
@@ -111,7 +118,7 @@ def _network() -> keras.Model:
 
 
 def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
-    model = _network()
+    model = _network(images.shape[1])
     model.compile(
         keras.optimizers.Adam(2e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
