@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fid.files import InputError
 from fid.images import ArraySource, Source, open_images
@@ -267,17 +267,22 @@ def replaced(count: int, level: float) -> int:
 
 
 def disturb(
-    images: np.ndarray, name: str, level: float, *, seed: int = 0, **options: Any
+    images: np.ndarray,
+    name: str,
+    level: float,
+    *,
+    value_range: str | None = None,
+    **options: Any,
 ) -> np.ndarray:
     """Disturbs an array of images.
 
     Args:
-        images: (n, H, W, C), uint8 or float in [0, 255]: the whole set.
+        images: (n, H, W, C), uint8 or float: the whole set.
         name: A key of `LEVELS`.
         level: How much.
-        seed: Of everything random.
-        **options: `definition`, `swirl_radius` and `contamination` (anything that
-            `images.open_images` takes), as for `DisturbedSource`.
+        value_range: For floats, a key of `images.VALUE_RANGES`; None means [0, 255].
+        **options: `seed`, `definition`, `swirl_radius` and `contamination`, as for
+            `DisturbedSource`.
 
     Returns:
         float32 (n, H, W, C) in [0, 255], not rounded.
@@ -292,8 +297,8 @@ def disturb(
         >>> bool(blurred.std() < 0.3 * images.std())
         True
     """
-    source = ArraySource(np.asarray(images))
-    disturbed = DisturbedSource(source, name, level, seed=seed, **options)
+    source = ArraySource(np.asarray(images), value_range=value_range)
+    disturbed = DisturbedSource(source, name, level, **options)
     return np.concatenate([np.stack(batch) for batch in disturbed.batches(256)])
 
 
@@ -549,7 +554,12 @@ def _fitted(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         pixels = pixels[..., 0]
     picture = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+        scale = min(picture.width / width, picture.height / height)
+        size = (round(width * scale), round(height * scale))
+        left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+        # Cut before it is resized: a filter at the edge would see beyond it.
+        picture = picture.crop((left, top, left + size[0], top + size[1]))
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(shape)
 
 
