@@ -97,6 +97,8 @@ def strips(
 
 def _tiled(images: np.ndarray) -> np.ndarray:
     """Returns images (n, H, W, C) as one picture of two rows, uint8."""
+    # With a white line between.
+    images = np.pad(images, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=255.0)
     n, height, width, channels = images.shape
     columns = max(1, (n + 1) // 2)
     rows = -(-n // columns)

@@ -44,7 +44,7 @@ from fid.measure import (
 from fid.npz import read_header, reading
 from fid.pixels import with_channels
 from fid.source import Source
-from fid.statistics import Moments, Statistics
+from fid.statistics import Moments, Statistics, protocol_differences
 
 __all__ = [
     "INDS",
@@ -198,11 +198,13 @@ class Study:
         curves: One a disturbance.
         extractor: Name of the extractor.
         settings: What the numbers depend on.
+        warnings: What a reader of the numbers should know, a sentence each.
     """
 
     curves: tuple[Curve, ...]
     extractor: str
     settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -216,6 +218,7 @@ class Study:
             "score": metric_name(self.extractor, of="is"),
             "published_from": _PUBLISHED_FROM,
             "settings": self.settings,
+            "warnings": list(self.warnings),
             "disturbances": [curve.as_json() for curve in self.curves],
         }
 
@@ -334,7 +337,7 @@ def run(
     _measure(part, disturber, extractor, cells, batch_size, progress, save_seconds)
     found = {
         (cell.name, cell.level): (
-            frechet_distance(statistics, cell.moments.statistics()),
+            frechet_distance(statistics, cell.statistics()),
             cell.score(),
         )
         for cell in cells
@@ -345,7 +348,14 @@ def run(
         distances, scores = zip(*values, strict=True)
         scores = None if None in scores else scores
         curves.append(Curve(name, levels, distances, scores, plan.num_images))
-    return Study(tuple(curves), extractor.name, settings)
+    warnings = tuple(
+        f"not measured alike: {text}"
+        for text in protocol_differences(statistics, cells[0].statistics())
+        # Disturbed images are not rounded, those of a reference mostly are: as in the
+        # original.
+        if not text.startswith(("pixels ", "quantize "))
+    )
+    return Study(tuple(curves), extractor.name, settings, warnings)
 
 
 def pictures(
@@ -573,6 +583,9 @@ class _Cell:
             features = extractor(disturbed)
         self.moments.update(features)
 
+    def statistics(self) -> Statistics:
+        return self.moments.statistics(self._provenance)
+
     def score(self) -> InceptionScore | None:
         return self._sums.score() if self._sums else None
 
@@ -580,7 +593,7 @@ class _Cell:
         if self.n < 2:  # no covariance yet
             return
         with atomic_path(self.path) as temporary:
-            self.moments.statistics(self._provenance).save(temporary)
+            self.statistics().save(temporary)
             if self._sums:
                 self._sums.append_to(temporary)
 

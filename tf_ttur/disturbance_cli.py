@@ -103,6 +103,8 @@ def disturbance_study(argv: Sequence[str] | None = None) -> int:
         shown = study.pictures(source, plan, contamination=contamination)
         figures.strips(shown, plan.levels, output / "strips.png")
         write_json(output / "study.json", found.as_json())
+        for warning in found.warnings:
+            print(one_line(f"warning: {warning}"), file=sys.stderr)
         for curve in found.curves:
             for low, high in curve.falls:
                 text = (

@@ -101,6 +101,16 @@ def test_each_cell_is_the_set_disturbed_and_measured_alone(
         assert score.std == pytest.approx(comparison.score.std, rel=1e-6)
 
 
+def test_a_reference_measured_otherwise_is_told_of(source, tmp_path):
+    plan = make_plan(source, disturbances=["blur"])
+    assert run(source, Toy(), plan, tmp_path / "a").warnings == ()
+    reference = fid.compute_statistics(source, Toy())
+    reference.provenance["source_resolution"] = "64x64"
+    study = run(source, Toy(), plan, tmp_path / "b", reference=reference)
+    (warning,) = study.as_json()["warnings"]
+    assert "source_resolution is '64x64' for array and '12x12' for undist" in warning
+
+
 def test_each_image_is_read_once_for_all_cells(source, tmp_path, monkeypatch):
     plan = make_plan(source, disturbances=["blur", "swirl"])
     reference = fid.compute_statistics(source, Toy())
@@ -404,7 +414,7 @@ class TestProgram:
     def test_distance_rises_with_every_disturbance_of_the_digits(
         self, classifier, tmp_path, capsys
     ):
-        assert program(f"--output={tmp_path}", "--num_images=300", "--json") == 0
+        assert program(f"--output={tmp_path}", "--json") == 0
         found = json.loads(capsys.readouterr().out)
         assert found["metric"] == "frechet_digits"
         assert [curve["disturbance"] for curve in found["disturbances"]] == [*LEVELS]
