@@ -161,8 +161,7 @@ class Disturber:
         """The least and the greatest entry of the N x D normal matrix.
 
         Exact, and without the matrix: every row comes from a seed of its own, so all
-        are drawn once for this and again when they are used. (50,000 images of 64x64x3:
-        about 10 s.)
+        are drawn once for this and again when they are used.
         """
         low, high = math.inf, -math.inf
         for index in range(self.count):
