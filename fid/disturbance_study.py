@@ -1,0 +1,687 @@
+"""The paper's study of what the Fréchet distance and the Inception Score see.
+
+Images are disturbed in six ways, ever more strongly, and each such set is measured:
+
+    each image, read once -> all its disturbed copies -> extractor -> one cell a copy
+
+A cell, one disturbance at one level, keeps mean and covariance of the features, and the
+sums that an Inception Score is made of. It is a statistics file in the output folder,
+written whole from time to time: a study that was interrupted goes on where its cells
+are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fid.disturbances import (
+    LEVELS,
+    Disturber,
+    PartSource,
+    check_level,
+    from_source,
+)
+from fid.extractors import Extractor
+from fid.files import InputError, atomic_path, printable, read_json, write_json
+from fid.frechet import frechet_distance
+from fid.inception_score import InceptionScore
+from fid.measure import (
+    check_extractor,
+    compute_statistics,
+    metric_name,
+    open_set,
+    provenance,
+)
+from fid.npz import read_header, reading
+from fid.pixels import with_channels
+from fid.source import Source
+from fid.statistics import Moments, Statistics, protocol_differences
+
+__all__ = [
+    "INDS",
+    "PUBLISHED",
+    "Curve",
+    "Plan",
+    "ScoreSums",
+    "Study",
+    "make_plan",
+    "pictures",
+    "run",
+]
+
+# FID and Inception Score on CelebA for the paper's four levels. The authors' table
+# calls the second number IND, but it is the score: added to the IND that the figures
+# show, it gives one constant a panel.
+PUBLISHED = {
+    "noise": ((0.7, 2.248), (41.6, 2.125), (76.3, 2.256), (218.0, 2.473)),
+    "blur": ((0.7, 2.248), (13.8, 2.175), (73.9, 2.032), (229.0, 2.191)),
+    "rectangles": ((0.7, 2.248), (123.0, 2.276), (178.0, 2.544), (249.0, 2.387)),
+    "swirl": ((0.7, 2.248), (4.8, 2.224), (15.4, 2.102), (139.0, 2.148)),
+    "salt_pepper": ((0.7, 2.248), (371.0, 2.988), (383.0, 2.196), (381.0, 1.903)),
+    "contamination": ((0.7, 2.248), (33.3, 7.148), (85.7, 19.55), (149.0, 46.4)),
+}
+_PUBLISHED_FROM = (
+    "CelebA 64x64, 50,000 images against all, the 2015 graph (Heusel et al. 2017); "
+    "comparable with nothing else"
+)
+# How a score becomes a distance, IND: the paper's text, the authors' notebook, and the
+# constants that their figures were drawn with.
+INDS = ("samples", "levels", "figure")
+_FIGURE_CONSTANTS = {
+    "noise": 4.0,
+    "blur": 2.5,
+    "rectangles": 3.0,
+    "swirl": 2.5,
+    "salt_pepper": 4.0,
+    "contamination": 50.0,
+}
+# The set as it is: level 0 of every disturbance.
+_UNDISTURBED = ("undisturbed", 0.0)
+# Cells of 2048 features are 34 MB each: too much to write after every batch.
+_SAVE_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is going to be measured.
+
+    Attributes:
+        levels: The levels of each disturbance, ascending.
+        num_images: Images to disturb, m.
+        definition: "code" or "paper"; see `disturbances.Disturber`. The code takes the
+            first images of the set, the paper random ones.
+        swirl_radius: As for `disturbances.Disturber`.
+        seed: Of everything random.
+        splits: Parts that the Inception Score is averaged over.
+    """
+
+    levels: Mapping[str, tuple[float, ...]]
+    num_images: int
+    definition: str = "code"
+    swirl_radius: float = 25.0
+    seed: int = 0
+    splits: int = 10
+
+    @property
+    def cells(self) -> list[tuple[str, float]]:
+        """All disturbed sets, as disturbance and level; the undisturbed one first."""
+        return [
+            _UNDISTURBED,
+            *(
+                (name, level)
+                for name, levels in self.levels.items()
+                for level in levels
+                if level > 0
+            ),
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What was found for one disturbance.
+
+    Attributes:
+        name: The disturbance.
+        levels: Its levels, ascending.
+        distances: Fréchet distances from the reference, one a level.
+        scores: Inception Scores, one a level; None where the extractor has no classes.
+        samples: Number of images, m.
+    """
+
+    name: str
+    levels: tuple[float, ...]
+    distances: tuple[float, ...]
+    scores: tuple[InceptionScore, ...] | None
+    samples: int
+
+    @property
+    def falls(self) -> list[tuple[float, float]]:
+        """Pairs of successive levels between which the distance does not rise."""
+        return [
+            self.levels[i : i + 2]
+            for i in range(len(self.levels) - 1)
+            if self.distances[i + 1] <= self.distances[i]
+        ]
+
+    def ind(self, form: str) -> tuple[float, ...]:
+        """Returns the Inception Score turned into a distance, for each level.
+
+        Args:
+            form: "samples": m - IS, as the paper's text has it; "levels": the largest
+                IS of all levels - IS, as the authors' notebook; "figure": a constant
+                - IS, as their figures, whose constants suit CelebA.
+
+        Returns:
+            One number a level.
+        """
+        top = {
+            "samples": float(self.samples),
+            "levels": max(score.mean for score in self.scores),
+            "figure": _FIGURE_CONSTANTS[self.name],
+        }[form]
+        return tuple(top - score.mean for score in self.scores)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns a row a level, with the published numbers beside ours."""
+        rows = []
+        for i, level in enumerate(self.levels):
+            row: dict[str, Any] = {"level": level, "distance": self.distances[i]}
+            if self.scores:
+                row["score"] = dataclasses.asdict(self.scores[i])
+                row["ind"] = {form: self.ind(form)[i] for form in INDS}
+            if level in LEVELS[self.name]:
+                fid, score = PUBLISHED[self.name][LEVELS[self.name].index(level)]
+                row["published"] = {"fid": fid, "score": score}
+            rows.append(row)
+        return {
+            "disturbance": self.name,
+            "rises": not self.falls,
+            "falls_between": [list(pair) for pair in self.falls],
+            "levels": rows,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the study found.
+
+    Attributes:
+        curves: One a disturbance.
+        extractor: Name of the extractor.
+        settings: What the numbers depend on.
+        warnings: What a reader of the numbers should know, a sentence each.
+    """
+
+    curves: tuple[Curve, ...]
+    extractor: str
+    settings: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the distance: `fid`, or `frechet_<extractor>`."""
+        return metric_name(self.extractor)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns everything, JSON-able."""
+        return {
+            "metric": self.metric,
+            "score": metric_name(self.extractor, of="is"),
+            "published_from": _PUBLISHED_FROM,
+            "settings": self.settings,
+            "warnings": list(self.warnings),
+            "disturbances": [curve.as_json() for curve in self.curves],
+        }
+
+
+def make_plan(
+    source: Source,
+    *,
+    disturbances: Sequence[str] = tuple(LEVELS),
+    levels: Sequence[float] | None = None,
+    num_images: int | None = None,
+    definition: str = "code",
+    swirl_radius: float = 25.0,
+    seed: int = 0,
+    splits: int = 10,
+) -> Plan:
+    """Decides what to measure, before anything is measured.
+
+    Args:
+        source: The images.
+        disturbances: Keys of `disturbances.LEVELS`.
+        levels: Of all these disturbances; None means the paper's for each.
+        num_images: How many images to disturb; None means all.
+        definition: As for `Plan`.
+        swirl_radius: As for `Plan`.
+        seed: As for `Plan`.
+        splits: As for `Plan`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: Something in it cannot be done.
+
+    Example:
+        >>> from fid import open_images
+        >>> source = open_images(np.zeros((20, 8, 8, 1), np.uint8))
+        >>> plan = make_plan(source, disturbances=["blur"], levels=[2, 0, 1])
+        >>> plan.cells
+        [('undisturbed', 0.0), ('blur', 1.0), ('blur', 2.0)]
+    """
+    if not disturbances:
+        raise InputError(f"No disturbance is named; choose from {', '.join(LEVELS)}.")
+    chosen = {}
+    for name in dict.fromkeys(disturbances):
+        wanted = LEVELS.get(name, ()) if levels is None else levels
+        for level in wanted or (0.0,):
+            check_level(name, level)
+        if not wanted:
+            raise InputError("No level is named; leave levels out for the paper's.")
+        chosen[name] = tuple(sorted({float(level) for level in wanted}))
+    if num_images is None and source.count is not None:
+        num_images = source.count
+    count = PartSource(source, num_images or 0).count
+    if not 1 <= splits <= count or count < 2:
+        raise InputError(
+            f"The Inception Score is to be taken over {splits} parts of {count} "
+            "images; take more images or fewer parts."
+        )
+    return Plan(chosen, count, definition, swirl_radius, seed, splits)
+
+
+def run(
+    source: Source,
+    extractor: Extractor,
+    plan: Plan,
+    output: str | os.PathLike[str],
+    *,
+    reference: Any = None,
+    contamination: Any = None,
+    batch_size: int = 50,
+    progress: bool = False,
+    save_seconds: float = _SAVE_SECONDS,
+) -> Study:
+    """Measures all cells of a plan, or what is missing of them.
+
+    Args:
+        source: The images, all of one size.
+        extractor: Maps images to features; with `features_and_logits`, as
+            `fid.Inception` has, there are Inception Scores, too.
+        plan: What to measure.
+        output: The folder of the study: settings.json, reference.npz and cells/.
+        reference: What distances are measured from: statistics, a file of them, or
+            images. None means all images of `source`, as the original took all of
+            CelebA.
+        contamination: The images that replace others; anything that
+            `images.open_images` takes.
+        batch_size: Images at a time. It does not change the result beyond rounding.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        save_seconds: How often the cells are written.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: A set cannot be used, or the folder holds a study with other
+            settings.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    output = pathlib.Path(output)
+    part = _part(source, plan)
+    disturber = _disturber(part, plan, contamination)
+    opened = source if reference is None else open_set(reference)
+    if isinstance(opened, Statistics):
+        check_extractor(opened, extractor)
+    settings = _settings(part, disturber, extractor, plan, opened)
+    _claim(output / "settings.json", settings)
+    statistics = _reference(
+        output / "reference.npz", opened, extractor, batch_size, progress
+    )
+    height, width, _ = disturber.shape
+    cells = [
+        _Cell(output, name, level, extractor, plan, f"{width}x{height}")
+        for name, level in plan.cells
+    ]
+    _measure(part, disturber, extractor, cells, batch_size, progress, save_seconds)
+    found = {
+        (cell.name, cell.level): (
+            frechet_distance(statistics, cell.statistics()),
+            cell.score(),
+        )
+        for cell in cells
+    }
+    curves = []
+    for name, levels in plan.levels.items():
+        values = [found[(name, x) if x > 0 else _UNDISTURBED] for x in levels]
+        distances, scores = zip(*values, strict=True)
+        scores = None if None in scores else scores
+        curves.append(Curve(name, levels, distances, scores, plan.num_images))
+    warnings = tuple(
+        f"not measured alike: {text}"
+        for text in protocol_differences(statistics, cells[0].statistics())
+        # Disturbed images are not rounded, those of a reference mostly are: as in the
+        # original.
+        if not text.startswith(("pixels ", "quantize "))
+    )
+    return Study(tuple(curves), extractor.name, settings, warnings)
+
+
+def pictures(
+    source: Source, plan: Plan, count: int = 8, *, contamination: Any = None
+) -> dict[str, list[np.ndarray]]:
+    """Returns the first images of the study, disturbed.
+
+    Args:
+        source: As for `run`.
+        plan: As for `run`.
+        count: How many images, at most.
+        contamination: As for `run`.
+
+    Returns:
+        For each disturbance, for each of its levels, float32 (count, H, W, C).
+    """
+    part = _part(source, plan)
+    disturber = _disturber(part, plan, contamination)
+    first: list[np.ndarray] = []
+    for batch in part.batches(count):
+        first += [*batch]
+        if len(first) >= count:
+            break
+    return {
+        name: [
+            np.stack(
+                [disturber(name, x, level, i) for i, x in enumerate(first[:count])]
+            )
+            for level in levels
+        ]
+        for name, levels in plan.levels.items()
+    }
+
+
+def _part(source: Source, plan: Plan) -> PartSource:
+    seed = plan.seed if plan.definition == "paper" else None
+    return PartSource(source, plan.num_images, seed)
+
+
+def _disturber(part: Source, plan: Plan, contamination: Any) -> Disturber:
+    return from_source(
+        part,
+        dict(plan.levels),
+        seed=plan.seed,
+        definition=plan.definition,
+        swirl_radius=plan.swirl_radius,
+        contamination=contamination,
+    )
+
+
+def _settings(
+    part: Source,
+    disturber: Disturber,
+    extractor: Extractor,
+    plan: Plan,
+    reference: Source | Statistics,
+) -> dict[str, Any]:
+    def digest(*arrays: np.ndarray) -> str:
+        found = hashlib.sha256()
+        for array in arrays:
+            found.update(f"{array.shape} {array.dtype}\n".encode())
+            found.update(np.ascontiguousarray(array))
+        return found.hexdigest()
+
+    if isinstance(reference, Statistics):
+        facts = {"sha256": digest(reference.mu, reference.sigma)}
+    else:
+        facts = {"n": reference.count}
+    others = disturber.contamination
+    return {
+        "images": part.label,
+        "shape": list(disturber.shape),
+        # Of one image: the whole set would have to be read for more.
+        "first_image_sha256": digest(next(iter(part.batches(1)))[0]),
+        "darkest": disturber.darkest,
+        "reference": {"source": reference.label, **facts},
+        "contamination": None
+        if others is None
+        else {"n": len(others), "sha256": digest(others)},
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.fingerprint,
+        "num_images": plan.num_images,
+        "levels": {name: list(levels) for name, levels in plan.levels.items()},
+        "definition": plan.definition,
+        "swirl_radius": plan.swirl_radius,
+        "seed": plan.seed,
+        "splits": plan.splits,
+    }
+
+
+def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of a new study; refuses to go on with another one."""
+    if not path.exists():
+        write_json(path, settings)
+        return
+    before = read_json(path)
+    if not isinstance(before, dict):
+        raise InputError(f"{printable(path)} holds no settings; delete that folder.")
+    if changed := [
+        f"{key} was {before.get(key)!r} and is {value!r}"
+        for key, value in settings.items()
+        if before.get(key) != value
+    ]:
+        raise InputError(
+            f"{printable(path.parent)} holds a study with other settings: "
+            f"{'; '.join(changed)}. Choose another --output, or delete that one."
+        )
+
+
+def _reference(
+    path: pathlib.Path,
+    opened: Source | Statistics,
+    extractor: Extractor,
+    batch_size: int,
+    progress: bool,
+) -> Statistics:
+    if isinstance(opened, Statistics):
+        return opened
+    if not path.exists():
+        compute_statistics(
+            opened, extractor, batch_size=batch_size, progress=progress
+        ).save(path)
+    # Read back, so that a study which goes on computes with the same numbers.
+    statistics = Statistics.load(path)
+    check_extractor(statistics, extractor)
+    return statistics
+
+
+def _measure(
+    part: Source,
+    disturber: Disturber,
+    extractor: Extractor,
+    cells: Sequence[_Cell],
+    batch_size: int,
+    progress: bool,
+    save_seconds: float,
+) -> None:
+    from tqdm import tqdm
+
+    missing = [cell for cell in cells if cell.n < part.count]
+    if not missing:
+        return
+    saved = time.monotonic()
+    index = 0
+    # disable=None: off where stderr is not a terminal.
+    with tqdm(
+        total=sum(part.count - cell.n for cell in missing),
+        desc="disturbed",
+        unit="img",
+        disable=None if progress else True,
+        leave=False,
+    ) as bar:
+        for batch in part.batches(batch_size):
+            for cell in missing:
+                # Written one after the other, cells may have stopped at two places.
+                new = batch[max(0, cell.n - index) :]
+                if len(new):
+                    cell.add(new, disturber, extractor)
+                    bar.update(len(new))
+            index += len(batch)
+            if time.monotonic() - saved >= save_seconds and index < part.count:
+                for cell in missing:
+                    cell.save()
+                saved = time.monotonic()
+    for cell in missing:
+        cell.save()
+
+
+class _Cell:
+    """One disturbance at one level: moments and score sums, in a file."""
+
+    def __init__(
+        self,
+        output: pathlib.Path,
+        name: str,
+        level: float,
+        extractor: Extractor,
+        plan: Plan,
+        resolution: str,
+    ):
+        self.name, self.level = name, level
+        self.path = output / "cells" / f"{name}_{level:g}.npz"
+        self.moments = Moments(extractor.dimension)
+        self._sums = (
+            ScoreSums(plan.num_images, plan.splits)
+            if hasattr(extractor, "features_and_logits")
+            else None
+        )
+        facts = {
+            "source": f"{name} {level:g}",
+            "source_resolution": resolution,
+            "pixels": "float",
+            "quantize": "none",
+            "disturbance": name,
+            "level": level,
+        }
+        self._provenance = provenance(facts, extractor)
+        if self.path.exists():
+            statistics = Statistics.load(self.path)
+            check_extractor(statistics, extractor)
+            self.moments = Moments.from_statistics(statistics)
+            if self._sums:
+                self._sums.load(self.path)
+
+    @property
+    def n(self) -> int:
+        return self.moments.n
+
+    def add(
+        self, images: Sequence[np.ndarray], disturber: Disturber, extractor: Extractor
+    ) -> None:
+        disturbed = np.stack(
+            [
+                image.astype(np.float32)
+                if self.name == _UNDISTURBED[0]
+                else disturber(self.name, image, self.level, self.n + i)
+                for i, image in enumerate(images)
+            ]
+        )
+        disturbed = with_channels(disturbed, extractor.channels)
+        if self._sums:
+            features, logits = extractor.features_and_logits(disturbed)
+            self._sums.update(self.n, logits)
+        else:
+            features = extractor(disturbed)
+        self.moments.update(features)
+
+    def statistics(self) -> Statistics:
+        return self.moments.statistics(self._provenance)
+
+    def score(self) -> InceptionScore | None:
+        return self._sums.score() if self._sums else None
+
+    def save(self) -> None:
+        if self.n < 2:  # no covariance yet
+            return
+        with atomic_path(self.path) as temporary:
+            self.statistics().save(temporary)
+            if self._sums:
+                self._sums.append_to(temporary)
+
+
+class ScoreSums:
+    """The Inception Score of images that arrive in batches, without their logits.
+
+    The score of a part of the set is exp(mean of sum p log p - sum q log q), q being
+    the mean of the p: a sum over its images each, which is what is kept. The parts are
+    those of `inception_score.inception_score`.
+
+    Args:
+        count: Images in all.
+        splits: Parts.
+
+    Example:
+        >>> from fid.inception_score import inception_score
+        >>> logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
+        >>> sums = ScoreSums(100, 10)
+        >>> for start in range(0, 100, 30):
+        ...     sums.update(start, logits[start : start + 30])
+        >>> abs(sums.score().mean - inception_score(logits).mean) < 1e-12
+        True
+    """
+
+    def __init__(self, count: int, splits: int):
+        self._bounds = [k * count // splits for k in range(splits + 1)]
+        self._p: np.ndarray | None = None  # (splits, classes)
+        self._p_log_p = np.zeros(splits)
+
+    def update(self, start: int, logits: np.ndarray) -> None:
+        """Adds images.
+
+        Args:
+            start: Which image the first of them is, counted from 0.
+            logits: (m, classes).
+        """
+        if not np.isfinite(logits).all():
+            bad = start + int(np.argmin(np.isfinite(logits).all(axis=1)))
+            raise InputError(
+                f"The logits of image {bad} (counted from 0) are not finite; look at "
+                "that image."
+            )
+        log_p = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
+        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+        p = np.exp(log_p)
+        if self._p is None:
+            self._p = np.zeros((len(self._p_log_p), p.shape[1]))
+        index = np.arange(start, start + len(p))
+        splits = np.searchsorted(self._bounds, index, side="right") - 1
+        np.add.at(self._p, splits, p)
+        # 0 log 0 comes to 0, since no logarithm is infinite.
+        np.add.at(self._p_log_p, splits, (p * log_p).sum(axis=1))
+
+    def score(self) -> InceptionScore:
+        """Returns the score of all images, once they are all there."""
+        sizes = np.diff(self._bounds)
+        q = self._p / sizes[:, np.newaxis]
+        q_log_q = q * np.log(np.where(q > 0, q, 1.0))
+        scores = np.exp(self._p_log_p / sizes - q_log_q.sum(axis=1))
+        return InceptionScore(float(scores.mean()), float(scores.std()))
+
+    def append_to(self, path: pathlib.Path) -> None:
+        """Adds the sums to an `.npz` file, beside what it holds."""
+        with zipfile.ZipFile(path, "a") as archive:
+            for key, array in (("score_p", self._p), ("score_p_log_p", self._p_log_p)):
+                with archive.open(f"{key}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    def load(self, path: pathlib.Path) -> None:
+        """Goes on from the sums in a file that `append_to` wrote."""
+        splits = len(self._p_log_p)
+        with reading(path), zipfile.ZipFile(path) as archive:
+            found = []
+            for key, rank in (("score_p", 2), ("score_p_log_p", 1)):
+                with archive.open(f"{key}.npy") as member:
+                    shape, _, dtype = read_header(member, f"{key} of {path}")
+                # Looked at before it is read: a header may claim any size.
+                if (
+                    dtype != np.float64
+                    or len(shape) != rank
+                    or shape[0] != splits
+                    or np.prod(shape) > 2**24
+                ):
+                    raise InputError(
+                        f"{printable(path)} has {key} of shape {shape} and type "
+                        f"{dtype}; delete it, and it is computed again."
+                    )
+                with archive.open(f"{key}.npy") as member:
+                    found.append(np.lib.format.read_array(member, allow_pickle=False))
+        self._p, self._p_log_p = found
