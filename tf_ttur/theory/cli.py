@@ -120,8 +120,10 @@ def two_time_scales(argv: Sequence[str] | None = None) -> int:
         for row in found["falling"]:
             print(
                 f"  alpha {row['alpha']}, beta {row['beta']}: theta "
-                f"{row['theta_exponent']:+.2f}, w - lambda(theta) "
-                f"{row['w_exponent']:+.2f}, last mean square "
+                f"{row['theta_exponent']:+.2f} (exact "
+                f"{row['theta_exponent_exact']:+.2f}), w - lambda(theta) "
+                f"{row['w_exponent']:+.2f} (exact {row['w_exponent_exact']:+.2f}), "
+                f"last mean square of theta "
                 f"{row['last_mean_square']:.3g}"
                 + (f"  ({'; '.join(row['broken'])})" if row["broken"] else "")
             )

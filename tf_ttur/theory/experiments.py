@@ -128,18 +128,27 @@ def _falling(
         if step in wanted:
             theta_squares.append(np.mean(theta**2))
             w_squares.append(np.mean((w - _GAME.c / _GAME.q * theta) ** 2))
+    exact = approximation.second_moments(_GAME, slow, fast, kept, noise=1.0)
+    off_answer = np.array([-_GAME.c / _GAME.q, 1.0])
     late = kept >= steps / 10
-    theta_slope, w_slope = (
+    slopes = [
         approximation.power_slope(kept[late], np.array(values)[late])
-        for values in (theta_squares, w_squares)
-    )
+        for values in (
+            theta_squares,
+            w_squares,
+            exact[:, 0, 0],
+            exact @ off_answer @ off_answer,
+        )
+    ]
     label = f"α {alpha}, β {beta}"
     row = {
         "alpha": alpha,
         "beta": beta,
         "broken": broken,
-        "theta_exponent": theta_slope,
-        "w_exponent": w_slope,
+        "theta_exponent": slopes[0],
+        "w_exponent": slopes[1],
+        "theta_exponent_exact": slopes[2],
+        "w_exponent_exact": slopes[3],
         "last_mean_square": float(theta_squares[-1]),
     }
     return row, {

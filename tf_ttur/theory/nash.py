@@ -148,19 +148,26 @@ def game_jacobian(
     Raises:
         InputError: The game is larger than that; or as for `examine`.
     """
-    size = sum(
-        int(np.prod(v.shape))
+    sizes = [
+        sum(int(np.prod(v.shape)) for v in network.trainable_variables)
         for network in (gan.generator, gan.discriminator)
-        for v in network.trainable_variables
-    )
-    if size > _SMALL:
+    ]
+    if sum(sizes) > _SMALL:
         raise InputError(
-            f"The game has {size} parameters; its dense Jacobian is computed for "
+            f"The game has {sum(sizes)} parameters; its dense Jacobian is computed for "
             f"at most {_SMALL}. Use examine, which needs none."
         )
     with _still(gan) as rewind:
         game = _Game(gan, images, batch_size, seed, jit_compile, rewind)
-        return np.stack([game.row(unit) for unit in np.eye(size, dtype="float32")])
+        return np.stack(
+            [
+                game.row(player, unit)
+                for player, count in zip(
+                    ("generator", "discriminator"), sizes, strict=True
+                )
+                for unit in np.eye(count, dtype="float32")
+            ]
+        )
 
 
 def extreme_eigenvalues(
@@ -296,9 +303,9 @@ class _Game:
         parts = self._over_batches("product", player, tf.constant(vector))
         return sum(np.asarray(x, "float64") for x in parts) / len(self._batches)
 
-    def row(self, vector: np.ndarray) -> np.ndarray:
-        """Multiplies the game's transposed Jacobian by a vector of both players'."""
-        parts = self._over_batches("row", "both", tf.constant(vector))
+    def row(self, player: str, vector: np.ndarray) -> np.ndarray:
+        """Combines a player's rows of the game's Jacobian by a vector (k,)."""
+        parts = self._over_batches("row", player, tf.constant(vector))
         return sum(np.asarray(x, "float64") for x in parts) / len(self._batches)
 
     def _over_batches(self, what: str, player: str, *vector: tf.Tensor) -> Iterator:
@@ -309,7 +316,9 @@ class _Game:
                 with layers.for_xla(self._xla):
                     return method(player, *arguments)
 
-            self._functions[what, player] = tf.function(compute, jit_compile=self._xla)
+            self._functions[what, player] = tf.function(
+                compute, jit_compile=self._xla, autograph=False
+            )
         for real, latents in self._batches:
             self._rewind()
             yield self._functions[what, player](real, latents, *vector)
@@ -345,11 +354,8 @@ class _Game:
     ) -> tf.Tensor:
         variables = [*self._variables["generator"], *self._variables["discriminator"]]
         with tf.GradientTape() as tape:
-            gradients = [
-                self._gradient(each, real, latents)[1]
-                for each in ("generator", "discriminator")
-            ]
-            along = -tf.reduce_sum(tf.concat(gradients, 0) * vector)
+            _, gradient = self._gradient(player, real, latents)
+            along = -tf.reduce_sum(gradient * vector)
         return _flat(tape.gradient(along, variables), variables)
 
 

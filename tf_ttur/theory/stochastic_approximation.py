@@ -29,6 +29,7 @@ __all__ = [
     "iterate",
     "path",
     "power_slope",
+    "second_moments",
     "stationary_covariance",
     "update_eigenvalues",
 ]
@@ -203,6 +204,41 @@ def stationary_covariance(
     rates = np.diag([slow, fast])
     update = np.eye(2) + rates @ game.jacobian
     return scipy.linalg.solve_discrete_lyapunov(update, (noise * rates) ** 2)
+
+
+def second_moments(
+    game: Game,
+    slow: np.ndarray,
+    fast: np.ndarray,
+    at: np.ndarray,
+    *,
+    start: tuple[float, float] = (1.0, 1.0),
+    noise: float = 0.0,
+) -> np.ndarray:
+    """Computes the second moments of a linear game's points exactly.
+
+    They follow S(n+1) = A S(n) A' + noise^2 diag(a^2, b^2), with A = I + diag(a, b) J.
+
+    Args:
+        game: A game with a linear drift.
+        slow: The generator's step sizes a(n), (steps,).
+        fast: The discriminator's b(n), (steps,).
+        at: Numbers of updates to report after, increasing, (k,).
+        start: Where all runs begin.
+        noise: Standard deviation of the noise on each drift.
+
+    Returns:
+        Float64 (k, 2, 2), theta first.
+    """
+    moments, found, wanted = np.outer(start, start), [], set(np.asarray(at).tolist())
+    for step in range(len(slow) + 1):
+        if step in wanted:
+            found.append(moments)
+        if step < len(slow):
+            rates = np.diag([slow[step], fast[step]])
+            update = np.eye(2) + rates @ game.jacobian
+            moments = update @ moments @ update.T + (noise * rates) ** 2
+    return np.array(found)
 
 
 def power_slope(x: np.ndarray, y: np.ndarray) -> float:

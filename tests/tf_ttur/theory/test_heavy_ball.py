@@ -116,7 +116,7 @@ def test_friction_map():
     assert found.alpha == pytest.approx(0.002)
     # theta'' + r theta' + (r / 4) k theta = 0 is critically damped.
     k = found.critical_curvature
-    assert 2500**2 == pytest.approx(4 * (2500 / 4) * k)
+    assert 4 * (2500 / 4) * k == pytest.approx(2500**2)
     assert found.damping == pytest.approx(2 * np.sqrt(k))
     with pytest.raises(ValueError, match="beta_1=1"):
         ball.friction(1e-4, 1.0, 0.9)

@@ -43,8 +43,8 @@ def test_speed_and_floor_of_the_distance(index, steps, floor):
 
 
 def test_floors_of_the_converging_rows_are_those_of_autoregressions():
-    # Near the saddle each coordinate is an AR(1) with factor 1 - rate * curvature, whose
-    # stationary standard deviation is rate / sqrt(1 - factor^2).
+    # Near the saddle each coordinate is an AR(1) with factor 1 - rate * curvature and
+    # the stationary standard deviation rate / sqrt(1 - factor^2).
     def deviation(rate, curvature):
         return rate / np.sqrt(1 - (1 - rate * curvature) ** 2)
 
