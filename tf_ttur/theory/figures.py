@@ -215,7 +215,8 @@ def flat_minima(
     right.set_xscale("log")
     right.set_xlabel("friction r = (1 − β₁) / rate")
     right.set_title("share of runs in the flat well, 95% intervals")
-    right.legend(frameon=False, fontsize=8)
+    right.margins(y=0.25)  # room for the legend
+    right.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)
     for axes in (left, right):
         _plain(axes)
     _save(figure, path, dpi=90)
