@@ -1,4 +1,4 @@
-"""`nash` on games solved by hand, and against TensorFlow v1's dense Hessians."""
+"""`nash` on games solved by hand, and against TensorFlow's dense Hessians."""
 
 import json
 
