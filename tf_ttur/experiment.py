@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from fid.files import InputError, read_json, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
-from tf_ttur import callbacks, datasets, plots
+from tf_ttur import callbacks, datasets, plots, termination
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
 from tf_ttur.networks import dcgan
@@ -73,6 +74,7 @@ def run(
             preset.dataset,
             data_dir=data_dir,
             image_size=preset.image_size,
+            split=preset.split,
             download=download,
         )
         gan = build(preset, data.image_shape)
@@ -99,7 +101,18 @@ def run(
             preset.generator_lr,
             preset.steps,
         )
-        return _train(preset, workdir, config, data, gan, extractor, reference)
+        distance = callbacks.FrechetDistance(
+            reference,
+            every=min(preset.every, preset.steps),
+            num_samples=preset.num_samples,
+            extractor=extractor,
+            seed=_DISTANCE_SEED,
+            quantize=preset.quantize,
+            batch_size=preset.sample_batch,
+            last=preset.steps,
+        )
+        samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
+        return _train(preset, workdir, config, data, gan, distance, samples)
 
 
 def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
@@ -148,43 +161,60 @@ def _train(
     config: dict[str, Any],
     data: datasets.ImageData,
     gan: GAN,
-    extractor: Extractor,
-    reference: Statistics,
+    measurement: callbacks.Measurement,
+    samples: callbacks.StepCallback,
 ) -> dict[str, Any]:
-    every = min(preset.every, preset.steps)
-    distance = callbacks.FrechetDistance(
-        reference,
-        every=every,
-        num_samples=preset.num_samples,
-        extractor=extractor,
-        seed=_DISTANCE_SEED,
-        quantize=preset.quantize,
-        last=preset.steps,
-    )
-    key = distance.key
+    """Trains a model, whatever it makes and however it is measured."""
     checkpoints = callbacks.Checkpoints(
-        workdir / "checkpoints",
-        workdir / "best",
-        key,
-        {"num_samples": preset.num_samples, "reference_images": data.num_examples},
+        workdir / "checkpoints", workdir / "best", measurement.key, measurement.facts
     )
+    try:
+        with termination.handled():
+            _fit(preset, workdir, config, data, gan, measurement, samples, checkpoints)
+    except termination.Terminated:
+        latest = checkpoints.latest()
+        _log.warning(
+            "SIGTERM ended the run at step %d. %s: start again with the same settings "
+            "and --workdir to go on.",
+            gan.steps,
+            f"The last checkpoint is of step {latest[0]}" if latest else "Nothing lost",
+        )
+        raise
+    return _finish(preset, workdir, measurement)
+
+
+def _fit(
+    preset: Preset,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    data: datasets.ImageData,
+    gan: GAN,
+    measurement: callbacks.Measurement,
+    samples: callbacks.StepCallback,
+    checkpoints: callbacks.Checkpoints,
+) -> None:
+    every = measurement.every
     start = _resume(gan, checkpoints, workdir / "metrics.jsonl")
-    metrics = callbacks.MetricsLog(workdir / "metrics.jsonl")
+    metrics = callbacks.MetricsLog(workdir / "metrics.jsonl", measurement)
     if start is None:
         start = 0
-        value = distance.measure(gan)
-        _log.info("step 0/%d  %s %.4g", preset.steps, key, value)
-        metrics.write(0, {key: value})
+        measurement.announce(gan)
+        value = measurement.measure(gan)
+        _log.info("step 0/%d  %s %.4g", preset.steps, measurement.key, value)
+        metrics.write(0, {measurement.key: value})
         checkpoints.save(gan, 0, value)
-    samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
+    pictures = samples if isinstance(samples, callbacks.SampleGrid) else None
     in_order = [
         callbacks.NaNGuard(),
-        distance,
+        measurement,
         samples,
         metrics,
-        callbacks.TensorBoardLog(workdir / "tensorboard", samples, config),
+        callbacks.TensorBoardLog(workdir / "tensorboard", pictures, config),
         checkpoints,
-        callbacks.Progress(preset.steps, key),
+        callbacks.Progress(preset.steps, measurement.key),
+        keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: termination.check()
+        ),
     ]
     # One epoch of Keras is one interval; the last one may be shorter.
     whole = preset.steps - preset.steps % every
@@ -214,7 +244,6 @@ def _train(
                     "kept: mend what is wrong and start again."
                 ) from error
             start = last
-    return _finish(preset, workdir, key, extractor)
 
 
 def _resume(
@@ -245,26 +274,39 @@ def _resume(
 
 
 def _finish(
-    preset: Preset, workdir: pathlib.Path, key: str, extractor: Extractor
+    preset: Preset, workdir: pathlib.Path, measurement: callbacks.Measurement
 ) -> dict[str, Any]:
+    key, title = measurement.key, measurement.title
     rows = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
     measured = [row for row in rows if row.get(key) is not None]
     best = min(measured, key=lambda row: row[key])
-    plots.training_curve(rows, key, workdir / "curve.png", preset.name)
+    plots.training_curve(rows, key, workdir / "curve.png", preset.name, title)
 
     def point(row: dict[str, Any]) -> dict[str, Any]:
         return {"step": row["step"], key: row[key]}
 
+    minutes, measuring = rows[-1]["minutes"], rows[-1].get("measure_minutes", 0.0)
+    share = measuring / minutes if minutes else 0.0
+    _log.info(
+        "%s steps in %.3g minutes, %.0f%% of them measuring; the best %s: %.4g at step "
+        "%d.",
+        f"{rows[-1]['step']:,}",
+        minutes,
+        100 * share,
+        key,
+        best[key],
+        best["step"],
+    )
     summary = {
         "preset": preset.name,
         "metric": key,
-        "num_samples": preset.num_samples,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.fingerprint,
+        "metric_title": title,
+        **measurement.facts,
         "start": point(measured[0]),
         "best": point(best),
         "last": point(measured[-1]),
-        "minutes": rows[-1]["minutes"],
+        "minutes": minutes,
+        "measuring_share": round(share, 4),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("tf-ttur", "tensorflow", "keras", "numpy")
@@ -378,7 +420,7 @@ def _logging_to(path: pathlib.Path) -> Iterator[None]:
     logger = logging.getLogger("tf_ttur")
     before = logger.level
     logger.setLevel(logging.INFO)
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers = [file, _TqdmHandler()]
     for handler in handlers:
@@ -390,6 +432,17 @@ def _logging_to(path: pathlib.Path) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a full disk loses lines; what else cannot be written ends the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _TqdmHandler(logging.Handler):

@@ -36,6 +36,8 @@ class Preset:
         every: Steps between measurements, which are also checkpoints.
         num_samples: Generated images in a measurement.
         quantize: How they are rounded before it; see `fid.images.quantize`.
+        split: The part of the data set; see `datasets.load`.
+        sample_batch: Images generated at a time in a measurement.
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
         jit_compile: Whether XLA compiles the step; None leaves it to `GAN.compile`.
         seed: Seed of weights, data order and latents.
@@ -62,6 +64,8 @@ class Preset:
     every: int
     num_samples: int
     quantize: str = "none"
+    split: str = "train"
+    sample_batch: int = 250
     ema_decay: float = 0.0
     jit_compile: bool | None = None
     seed: int = 0
