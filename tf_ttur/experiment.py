@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import logging
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +43,10 @@ _log = logging.getLogger(__name__)
 # Latents of the sample grids and of the measurements: not those of training.
 _GRID_SEED = 1
 _DISTANCE_SEED = 2
+# Temporary files of `fid.files.atomic_path` in a run folder.
+_UNFINISHED = re.compile(
+    r"\.(config|metrics|reference|step_\d+|best|curve|summary)\.[a-z]+\.[^.]+\.[a-z]+"
+)
 
 
 def run(
@@ -194,6 +199,7 @@ def _fit(
     checkpoints: callbacks.Checkpoints,
 ) -> None:
     every = measurement.every
+    _tidy(workdir)
     start = _resume(gan, checkpoints, workdir / "metrics.jsonl")
     metrics = callbacks.MetricsLog(workdir / "metrics.jsonl", measurement)
     if start is None:
@@ -244,6 +250,13 @@ def _fit(
                     "kept: mend what is wrong and start again."
                 ) from error
             start = last
+
+
+def _tidy(workdir: pathlib.Path) -> None:
+    """Removes what a killed process was writing: a large model's files are large."""
+    for path in workdir.rglob(".*"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink()
 
 
 def _resume(
@@ -437,7 +450,7 @@ def _logging_to(path: pathlib.Path) -> Iterator[None]:
 class _LogFile(logging.FileHandler):
     """A log on a full disk loses lines; what else cannot be written ends the run."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:
         pass
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ def kill_test(argv: Sequence[str] | None = None) -> int:
                 "checkpoints, best/, samples and summary (wall-clock fields aside)"
             )
 
-    usage = """Kills a training run at random moments; compares it with an undisturbed one.
+    usage = """Kills a training run at random, and compares it with an undisturbed one.
 
   kill_test.py [--kills=20] [--preset=NAME] [--steps=N] [--workdir=DIR] [flags]
 
