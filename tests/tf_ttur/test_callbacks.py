@@ -178,20 +178,21 @@ def test_the_time_of_measuring_is_told_apart_and_goes_on(tmp_path, monkeypatch):
             return super().__call__(images)
 
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    data = tf.data.Dataset.from_tensor_slices(images()).batch(16)  # four steps
+
+    def wait(batch, logs):
+        nonlocal now
+        now += 60.0
+
     gan = make()
+    waiting = keras.callbacks.LambdaCallback(on_train_batch_end=wait)
     for _ in range(2):  # the second one goes on with the rows of the first
         distance = tf_ttur.FrechetDistance(
             reference(), every=2, num_samples=40, extractor=Slow()
         )
-        waiting = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: wait())
-
-        def wait():
-            nonlocal now
-            now += 60.0
-
         log = callbacks.MetricsLog(tmp_path / "metrics.jsonl", distance)
-        gan.fit(data, verbose=0, callbacks=[distance, waiting, log])
+        gan.fit(
+            images(), batch_size=16, verbose=0, callbacks=[distance, waiting, log]
+        )  # four steps
         # The try on a batch, twice, is before the first step of a fit.
         assert distance.seconds == 4 * 360.0
     rows = callbacks.MetricsLog.read(tmp_path / "metrics.jsonl")
@@ -383,10 +384,13 @@ def test_sigterm_waits_for_a_good_moment():
         with pytest.raises(termination.Terminated), termination.at_once():
             raise AssertionError("not reached")
     termination.check()  # forgotten with the run that it ended
-    with termination.handled(), pytest.raises(termination.Terminated):
-        with termination.at_once():
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise AssertionError("not reached")
+    with (
+        termination.handled(),
+        pytest.raises(termination.Terminated),
+        termination.at_once(),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not reached")
     assert signal.getsignal(signal.SIGTERM) is default
 
 

@@ -296,19 +296,14 @@ def sigterm(owner, method, at):
     original = getattr(owner, method)
 
     def killed(self, *arguments):
-        if experiment_step(self, arguments) == at:
+        saving = isinstance(self, callbacks.Checkpoints)
+        if (arguments[1] if saving else self.step) == at:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, method, killed)
         yield
-
-
-def experiment_step(callback, arguments):
-    return (
-        arguments[1] if isinstance(callback, callbacks.Checkpoints) else callback.step
-    )
 
 
 def test_sigterm_ends_the_run_and_says_how_to_go_on(whole, tmp_path):
