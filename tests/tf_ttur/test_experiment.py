@@ -335,16 +335,26 @@ def room(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_finds_no_room_is_one_error_and_harms_none(whole, tmp_path):
-    original = callbacks.Checkpoints.save
+@pytest.mark.parametrize(
+    ("owner", "size", "message"),
+    [
+        (callbacks.SampleGrid, 500, "Cannot write .*samples/step_00000004.png: "),
+        (callbacks.MetricsLog, 250, "Cannot write .*metrics.jsonl: "),
+        (callbacks.Checkpoints, 20_000, "Cannot write .*step_00000004.keras: "),
+    ],
+)
+def test_no_room_for_a_file_is_one_error_and_harms_no_checkpoint(
+    whole, tmp_path, owner, size, message
+):
+    original = owner.on_epoch_end
 
-    def save(self, gan, step, value):
-        with room(20_000) if step == 4 else contextlib.nullcontext():
-            original(self, gan, step, value)
+    def write(self, epoch, logs=None):
+        with room(size) if self.step == 4 else contextlib.nullcontext():
+            original(self, epoch, logs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks.Checkpoints, "save", save)
-        with pytest.raises(InputError, match="Cannot write .*step_00000004.keras: "):
+        patch.setattr(owner, "on_epoch_end", write)
+        with pytest.raises(InputError, match=message):
             experiment.run(SMALL, tmp_path)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000000.keras", "step_00000002.keras"]
