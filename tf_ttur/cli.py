@@ -119,7 +119,7 @@ def report(summary: dict, workdir: pathlib.Path) -> str:
         The lines: where things are, the distances, how to look.
     """
     key, start, best = summary["metric"], summary["start"], summary["best"]
-    name = "FID" if key == "fid" else f"Fréchet distance ({key})"
+    name = summary["metric_title"]
     last = f"{workdir}/samples/step_{summary['last']['step']:08d}.png"
     return "\n".join(
         (

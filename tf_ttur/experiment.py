@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import logging
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from fid.files import InputError, read_json, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
-from tf_ttur import callbacks, datasets, plots
+from tf_ttur import callbacks, datasets, plots, termination
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
 from tf_ttur.networks import began, dcgan, resnet
@@ -42,6 +43,10 @@ _log = logging.getLogger(__name__)
 # Latents of the sample grids and of the measurements: not those of training.
 _GRID_SEED = 1
 _DISTANCE_SEED = 2
+# Temporary files of `fid.files.atomic_path` in a run folder.
+_UNFINISHED = re.compile(
+    r"\.(config|metrics|reference|step_\d+|best|curve|summary)\.[a-z]+\.[^.]+\.[a-z]+"
+)
 
 
 def run(
@@ -74,6 +79,7 @@ def run(
             preset.dataset,
             data_dir=data_dir,
             image_size=preset.image_size,
+            split=preset.split,
             download=download,
         )
         gan = build(preset, data.image_shape)
@@ -100,7 +106,18 @@ def run(
             preset.generator_lr,
             preset.steps,
         )
-        return _train(preset, workdir, config, data, gan, extractor, reference)
+        distance = callbacks.FrechetDistance(
+            reference,
+            every=min(preset.every, preset.steps),
+            num_samples=preset.num_samples,
+            extractor=extractor,
+            seed=_DISTANCE_SEED,
+            quantize=preset.quantize,
+            batch_size=preset.sample_batch,
+            last=preset.steps,
+        )
+        samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
+        return _train(preset, workdir, config, data, gan, distance, samples)
 
 
 def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
@@ -169,43 +186,61 @@ def _train(
     config: dict[str, Any],
     data: datasets.ImageData,
     gan: GAN,
-    extractor: Extractor,
-    reference: Statistics,
+    measurement: callbacks.Measurement,
+    samples: callbacks.StepCallback,
 ) -> dict[str, Any]:
-    every = min(preset.every, preset.steps)
-    distance = callbacks.FrechetDistance(
-        reference,
-        every=every,
-        num_samples=preset.num_samples,
-        extractor=extractor,
-        seed=_DISTANCE_SEED,
-        quantize=preset.quantize,
-        last=preset.steps,
-    )
-    key = distance.key
+    """Trains a model, whatever it makes and however it is measured."""
     checkpoints = callbacks.Checkpoints(
-        workdir / "checkpoints",
-        workdir / "best",
-        key,
-        {"num_samples": preset.num_samples, "reference_images": data.num_examples},
+        workdir / "checkpoints", workdir / "best", measurement.key, measurement.facts
     )
+    try:
+        with termination.handled():
+            _fit(preset, workdir, config, data, gan, measurement, samples, checkpoints)
+    except termination.Terminated:
+        latest = checkpoints.latest()
+        _log.warning(
+            "SIGTERM ended the run at step %d. %s: start again with the same settings "
+            "and --workdir to go on.",
+            gan.steps,
+            f"The last checkpoint is of step {latest[0]}" if latest else "Nothing lost",
+        )
+        raise
+    return _finish(preset, workdir, measurement)
+
+
+def _fit(
+    preset: Preset,
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    data: datasets.ImageData,
+    gan: GAN,
+    measurement: callbacks.Measurement,
+    samples: callbacks.StepCallback,
+    checkpoints: callbacks.Checkpoints,
+) -> None:
+    every = measurement.every
+    _tidy(workdir)
     start = _resume(gan, checkpoints, workdir / "metrics.jsonl")
-    metrics = callbacks.MetricsLog(workdir / "metrics.jsonl")
+    metrics = callbacks.MetricsLog(workdir / "metrics.jsonl", measurement)
     if start is None:
         start = 0
-        value = distance.measure(gan)
-        _log.info("step 0/%d  %s %.4g", preset.steps, key, value)
-        metrics.write(0, {key: value})
+        measurement.announce(gan)
+        value = measurement.measure(gan)
+        _log.info("step 0/%d  %s %.4g", preset.steps, measurement.key, value)
+        metrics.write(0, {measurement.key: value})
         checkpoints.save(gan, 0, value)
-    samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
+    pictures = samples if isinstance(samples, callbacks.SampleGrid) else None
     in_order = [
         callbacks.NaNGuard(),
-        distance,
+        measurement,
         samples,
         metrics,
-        callbacks.TensorBoardLog(workdir / "tensorboard", samples, config),
+        callbacks.TensorBoardLog(workdir / "tensorboard", pictures, config),
         checkpoints,
-        callbacks.Progress(preset.steps, key),
+        callbacks.Progress(preset.steps, measurement.key),
+        keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: termination.check()
+        ),
     ]
     # One epoch of Keras is one interval; the last one may be shorter.
     whole = preset.steps - preset.steps % every
@@ -235,7 +270,13 @@ def _train(
                     "kept: mend what is wrong and start again."
                 ) from error
             start = last
-    return _finish(preset, workdir, key, extractor)
+
+
+def _tidy(workdir: pathlib.Path) -> None:
+    """Removes what a killed process was writing: a large model's files are large."""
+    for path in workdir.rglob(".*"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink()
 
 
 def _resume(
@@ -266,26 +307,39 @@ def _resume(
 
 
 def _finish(
-    preset: Preset, workdir: pathlib.Path, key: str, extractor: Extractor
+    preset: Preset, workdir: pathlib.Path, measurement: callbacks.Measurement
 ) -> dict[str, Any]:
+    key, title = measurement.key, measurement.title
     rows = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
     measured = [row for row in rows if row.get(key) is not None]
     best = min(measured, key=lambda row: row[key])
-    plots.training_curve(rows, key, workdir / "curve.png", preset.name)
+    plots.training_curve(rows, key, workdir / "curve.png", preset.name, title)
 
     def point(row: dict[str, Any]) -> dict[str, Any]:
         return {"step": row["step"], key: row[key]}
 
+    minutes, measuring = rows[-1]["minutes"], rows[-1].get("measure_minutes", 0.0)
+    share = measuring / minutes if minutes else 0.0
+    _log.info(
+        "%s steps in %.3g minutes, %.0f%% of them measuring; the best %s: %.4g at step "
+        "%d.",
+        f"{rows[-1]['step']:,}",
+        minutes,
+        100 * share,
+        key,
+        best[key],
+        best["step"],
+    )
     summary = {
         "preset": preset.name,
         "metric": key,
-        "num_samples": preset.num_samples,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.fingerprint,
+        "metric_title": title,
+        **measurement.facts,
         "start": point(measured[0]),
         "best": point(best),
         "last": point(measured[-1]),
-        "minutes": rows[-1]["minutes"],
+        "minutes": minutes,
+        "measuring_share": round(share, 4),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("tf-ttur", "tensorflow", "keras", "numpy")
@@ -399,7 +453,7 @@ def _logging_to(path: pathlib.Path) -> Iterator[None]:
     logger = logging.getLogger("tf_ttur")
     before = logger.level
     logger.setLevel(logging.INFO)
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers = [file, _TqdmHandler()]
     for handler in handlers:
@@ -411,6 +465,17 @@ def _logging_to(path: pathlib.Path) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a full disk loses lines; what else cannot be written ends the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _TqdmHandler(logging.Handler):

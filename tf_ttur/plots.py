@@ -24,6 +24,7 @@ def training_curve(
     distance_key: str,
     path: str | os.PathLike[str],
     title: str = "",
+    label: str | None = None,
 ) -> None:
     """Draws the losses and the distance of a run over its steps.
 
@@ -32,6 +33,7 @@ def training_curve(
         distance_key: Name of the distance in them, `fid` or `frechet_<extractor>`.
         path: Where the PNG goes.
         title: Title of the figure.
+        label: What the distance is called; None means its name in the rows.
     """
     # The object interface: no global state, no window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,9 +61,7 @@ def training_curve(
         lower.legend(frameon=False)
         if min(values) > 0:
             lower.set_yscale("log")
-    lower.set_ylabel(
-        "FID" if distance_key == "fid" else f"Fréchet distance ({distance_key})"
-    )
+    lower.set_ylabel(label or distance_key)
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
         axes.grid(True, color="0.9")

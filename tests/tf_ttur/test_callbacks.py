@@ -1,7 +1,12 @@
 """The callbacks in a plain `fit`, and the digits classifier."""
 
 import json
+import logging
+import os
 import shutil
+import signal
+import threading
+import time
 
 import keras
 import numpy as np
@@ -12,7 +17,8 @@ from PIL import Image
 import fid
 import tf_ttur
 from fid.files import InputError
-from tf_ttur import callbacks
+from tf_ttur import callbacks, termination
+from tf_ttur.callbacks.steps import writes_files
 
 SHAPE = (4, 4, 1)
 
@@ -141,7 +147,106 @@ def test_the_2015_graph_alone_gives_fid():
         name = "inception_2015"
 
     callback = tf_ttur.FrechetDistance(pixels(), every=1, extractor=Inception())
-    assert callback.key == "fid"
+    assert (callback.key, callback.title) == ("fid", "FID")
+    assert distance(1).title == "Fréchet distance (frechet_means)"
+
+
+def test_what_measuring_costs_is_said_once_from_programs_that_are_used_again(caplog):
+    gan = make()
+    callback = tf_ttur.FrechetDistance(
+        reference(), every=3, num_samples=1000, extractor=Means(), last=8
+    )
+    with caplog.at_level(logging.INFO, "tf_ttur"):
+        for _ in range(2):
+            gan.fit(images(), batch_size=16, verbose=0, callbacks=[callback])
+    (line,) = [x for x in caplog.messages if "Measuring" in x]
+    assert line.startswith("Measuring frechet_means: 1,000 images, about ")
+    assert " minutes, every 3 steps; 3 up to step 8, about " in line
+    assert [step for step, _ in callback.values] == [3, 6, 8]
+    assert gan._generate.experimental_get_tracing_count() == 1
+
+
+def test_the_time_of_measuring_is_told_apart_and_goes_on(tmp_path, monkeypatch):
+    now = 0.0
+
+    class Slow(Means):
+        """Takes six minutes by a clock that nothing else moves."""
+
+        def __call__(self, images):
+            nonlocal now
+            now += 360.0
+            return super().__call__(images)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def wait(batch, logs):
+        nonlocal now
+        now += 60.0
+
+    gan = make()
+    waiting = keras.callbacks.LambdaCallback(on_train_batch_end=wait)
+    for _ in range(2):  # the second one goes on with the rows of the first
+        distance = tf_ttur.FrechetDistance(
+            reference(), every=2, num_samples=40, extractor=Slow()
+        )
+        log = callbacks.MetricsLog(tmp_path / "metrics.jsonl", distance)
+        gan.fit(
+            images(), batch_size=16, verbose=0, callbacks=[distance, waiting, log]
+        )  # four steps
+        # The try on a batch, twice, is before the first step of a fit.
+        assert distance.seconds == 4 * 360.0
+    rows = callbacks.MetricsLog.read(tmp_path / "metrics.jsonl")
+    assert [row["measure_minutes"] for row in rows] == [12.0, 24.0]
+    assert [row["minutes"] for row in rows] == [16.0, 32.0]
+    assert set(callbacks.MetricsLog.WALL_CLOCK) < set(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        (
+            RuntimeError("the device\nis lost"),
+            InputError,
+            "RuntimeError: the device is",
+        ),
+        (KeyError("pool_3"), InputError, "KeyError: 'pool_3'"),
+        (OSError(5, "I/O error"), InputError, "OSError: .*I/O error"),
+        (float("nan"), callbacks.Diverged, "not finite"),
+    ],
+)
+def test_a_failure_of_any_kind_is_an_error_that_names_the_step(failure, kind, message):
+    class Failing(Means):
+        calls = 0
+
+        def __call__(self, images):
+            self.calls += 1
+            features = super().__call__(images)
+            if self.calls > 2:  # the try
+                if isinstance(failure, Exception):
+                    raise failure
+                features[3] = failure
+            return features
+
+    callback = tf_ttur.FrechetDistance(
+        reference(), every=2, num_samples=40, extractor=Failing()
+    )
+    expected = rf"^frechet_means cannot be measured at step 2: .*{message}"
+    with pytest.raises(kind, match=expected):
+        make().fit(images(), batch_size=8, verbose=0, callbacks=[callback])
+    assert callback.values == []
+
+
+def test_a_collapsed_generator_has_the_distance_of_a_point_and_is_named(caplog):
+    gan, real = make(), reference()
+    for weight in gan.generator.weights:
+        weight.assign(tf.zeros(weight.shape))  # every image is grey, 127.5
+    with caplog.at_level(logging.WARNING, "tf_ttur"):
+        value = distance(1).measure(gan)
+    # |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) with C = 0.
+    expected = np.sum((real.mu - 127.5) ** 2) + np.trace(real.sigma)
+    assert value == pytest.approx(expected, rel=1e-9)
+    (line,) = caplog.messages
+    assert "All 40 images of the generator at step 0 have the same features" in line
 
 
 def test_a_reference_may_be_a_file_or_images(tmp_path):
@@ -169,6 +274,142 @@ def test_the_guard_names_the_step_and_the_loss():
             data, batch_size=8, verbose=0, shuffle=False,
             callbacks=[tf_ttur.NaNGuard()],
         )  # fmt: skip
+
+
+def test_the_guard_names_the_end_of_an_execution_of_several_steps():
+    data = images(48)
+    data[17] = np.inf
+    with pytest.raises(callbacks.Diverged, match=r"d_loss, .* became .* at step 4"):
+        make(steps_per_execution=2).fit(
+            data, batch_size=8, verbose=0, shuffle=False,
+            callbacks=[tf_ttur.NaNGuard()],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.array, tf.constant, lambda x: tf.constant(x[0])])
+def test_logs_may_be_arrays_and_tensors_of_one_number(tmp_path, kind):
+    """As several workers give them."""
+    gan = make()
+    guard, log = callbacks.NaNGuard(), callbacks.MetricsLog(tmp_path / "m.jsonl")
+    progress = callbacks.Progress(10, "fid")
+    for callback in (guard, log, progress):
+        callback.set_model(gan)
+        callback.on_train_begin()
+    logs = {"d_loss": kind([0.5]), "g_loss": kind([2.0])}
+    for callback in (guard, log, progress):
+        callback.on_train_batch_end(0, logs)
+        callback.on_epoch_end(0, logs)
+    (row,) = callbacks.MetricsLog.read(tmp_path / "m.jsonl")
+    assert (row["d_loss"], row["g_loss"]) == (0.5, 2.0)
+    with pytest.raises(callbacks.Diverged, match="g_loss became inf at step 0"):
+        guard.on_train_batch_end(1, logs | {"g_loss": kind([np.inf])})
+
+
+def resolver(task_type, task_id, **jobs):
+    cluster = tf.train.ClusterSpec(
+        {job: [f"localhost:{i}" for i in range(n)] for job, n in jobs.items()}
+    )
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        cluster, task_type=task_type, task_id=task_id
+    )
+
+
+def test_one_process_of_several_writes():
+    class Strategy:
+        def __init__(self, *task, **jobs):
+            self.cluster_resolver = resolver(*task, **jobs)
+
+    assert writes_files(tf.distribute.get_strategy())
+    assert writes_files(tf.distribute.MirroredStrategy(["cpu:0"]))
+    assert writes_files(Strategy("worker", 0, worker=2))
+    assert not writes_files(Strategy("worker", 1, worker=2))
+    assert writes_files(Strategy("chief", 0, chief=1, worker=2))
+    assert not writes_files(Strategy("worker", 0, chief=1, worker=2))
+
+
+def test_the_others_measure_and_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks.StepCallback, "_writes", False)
+    samples = callbacks.SampleGrid(tmp_path / "samples")
+    measured = distance(every=2)
+    make().fit(
+        images(), batch_size=16, verbose=0,
+        callbacks=[
+            measured,
+            samples,
+            callbacks.MetricsLog(tmp_path / "metrics.jsonl"),
+            callbacks.TensorBoardLog(tmp_path / "log", samples, config={"a": 1}),
+            callbacks.Checkpoints(tmp_path / "c", tmp_path / "best", measured.key),
+        ],
+    )  # fmt: skip
+    assert len(measured.values) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["generator", "generator_optimizer"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, where):
+    gan = make()
+    checkpoints = callbacks.Checkpoints(tmp_path / "c", tmp_path / "best", "fid")
+    checkpoints.save(gan, 1, 5.0)
+    # The last one: a bias, or a second moment of Adam.
+    variable = getattr(gan, where).variables[-1]
+    variable.assign(tf.fill(variable.shape, float("nan")))
+    with pytest.raises(callbacks.Diverged, match=rf"{variable.path} .* at step 2"):
+        checkpoints.save(gan, 2, 4.0)
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["step_00000001.keras"]
+    assert checkpoints.read_best()["step"] == 1
+
+
+def test_the_best_is_the_lowest_and_the_first_of_equals(tmp_path):
+    gan = make()
+    checkpoints = callbacks.Checkpoints(
+        tmp_path / "c", tmp_path / "best", "fid", {"num_samples": 40}
+    )
+    for step, value in enumerate((9.0, 7.0, None, 7.0, 8.0)):
+        checkpoints.save(gan, step, value)
+    assert checkpoints.read_best() == {
+        "file": "step_00000001.keras", "step": 1, "fid": 7.0, "num_samples": 40
+    }  # fmt: skip
+    names = sorted(p.name for p in (tmp_path / "best").iterdir())
+    assert names == ["best.json", "step_00000001.keras"]
+
+
+def test_sigterm_waits_for_a_good_moment():
+    default = signal.getsignal(signal.SIGTERM)
+    with termination.handled():
+        termination.check()
+        os.kill(os.getpid(), signal.SIGTERM)  # noted
+        with pytest.raises(SystemExit) as ended:
+            termination.check()
+        assert ended.value.code == 143
+        with pytest.raises(termination.Terminated), termination.at_once():
+            raise AssertionError("not reached")
+    termination.check()  # forgotten with the run that it ended
+    with (
+        termination.handled(),
+        pytest.raises(termination.Terminated),
+        termination.at_once(),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not reached")
+    assert signal.getsignal(signal.SIGTERM) is default
+
+
+def test_a_handler_of_the_program_and_other_threads_are_left_alone():
+    found = []
+
+    def look():
+        with termination.handled():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        look()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert found == [signal.SIG_DFL, signal.SIG_IGN]
 
 
 def test_rows_of_metrics(tmp_path):

@@ -3,12 +3,11 @@
 import contextlib
 import json
 import os
-import pathlib
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 
 import keras
@@ -18,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from fid.files import InputError
-from tf_ttur import callbacks, cli, datasets, experiment, presets
+from tf_ttur import callbacks, cli, datasets, experiment, kill_test, presets
 
 SMALL = presets.get("digits_dcgan_ttur").override(
     width=2, steps=7, every=2, batch_size=16, num_samples=200, jit_compile=False
@@ -66,7 +65,8 @@ def small_networks(classifier):
 def rows(workdir):
     """The rows of metrics without the wall clock."""
     found = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "minutes"} for row in found]
+    clock = callbacks.MetricsLog.WALL_CLOCK
+    return [{k: v for k, v in row.items() if k not in clock} for row in found]
 
 
 def pictures(workdir):
@@ -101,13 +101,22 @@ def test_the_run_folder_is_complete(whole):
     assert json.loads((workdir / "summary.json").read_text()) == summary
     facts = json.loads((workdir / "best" / "best.json").read_text())
     assert facts["step"] == best
-    assert facts["num_samples"] == 200
+    assert facts["num_samples"] == summary["num_samples"] == 200
+    assert facts["reference_images"] == 1797
     model = keras.models.load_model(workdir / "best" / facts["file"])
     assert model.steps == best
     assert len(list((workdir / "checkpoints").iterdir())) == 2
     grid = np.asarray(Image.open(workdir / "samples" / "step_00000007.png"))
     assert grid.shape == (8 * 34 + 2, 8 * 34 + 2)
-    assert "accuracy" in (workdir / "log.txt").read_text()
+    log = (workdir / "log.txt").read_text()
+    assert "accuracy" in log
+    assert log.count("Measuring frechet_digits: 200 images, about ") == 1
+    assert "every 2 steps; 4 up to step 7, about " in log
+    last = callbacks.MetricsLog.read(workdir / "metrics.jsonl")[-1]
+    assert 0 < last["measure_minutes"] < last["minutes"]
+    share = last["measure_minutes"] / last["minutes"]
+    assert summary["measuring_share"] == pytest.approx(share, abs=1e-4)
+    assert f"{100 * share:.0f}% of them measuring; the best" in log.splitlines()[-1]
 
 
 def test_the_best_model_has_the_distance_that_is_recorded(whole, classifier):
@@ -258,12 +267,152 @@ def test_an_image_that_breaks_during_training_is_named(tmp_path, monkeypatch):
         experiment.run(SMALL, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+def cut_short(data):
+    return data[: len(data) // 2]
+
+
+def changed(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, changed, lambda data: b""])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    whole, tmp_path, damage
+):
     shutil.copytree(whole[0], tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step_00000007.keras"
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match="step_00000007.keras cannot be loaded"):
         experiment.run(SMALL, tmp_path / "run")
+    path.unlink()
+    experiment.run(SMALL, tmp_path / "run")
+    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+
+
+@contextlib.contextmanager
+def sigterm(owner, method, at):
+    """The signal arrives in a method of a callback, at a step."""
+    original = getattr(owner, method)
+
+    def killed(self, *arguments):
+        saving = isinstance(self, callbacks.Checkpoints)
+        if (arguments[1] if saving else self.step) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, method, killed)
+        yield
+
+
+def test_sigterm_ends_the_run_and_says_how_to_go_on(whole, tmp_path):
+    for owner, method, step, last in (
+        (callbacks.FrechetDistance, "compare", 0, "Nothing lost"),
+        (callbacks.NaNGuard, "on_steps", 3, "The last checkpoint is of step 2"),
+        (callbacks.FrechetDistance, "compare", 4, "The last checkpoint is of step 2"),
+        # A checkpoint is written to its end: the run stops at the next step.
+        (callbacks.Checkpoints, "save", 4, "The last checkpoint is of step 4"),
+    ):
+        with sigterm(owner, method, step), pytest.raises(SystemExit) as ended:
+            experiment.run(SMALL, tmp_path)
+        assert ended.value.code == 143
+        line = (tmp_path / "log.txt").read_text().splitlines()[-1]
+        assert "SIGTERM ended the run at step " in line
+        assert f"{last}: start again with the same settings" in line
+    experiment.run(SMALL, tmp_path)
+    assert kill_test.differences(tmp_path, whole[0]) == []
+
+
+@contextlib.contextmanager
+def room(size):
+    """No file can be written beyond a size, as the kernel says."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("owner", "size", "message"),
+    [
+        (callbacks.SampleGrid, 500, "Cannot write .*samples/step_00000004.png: "),
+        (callbacks.MetricsLog, 250, "Cannot write .*metrics.jsonl: "),
+        (callbacks.Checkpoints, 20_000, "Cannot write .*step_00000004.keras: "),
+    ],
+)
+def test_no_room_for_a_file_is_one_error_and_harms_no_checkpoint(
+    whole, tmp_path, owner, size, message
+):
+    original = owner.on_epoch_end
+
+    def write(self, epoch, logs=None):
+        with room(size) if self.step == 4 else contextlib.nullcontext():
+            original(self, epoch, logs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "on_epoch_end", write)
+        with pytest.raises(InputError, match=message):
+            experiment.run(SMALL, tmp_path)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_00000000.keras", "step_00000002.keras"]
+    assert keras.models.load_model(tmp_path / "checkpoints" / names[1]).steps == 2
+    experiment.run(SMALL, tmp_path)
+    assert kill_test.differences(tmp_path, whole[0]) == []
+
+
+def test_what_a_killed_process_was_writing_is_removed(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    left = [
+        tmp_path / "run" / "checkpoints" / ".step_00000007.keras.x1y2_z34.keras",
+        tmp_path / "run" / ".metrics.jsonl.x1y2_z34.jsonl",
+    ]
+    kept = [tmp_path / "run" / ".mine.txt", tmp_path / "run" / "best" / ".a.b.c.d"]
+    for path in left + kept:
+        path.write_text("")
+    experiment.run(SMALL, tmp_path / "run")
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+    assert (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_run_may_be_measured_in_another_way(whole, tmp_path):
+    """What an experiment on text needs of the same training."""
+
+    class Brightness(callbacks.Measurement):
+        def observe(self, gan, count):
+            return gan.generate(count, seed=0, batch_size=self.batch_size)
+
+        def compare(self, observed):
+            return float(np.mean(observed))
+
+    class Notes(callbacks.StepCallback):
+        def on_epoch_end(self, epoch, logs=None):
+            (tmp_path / f"{self.step}.txt").write_text(str(logs["brightness"]))
+
+    data = datasets.load("digits")
+    brightness = Brightness(
+        "brightness", "mean brightness", every=2, num_samples=50, batch_size=20, last=7
+    )
+    summary = experiment._train(
+        SMALL,
+        tmp_path,
+        {},
+        data,
+        experiment.build(SMALL, data.image_shape),
+        brightness,
+        Notes(),
+    )
+    assert summary["metric_title"] == "mean brightness"
+    values = {row["step"]: row["brightness"] for row in rows(tmp_path)}
+    assert summary["best"]["brightness"] == min(values.values())
+    for step in (2, 4, 6, 7):
+        assert float((tmp_path / f"{step}.txt").read_text()) == values[step]
+    # The training is that of any other run.
+    losses = [[row.get("d_loss") for row in rows(w)] for w in (tmp_path, whole[0])]
+    assert losses[0] == losses[1]
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
@@ -289,38 +438,32 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
 
 
 @pytest.mark.slow
-def test_kill_dash_nine_and_starting_again_equals_the_uninterrupted_run(
-    tmp_path, monkeypatch, capsys
-):
-    """The program as it is, on the networks of the preset."""
-    monkeypatch.setattr(experiment, "dcgan", DCGAN)
-    flags = ["--steps=200", "--batch_size=8"]
-    killed = subprocess.Popen(
-        [sys.executable, "scripts/train.py", *flags, f"--workdir={tmp_path}/killed"],
-        cwd=pathlib.Path(__file__).parents[2],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and killed.poll() is None:
-        if len(callbacks.MetricsLog.read(tmp_path / "killed" / "metrics.jsonl")) >= 2:
-            break
-        time.sleep(0.05)
-    time.sleep(0.2)  # some way into the next interval
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "summary.json").exists()
+def test_a_killed_run_equals_the_uninterrupted_one(tmp_path, capsys):
+    """The programs as they are, on the networks of the preset."""
+    flags = ["--kills=2", "--steps=300", "--batch_size=8", f"--workdir={tmp_path}"]
+    assert kill_test.kill_test(["kill_test.py", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "whole", "kill 1/2", "kill 2/2", "killed", "equal after 2 kills"
+    ]  # fmt: skip
+    assert [row["step"] for row in rows(tmp_path / "killed")] == [0, 100, 200, 300]
 
-    outputs = []
-    for name in ("killed", "whole"):
-        assert cli.train(["x", *flags, f"--workdir={tmp_path / name}"]) == 0
-        outputs.append(capsys.readouterr().out)
-    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
-    assert [row["step"] for row in rows(tmp_path / "whole")] == [0, 100, 200]
-    assert pictures(tmp_path / "killed") == pictures(tmp_path / "whole")
-    lines = [output.replace("killed", "whole").splitlines() for output in outputs]
-    assert len(lines[0]) == 3
-    assert lines[0] == lines[1]
+
+def test_runs_that_differ_are_told_apart(whole, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(whole[0], other)
+    assert kill_test.differences(other, whole[0]) == []
+    name = "step_00000006.keras"
+    model = keras.models.load_model(other / "checkpoints" / name)
+    variable = model.generator_optimizer.variables[-1]
+    variable.assign_add(np.full(variable.shape, 1e-6))
+    model.save(other / "checkpoints" / name)
+    (other / "samples" / "step_00000004.png").unlink()
+    found = kill_test.differences(other, whole[0])
+    assert len(found) == 2
+    assert found[0].startswith("generator_optimizer/vars/")
+    assert found[0].endswith(f" in checkpoints/{name} is not the same")
+    assert found[1] == f"samples/step_00000004.png is not in {other}"
 
 
 def test_settings_can_be_looked_at(capsys):

@@ -1,0 +1,12 @@
+"""Kills a training run again and again, and looks whether it ends as if undisturbed."""
+
+import sys
+
+if __name__ == "__main__":
+    try:
+        from tf_ttur.kill_test import kill_test
+
+        status = kill_test()
+    except KeyboardInterrupt:  # while the modules are imported
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,148 @@
+"""Checkpoints of a run, and the best of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from fid.files import atomic_path, read_json, write_json
+from tf_ttur.callbacks.steps import Diverged, StepCallback
+
+__all__ = ["Checkpoints"]
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints(StepCallback):
+    """Saves the whole model at each epoch's end, and keeps the best.
+
+    A checkpoint is a `.keras` file: both networks, both optimizers, the step and the
+    random state. The best one is a copy of a checkpoint, so that it never runs ahead
+    of what a resumed run starts from.
+
+    Args:
+        folder: Where checkpoints go, `step_00001000.keras`.
+        best: Where the best goes, with `best.json` that names it.
+        key: Name in the logs of what is best when lowest.
+        facts: Added to `best.json`, such as the number of samples.
+        keep: Checkpoints to keep.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        best: str | os.PathLike[str],
+        key: str,
+        facts: dict[str, Any] | None = None,
+        keep: int = 2,
+    ):
+        super().__init__()
+        self.folder, self.best = pathlib.Path(folder), pathlib.Path(best)
+        self.key, self.facts, self.keep = key, dict(facts or {}), keep
+
+    def latest(self) -> tuple[int, pathlib.Path] | None:
+        """Returns the step and path of the newest checkpoint, or None."""
+        found = sorted(self.folder.glob("step_*.keras"))
+        return (int(found[-1].stem[5:]), found[-1]) if found else None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves a checkpoint, and the best one if this is it."""
+        if self._writes:
+            self.save(self.model, self.step, (logs or {}).get(self.key))
+            return
+        # Saving may gather values from all workers: each one has to take part.
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save(pathlib.Path(folder, "part.keras"))
+
+    def save(self, gan: Any, step: int, value: float | None) -> None:
+        """Saves a checkpoint.
+
+        Args:
+            gan: The model.
+            step: Its step.
+            value: Its distance; None where it was not measured.
+
+        Raises:
+            Diverged: A weight, or a state of an optimizer, is not finite.
+            InputError: It cannot be written.
+        """
+        _check_finite(gan, step)
+        path = self.folder / f"step_{step:08d}.keras"
+        with atomic_path(path) as temporary:
+            gan.save(temporary)
+        if value is not None and math.isfinite(value):
+            best = self.read_best()
+            if best is None or value < best[self.key]:
+                self._set_best(path, step, value)
+        for old in sorted(self.folder.glob("step_*.keras"))[: -self.keep]:
+            old.unlink()
+
+    def read_best(self) -> dict[str, Any] | None:
+        """Returns what `best.json` says, or None where there is none."""
+        path = self.best / "best.json"
+        return read_json(path) if path.exists() else None
+
+    def mend(self, rows: list[dict[str, Any]]) -> None:
+        """Makes the best agree with the rows up to the newest checkpoint.
+
+        A crash between saving a checkpoint and copying it to the best leaves that copy
+        undone; here it is done.
+
+        Args:
+            rows: The rows of metrics up to the newest checkpoint's step.
+        """
+        measured = [row for row in rows if row.get(self.key) is not None]
+        latest = self.latest()
+        if not measured or latest is None:
+            return
+        row = min(measured, key=lambda row: row[self.key])
+        best = self.read_best()
+        if best is not None and best["step"] == row["step"]:
+            self._only(best["file"])
+            return
+        if row["step"] == latest[0]:
+            self._set_best(latest[1], row["step"], row[self.key])
+        else:
+            _log.warning(
+                "%s does not hold step %d, the best so far; the next better one "
+                "replaces it.",
+                self.best,
+                row["step"],
+            )
+
+    def _set_best(self, checkpoint: pathlib.Path, step: int, value: float) -> None:
+        path = self.best / checkpoint.name
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(checkpoint.read_bytes())
+        # This file decides: until it is replaced, the former best is the best.
+        write_json(
+            self.best / "best.json",
+            {"file": path.name, "step": step, self.key: value, **self.facts},
+        )
+        self._only(path.name)
+
+    def _only(self, name: str) -> None:
+        for path in self.best.glob("step_*.keras"):
+            if path.name != name:
+                path.unlink()
+
+
+def _check_finite(gan: Any, step: int) -> None:
+    # A loss shows it at the next step only, and some weights show in no loss.
+    for variable in (
+        *gan.weights,
+        *gan.discriminator_optimizer.variables,
+        *gan.generator_optimizer.variables,
+    ):
+        if not np.isfinite(variable.numpy()).all():
+            raise Diverged(
+                f"{variable.path} holds values that are not finite at step {step}. "
+                "No checkpoint was made of it; the one before is kept. Lower the "
+                "learning rates."
+            )

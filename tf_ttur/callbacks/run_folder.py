@@ -1,0 +1,258 @@
+"""What a run leaves behind while it trains, checkpoints aside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fid.files import InputError, atomic_path
+from tf_ttur import sampling
+from tf_ttur.callbacks.measurement import Measurement
+from tf_ttur.callbacks.steps import StepCallback, scalars
+
+__all__ = ["MetricsLog", "Progress", "SampleGrid", "TensorBoardLog"]
+
+_log = logging.getLogger(__name__)
+
+
+class SampleGrid(StepCallback):
+    """Writes samples of fixed latents as `step_00001000.png` at each epoch's end.
+
+    Args:
+        folder: Where the pictures go.
+        count: Images in a picture.
+        seed: Seed of their latents.
+
+    Attributes:
+        grid: The last picture, uint8 (H, W, C); None before the first.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+        self.count, self.seed = count, seed
+        self.grid: np.ndarray | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Writes the picture of the untrained generator."""
+        if self.model.steps == 0:
+            self._write(0)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the picture."""
+        self._write(self.step)
+
+    def _write(self, step: int) -> None:
+        if not self._writes:
+            return
+        images = self.model.generate(self.count, self.seed, batch_size=self.count)
+        self.grid = sampling.image_grid(sampling.to_bytes(images))
+        sampling.save_png(self.folder / f"step_{step:08d}.png", self.grid)
+
+
+class MetricsLog(StepCallback):
+    """Appends a row to a `.jsonl` file at each epoch's end.
+
+    A row has `step`, `minutes` (wall-clock minutes of training so far, over resumed
+    runs), with a measurement `measure_minutes` (how many of them went into it), and the
+    epoch's logs; a value that is not finite is written as null.
+
+    Args:
+        path: The file.
+        measurement: Whose time is told apart, earlier in the same list of callbacks.
+    """
+
+    #: What differs between two runs that are equal otherwise.
+    WALL_CLOCK = ("minutes", "measure_minutes")
+
+    def __init__(
+        self, path: str | os.PathLike[str], measurement: Measurement | None = None
+    ):
+        super().__init__()
+        self.path, self.measurement = pathlib.Path(path), measurement
+        self._start_clocks({})
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """Reads all whole rows.
+
+        Args:
+            path: The file; a missing one has no rows.
+
+        Returns:
+            The rows in order. A last line that a crash cut short is left out.
+        """
+        try:
+            lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number == len(lines):
+                    break
+                raise InputError(
+                    f"{path}, line {number} is not JSON: {error}. Mend or delete it."
+                ) from error
+        return rows
+
+    @staticmethod
+    def cut(path: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
+        """Cuts the file back to a step.
+
+        Args:
+            path: The file.
+            step: Rows of later steps are removed.
+
+        Returns:
+            The rows that stay.
+        """
+        rows = [row for row in MetricsLog.read(path) if row["step"] <= step]
+        text = "".join(_line(row) for row in rows)
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return rows
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts the clocks where the last row left them."""
+        rows = self.read(self.path)
+        self._start_clocks(rows[-1] if rows else {})
+
+    def _start_clocks(self, row: dict[str, Any]) -> None:
+        """Sets what is taken from the clocks, so that they go on from a row."""
+        self._zeros = {
+            name: seconds - 60.0 * row.get(name, 0.0)
+            for name, seconds in self._seconds().items()
+        }
+
+    def _seconds(self) -> dict[str, float]:
+        seconds = {"minutes": time.monotonic()}
+        if self.measurement is not None:
+            seconds["measure_minutes"] = self.measurement.seconds
+        return seconds
+
+    def write(self, step: int, logs: dict[str, Any]) -> None:
+        """Appends a row."""
+        row = {"step": step} | {
+            name: round((seconds - self._zeros[name]) / 60.0, 4)
+            for name, seconds in self._seconds().items()
+        }
+        row |= {
+            k: v if math.isfinite(v) else None for k, v in sorted(scalars(logs).items())
+        }
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(_line(row))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"Cannot write {self.path}: {error.strerror}.") from error
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Appends the epoch's row."""
+        if self._writes:
+            self.write(self.step, logs or {})
+
+
+class TensorBoardLog(StepCallback):
+    """Writes the epoch's logs and samples for TensorBoard.
+
+    Args:
+        folder: TensorBoard's log folder.
+        samples: Makes the pictures of samples, earlier in the same list of callbacks;
+            None writes no pictures.
+        config: Written as text at the first step, JSON-able.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        samples: SampleGrid | None = None,
+        config: Any = None,
+    ):
+        super().__init__()
+        self.folder, self.samples, self.config = os.fspath(folder), samples, config
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Opens the event file."""
+        import tensorflow as tf
+
+        self._summary = tf.summary
+        if not self._writes:
+            self._writer = tf.summary.create_noop_writer()
+            return
+        self._writer = tf.summary.create_file_writer(self.folder)
+        if self.config is not None and self.model.steps == 0:
+            text = "\n".join(
+                f"    {x}" for x in json.dumps(self.config, indent=2).split("\n")
+            )
+            with self._writer.as_default(step=0):
+                tf.summary.text("config", text)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes the epoch's scalars and samples."""
+        if not self._writes:
+            return
+        with self._writer.as_default(step=self.step):
+            for name, value in scalars(logs).items():
+                self._summary.scalar(name, value)
+            if self.samples is not None:
+                self._summary.image("samples", self.samples.grid[np.newaxis])
+        self._writer.flush()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+class Progress(StepCallback):
+    """Shows one bar with losses and the value measured, and a line at each epoch's end.
+
+    Args:
+        steps: Steps of the whole run.
+        key: Name of that value in the logs.
+    """
+
+    def __init__(self, steps: int, key: str):
+        super().__init__()
+        self.steps, self.key = steps, key
+        self._value = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Opens the bar, unless stderr is no terminal."""
+        self._bar = tqdm(
+            total=self.steps, initial=self.model.steps, unit="step", disable=None
+        )
+
+    def on_steps(self, before: int, now: int, logs: dict[str, float]) -> None:
+        """Moves the bar."""
+        shown = {k: f"{v:.3f}" for k, v in logs.items() if k.endswith("_loss")}
+        if self._value is not None:
+            shown[self.key] = f"{self._value:.2f}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(now - before)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Prints the epoch's line."""
+        logs = scalars(logs)
+        self._value = logs.get(self.key, self._value)
+        values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logs.items()))
+        _log.info("step %d/%d  %s", self.step, self.steps, values)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
