@@ -304,19 +304,6 @@ class TestExport:
         (place / "data.mdb").write_bytes(whole.read_bytes())
         assert datasets.load(BEDROOM, data_dir=place).num_examples == 5
 
-    def test_value_larger_than_the_file(self, tmp_path):
-        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-        files = {b"key%d" % i: encode(noise, "PNG") for i in range(3)}
-        path = write_lmdb(tmp_path / "lmdb", files) / "data.mdb"
-        data = bytearray(path.read_bytes())
-        # Before a key: the size of its value, flags, the size of the key; 2 bytes each
-        # but the first.
-        node = data.index(b"key1") - 8
-        data[node : node + 4] = (2**32 - 1).to_bytes(4, "little")
-        path.write_bytes(data)
-        with pytest.raises(InputError, match="no whole value for the key b'key1'"):
-            everything(datasets.load(BEDROOM, data_dir=path.parent))
-
     def test_no_entries(self, tmp_path):
         place = write_lmdb(tmp_path / "lmdb", {})
         with pytest.raises(InputError, match=f"{place}/data.mdb has no entries"):
