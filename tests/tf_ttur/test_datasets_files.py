@@ -17,7 +17,6 @@ from PIL import Image
 from fid.files import InputError
 from tf_ttur import datasets
 
-lmdb = pytest.importorskip("lmdb", reason="the extra [lsun] is not installed")
 BEDROOM = "lsun/bedroom"
 
 
@@ -31,6 +30,7 @@ def write_folder(root, files):
 
 def write_lmdb(place, files):
     """Writes values by key with the library, as LSUN's authors did."""
+    lmdb = pytest.importorskip("lmdb", reason="the extra [lsun] is not installed")
     place.mkdir(parents=True)
     environment = lmdb.open(str(place), map_size=1 << 26)
     with environment.begin(write=True) as transaction:
