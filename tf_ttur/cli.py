@@ -165,7 +165,13 @@ def _define(values: flags.FlagValues) -> None:
         None,
         "digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder.",
     )
-    text("data_dir", None, "Where the data set is: TFDS's folder, or that of images.")
+    text(
+        "data_dir",
+        None,
+        "Where the data set is: the folder that TFDS prepared it in, or that of the "
+        "images; for lsun/bedroom also that of its LMDB (bedroom_train_lmdb, needs the "
+        "extra lsun) or of folders 0, 1, ... of images.",
+    )
     number("steps", "Generator updates in all.")
     number("batch_size", "Images per discriminator update.")
     text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")

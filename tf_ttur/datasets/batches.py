@@ -1,0 +1,297 @@
+"""A set of images as batches: the order first, then the pixels.
+
+A set is a list of *elements* (row numbers, encoded images) that can be put in order
+without decoding anything, and a function that decodes a batch of them. Shuffling and
+resuming touch elements only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from fid.files import InputError
+
+__all__ = ["ImageData", "group", "in_memory", "permutation", "rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """One loaded set of images; labels are dropped.
+
+    Attributes:
+        name: The name it was loaded by.
+        split: The part of it, such as "train".
+        num_examples: How many images.
+        image_shape: (height, width, channels) of every image.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    # int64 (2,) seed -> all elements in an order that depends on nothing but the seed;
+    # None -> in the fixed order.
+    _elements: Callable[[tf.Tensor | None], tf.data.Dataset] = dataclasses.field(
+        repr=False
+    )
+    # A batch of elements -> uint8 (n, height, width, channels).
+    _decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+
+    def training(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        discriminator_steps: int = 1,
+    ) -> tf.data.Dataset:
+        """Gives endless shuffled batches whose order depends on (seed, step) only.
+
+        Every epoch is a new order of the whole set: a uniform permutation for sets in
+        memory, folders and LMDBs; for record files, shards in random order, sixteen
+        at a time, shuffled within windows of 8,192 images. The
+        `num_examples % batch_size` images at the end of an epoch's order are left out
+        of that epoch. Starting at step k gives, bit for bit, what the uninterrupted
+        data set gives from step k on; no state is kept anywhere. Images that are
+        passed over are not decoded, but record files are read from the start of the
+        epoch.
+
+        Args:
+            batch_size: Images per discriminator update.
+            seed: Seed of the order. TensorFlow's global seed has no influence.
+            start_step: The step (generator update) to start at.
+            discriminator_steps: Discriminator updates per step, each on its own images.
+
+        Returns:
+            A `tf.data.Dataset` of float32 batches in [-1, 1] (`x / 127.5 - 1`), of
+            static shape (batch_size * discriminator_steps, height, width, channels).
+
+        Raises:
+            InputError: The set has fewer than `batch_size` images.
+            ValueError: A count is out of its range.
+        """
+        for label, value, least in (
+            ("batch_size", batch_size, 1),
+            ("start_step", start_step, 0),
+            ("discriminator_steps", discriminator_steps, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{label} must be at least {least}; got {value}.")
+        batches_per_epoch = self.num_examples // batch_size
+        if not batches_per_epoch:
+            raise InputError(
+                f"{self.name} ({self.split}) has {self.num_examples} images, which do "
+                f"not fill one batch of {batch_size}: lower the batch size."
+            )
+        epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
+
+        def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+            elements = self._elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
+            return elements.batch(batch_size, drop_remainder=True)
+
+        def scale(images: tf.Tensor) -> tf.Tensor:
+            images = tf.ensure_shape(images, (batch_size, *self.image_shape))
+            return tf.cast(images, tf.float32) / 127.5 - 1.0
+
+        batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
+        batches = _decoded(batches.skip(passed_over), self._decode).map(scale)
+        options = tf.data.Options()
+        # Workers must split batches, not files: else the order depends on their number.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        batches = group(batches, discriminator_steps).prefetch(tf.data.AUTOTUNE)
+        # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return batches.apply(endless).with_options(options)
+
+    def images(self, batch_size: int = 100) -> Iterator[np.ndarray]:
+        """Goes through every image once, in a fixed order.
+
+        The order is scikit-learn's for `digits`, by path for folders, by key for LMDBs,
+        and for prepared files: splits as named, shard by shard.
+
+        Args:
+            batch_size: Images per batch; the last batch holds what is left.
+
+        Yields:
+            uint8 arrays (n, height, width, channels) in 0..255.
+
+        Raises:
+            InputError: A file is damaged; the message names it.
+        """
+        failures = []
+
+        def decode(elements: np.ndarray) -> np.ndarray:
+            try:
+                return self._decode(elements)
+            except InputError as error:
+                failures.append(error)  # tf.data would hand on its text only.
+                raise
+
+        batches = _decoded(self._elements(None).batch(batch_size), decode)
+        try:
+            yield from batches.prefetch(1).as_numpy_iterator()
+        except tf.errors.OpError as error:
+            if failures:
+                raise failures[0] from None
+            raise InputError(
+                f"Cannot read {self.name} ({self.split}): {error.message}. A prepared "
+                "file is damaged or incomplete: delete its folder and prepare it again."
+            ) from error
+
+
+def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
+    """Makes batches k times as large, in the same order.
+
+    A training step with k discriminator updates takes one such batch and gives each
+    update its own k-th part.
+
+    Args:
+        dataset: Batches of a static size; any nested structure of tensors.
+        k: How many batches become one.
+
+    Returns:
+        The regrouped data set. What does not fill a batch at the end is left out.
+
+    Raises:
+        ValueError: `k` is less than 1, or the batch size is not static.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_ttur import datasets
+        >>> batches = tf.data.Dataset.range(8).batch(2, drop_remainder=True)
+        >>> [x.tolist() for x in datasets.group(batches, 2).as_numpy_iterator()]
+        [[0, 1, 2, 3], [4, 5, 6, 7]]
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1; got {k}.")
+    sizes = {
+        spec.shape[0] if spec.shape.rank else None
+        for spec in tf.nest.flatten(dataset.element_spec)
+    }
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(
+            "Only batches of one static size can be grouped: use "
+            f"batch(..., drop_remainder=True). Got {dataset.element_spec}."
+        )
+    return dataset.rebatch(k * sizes.pop(), drop_remainder=True) if k > 1 else dataset
+
+
+def _decoded(
+    batches: tf.data.Dataset, decode: Callable[[np.ndarray], np.ndarray]
+) -> tf.data.Dataset:
+    calls = _calls()
+
+    def call(elements: np.ndarray) -> np.ndarray:
+        with calls:
+            return decode(elements)
+
+    return batches.map(
+        lambda elements: tf.numpy_function(call, [elements], tf.uint8),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+class _Calls:
+    """Counts the calls from tf.data's threads, and ends them before Python ends.
+
+    A thread that asks for Python's lock while the interpreter shuts down never comes
+    back, and the iterator it works for, when deleted then, waits for it: a program that
+    ends, or fails, while batches are being made ahead would hang instead.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._last = time.monotonic()
+        self._ended = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            if self._ended:
+                raise StopIteration  # The one error that TensorFlow does not print.
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            self._running -= 1
+
+    def end(self) -> None:
+        """Refuses further calls; returns when none runs and none has come lately."""
+        self._ended = True
+        deadline = time.monotonic() + 60.0
+        while (now := time.monotonic()) < deadline:
+            if not self._running and now - self._last > 0.25:
+                return
+            time.sleep(0.02)
+
+
+@functools.cache
+def _calls() -> _Calls:
+    calls = _Calls()
+    atexit.register(calls.end)
+    return calls
+
+
+def permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns 0..count-1 in an order that depends on nothing but the seed.
+
+    Args:
+        count: How many; a scalar.
+        seed: int64 of shape (2,).
+
+    Returns:
+        int32 of shape (count,).
+    """
+    # tf.data's own shuffle mixes in TensorFlow's global seed; a stable sort of
+    # counter-based random numbers is a function of its seed and nothing else.
+    keys = tf.random.stateless_uniform(
+        [count], seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
+    )
+    return tf.argsort(keys, stable=True)
+
+
+def rows(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+    """Gives the elements of a set that are the numbers of its images.
+
+    Args:
+        count: How many images.
+        seed: int64 of shape (2,); None for the fixed order.
+
+    Returns:
+        The scalars 0..count-1, int32, as a `tf.data.Dataset`.
+    """
+    order = tf.range(count) if seed is None else permutation(count, seed)
+    return tf.data.Dataset.from_tensor_slices(order)
+
+
+def in_memory(name: str, split: str, images: np.ndarray) -> ImageData:
+    """Makes a set of images that are held in memory.
+
+    Args:
+        name: See `ImageData`.
+        split: See `ImageData`.
+        images: uint8 (n, height, width, channels).
+
+    Returns:
+        The set.
+    """
+    return ImageData(
+        name=name,
+        split=split,
+        num_examples=len(images),
+        image_shape=images.shape[1:],
+        _elements=functools.partial(rows, len(images)),
+        _decode=lambda rows: images[rows],
+    )

@@ -1,0 +1,96 @@
+"""A folder of images, with all its folders, as a set."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fid.files import InputError
+from fid.images import SUFFIXES
+from tf_ttur.datasets import batches, pictures
+
+__all__ = ["load"]
+
+_CHECKED_AT_ONCE = 4096
+
+
+def load(
+    name: str, folder: str | os.PathLike[str], size: int, split: str
+) -> batches.ImageData:
+    """Loads the images of a folder tree: the central square of each, scaled.
+
+    Args:
+        name: The name of the set.
+        folder: The folder.
+        size: Side of the images.
+        split: The name of the part that the folder is.
+
+    Returns:
+        The set. Only the paths are in memory.
+
+    Raises:
+        InputError: There is no such folder, no image in it, or there are files that
+            are none; the message names them.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
+    paths = sorted(_image_files(folder))
+    if not paths:
+        raise InputError(
+            f"No images in {folder}: looked, in all its folders, for files that end in "
+            f"{', '.join(sorted(SUFFIXES))}."
+        )
+    # Found now rather than hours into the training. What only shows when all pixels are
+    # decoded, such as a truncated JPEG, is an error when the file is read.
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
+        apply = functools.partial(_in_turns, pool)
+        pictures.each_file(pictures.check, paths, paths, apply)
+
+    def decode(rows: np.ndarray) -> np.ndarray:
+        chosen = [paths[row] for row in rows]
+        picture = functools.partial(pictures.picture, crop=None, size=size)
+        return np.stack(pictures.each_file(picture, chosen, chosen))
+
+    return batches.ImageData(
+        name=name,
+        split=split,
+        num_examples=len(paths),
+        image_shape=(size, size, 3),
+        _elements=functools.partial(batches.rows, len(paths)),
+        _decode=decode,
+    )
+
+
+def _image_files(folder: pathlib.Path) -> Iterator[str]:
+    """Yields the images below a folder; a folder that links lead to twice, once."""
+    visited = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = os.path.join(place, name)
+            if os.path.splitext(name)[1].lower() in SUFFIXES and os.path.isfile(path):
+                yield path
+
+
+def _in_turns(
+    pool: concurrent.futures.Executor,
+    function: Callable[[Any], Any],
+    files: Sequence[Any],
+) -> Iterator[Any]:
+    # An executor's map makes a future of every file at once: gigabytes for LSUN's
+    # three million.
+    starts = range(0, len(files), _CHECKED_AT_ONCE)
+    turns = (pool.map(function, files[i : i + _CHECKED_AT_ONCE]) for i in starts)
+    return itertools.chain.from_iterable(turns)

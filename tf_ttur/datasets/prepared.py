@@ -1,0 +1,304 @@
+"""The data sets that TensorFlow Datasets (TFDS) prepares, read from its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import io
+import logging
+import os
+import pathlib
+import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fid.files import InputError
+from tf_ttur.datasets import batches, pictures
+
+__all__ = ["PUBLISHED", "Published", "load"]
+
+_log = logging.getLogger(__name__)
+# TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
+# shuffled within windows of some 60-120 MB of encoded images, shuffle them again.
+_SHARDS_AT_ONCE = 16
+_WINDOW = 8192
+_SECONDS_TO_CONNECT = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A data set that TFDS prepares.
+
+    Attributes:
+        version: The version known to work. TFDS changes existing examples only with the
+            first number, so any version that shares it is read.
+        host: Where TFDS downloads it from.
+        size: Side of the square images that the paper used.
+        crop: Side of the central square cut out first; None for the largest one.
+        in_memory: Whether the decoded images are held in memory.
+        split: The part that the paper trained on.
+        note: What else a user without the files should know.
+    """
+
+    version: str
+    host: str
+    size: int
+    crop: int | None = None
+    in_memory: bool = False
+    split: str = "train"
+    note: str = ""
+
+
+PUBLISHED = {
+    "cifar10": Published("3.0.2", "www.cs.toronto.edu", 32, in_memory=True),
+    "svhn_cropped": Published("3.1.0", "ufldl.stanford.edu", 32, in_memory=True),
+    "celeb_a": Published(
+        "2.1.0",
+        "drive.google.com",
+        64,
+        crop=108,
+        split="all",
+        note=(
+            "TFDS fetches CelebA from Google Drive, which refuses once the day's quota "
+            "is used up: try again another day, or copy the prepared folder from "
+            "somebody who has it. By hand: get img_align_celeba.zip with a browser, "
+            "unpack it, cut the central 108x108 out of every image, save that as PNG "
+            "and use --dataset=folder (uncropped images are another data set, whose "
+            "distances do not compare with the published ones)."
+        ),
+    ),
+    "lsun/bedroom": Published(
+        "3.1.0",
+        "dl.yf.io",
+        64,
+        note=(
+            "Preparing LSUN needs tensorflow_io, which stops at an older TensorFlow: "
+            "prepare it in an environment that has both. Or name with --data_dir "
+            "LSUN's own export, the folder of bedroom_train_lmdb or of its data.mdb; "
+            "or a folder of numbered folders of images, 0, 1 and so on, such as the "
+            "TTUR authors' lsun_cropped; or take --dataset=folder for images in any "
+            "other folders."
+        ),
+    ),
+}
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    size: int,
+    split: str,
+    download: bool,
+) -> batches.ImageData:
+    """Loads a set that TFDS has prepared, or prepares it.
+
+    Args:
+        name: One of `PUBLISHED`.
+        data_dir: TFDS's folder; None for `$TFDS_DATA_DIR`, else
+            `~/tensorflow_datasets`.
+        size: Side of the images.
+        split: TFDS's name of the part; several joined by "+"; or "all".
+        download: Let TFDS download and prepare what is missing.
+
+    Returns:
+        The set.
+
+    Raises:
+        InputError: The files are missing or damaged, or there is no such split.
+    """
+    published = PUBLISHED[name]
+    # Not asked of TFDS: importing it takes seconds.
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = pathlib.Path(data_dir).expanduser()
+    folder = _find_prepared(name, root)
+    if folder is None:
+        if not download:
+            raise InputError(_how_to_prepare(name, root, split))
+        _prepare(name, root, split)
+        folder = _find_prepared(name, root)
+        if folder is None:
+            raise InputError(_how_to_prepare(name, root, split))
+    shards, count = _shards(name, root, folder, split)
+
+    def decode(encoded: np.ndarray) -> np.ndarray:
+        files = [io.BytesIO(x) for x in encoded]
+        names = [f"an image of {name}"] * len(files)
+        picture = functools.partial(pictures.picture, crop=published.crop, size=size)
+        return np.stack(pictures.each_file(picture, files, names))
+
+    data = batches.ImageData(
+        name=name,
+        split=split,
+        num_examples=count,
+        image_shape=(size, size, 3),
+        _elements=functools.partial(_records, shards, count),
+        _decode=decode,
+    )
+    if not published.in_memory:
+        return data
+    _log.info("Reading %d images of %s into memory.", count, name)
+    return batches.in_memory(name, split, np.concatenate(list(data.images(1000))))
+
+
+def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+    """Gives the encoded images in TFDS's record files."""
+    files = tf.constant(shards)
+    if seed is None:
+        records = tf.data.TFRecordDataset(files)
+    else:
+        files = tf.gather(files, batches.permutation(len(shards), seed))
+        records = tf.data.Dataset.from_tensor_slices(files).interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=_SHARDS_AT_ONCE,
+            block_length=16,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    def encoded_images(window: tf.Tensor) -> tf.Tensor:
+        # TFDS stores an image as its encoded file.
+        spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_example(window, spec)["image"]
+
+    def shuffled(number: tf.Tensor, window: tf.Tensor) -> tf.data.Dataset:
+        if seed is not None:
+            window_seed = tf.random.experimental.stateless_fold_in(seed, number)
+            order = batches.permutation(tf.size(window), window_seed)
+            window = tf.gather(window, order)
+        return tf.data.Dataset.from_tensor_slices(window)
+
+    windows = records.batch(_WINDOW).map(encoded_images).prefetch(1)
+    elements = windows.enumerate().flat_map(shuffled)
+    # A shard cut short at a record's end looks whole to the reader, and would shift
+    # every later epoch.
+    return elements.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _prepared_folders(name: str, root: pathlib.Path) -> dict[tuple[int, ...], Any]:
+    """Returns the folders that hold a prepared version, by version, oldest first."""
+    folders = {
+        tuple(map(int, path.name.split("."))): path
+        for path in (root / name).glob("*.*.*")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
+        and (path / "dataset_info.json").is_file()
+        and (path / "features.json").is_file()
+    }
+    return dict(sorted(folders.items()))
+
+
+def _find_prepared(name: str, root: pathlib.Path) -> pathlib.Path | None:
+    major = int(PUBLISHED[name].version.split(".")[0])
+    folders = _prepared_folders(name, root)
+    return next((folders[v] for v in reversed(folders) if v[0] == major), None)
+
+
+def _shards(
+    name: str, root: pathlib.Path, folder: pathlib.Path, split: str
+) -> tuple[list[str], int]:
+    """Returns the record files of a split and the number of its images."""
+    import tensorflow_datasets as tfds
+
+    try:
+        info = tfds.builder_from_directory(folder).info
+    except Exception as error:
+        raise InputError(
+            f"{folder}/dataset_info.json or features.json cannot be read ({error}): "
+            "delete the folder and prepare it again."
+        ) from error
+    if info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise InputError(
+            f"{folder} holds {info.file_format.value} files; tfrecord files are read "
+            "here. Prepare it with TFDS's default file format."
+        )
+    names = list(info.splits) if split == "all" else split.split("+")
+    if unknown := [x for x in names if x not in info.splits]:
+        raise InputError(
+            f"{name} in {folder} has no split {', '.join(map(repr, unknown))}: choose "
+            f"from {', '.join(info.splits)}, several joined by '+', or all."
+        )
+    shards = [os.fspath(path) for x in names for path in info.splits[x].filepaths]
+    if missing := [x for x in shards if not os.path.isfile(x)]:
+        raise InputError(
+            f"{name} in {folder} lacks {len(missing)} of {len(shards)} files: "
+            f"{', '.join(missing)}. Copy them there, or delete the folder and prepare "
+            f"it again with {_command(name, root)}."
+        )
+    return shards, sum(info.splits[x].num_examples for x in names)
+
+
+def _command(name: str, root: pathlib.Path) -> str:
+    return (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()\""
+    )
+
+
+def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
+    published = PUBLISHED[name]
+    folder = root / name / published.version
+    part = "*" if split == "all" else split.split("+")[0]
+    others = [".".join(map(str, x)) for x in _prepared_folders(name, root)]
+    where = f"{root}" if root.is_dir() else f"{root}, which does not exist"
+    sentences = [
+        f"{name} is not prepared in {where}: missing {folder}/dataset_info.json, "
+        f"{folder}/features.json and "
+        f"{folder}/{name.split('/')[0]}-{part}.tfrecord-*.",
+        f"Found version {', '.join(others)} of it, whose images may differ."
+        if others
+        else "",
+        f"Where there is a network, run {_command(name, root)}, then copy "
+        f"{root / name} here if that was another machine; or name the folder that "
+        "holds it with --data_dir.",
+        published.note,
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _prepare(name: str, root: pathlib.Path, split: str) -> None:
+    """Downloads through TFDS, once it is known that this can work."""
+    published = PUBLISHED[name]
+    if name.startswith("lsun") and importlib.util.find_spec("tensorflow_io") is None:
+        raise InputError(_how_to_prepare(name, root, split))
+    # TFDS tries a dead network for minutes.
+    if not _reachable(published.host):
+        raise InputError(
+            f"Cannot download {name}: no answer from {published.host} within "
+            f"{_SECONDS_TO_CONNECT:g} seconds. {_how_to_prepare(name, root, split)}"
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        tfds.builder(name, data_dir=root).download_and_prepare()
+    except Exception as error:
+        advice = _how_to_prepare(name, root, split)
+        raise InputError(f"TFDS could not prepare {name}: {error}. {advice}") from error
+
+
+def _reachable(host: str) -> bool:
+    proxies = urllib.request.getproxies()
+    proxy = None if urllib.request.proxy_bypass(host) else proxies.get("https")
+    address = (host, 443)
+    if proxy:
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        address = (parts.hostname, parts.port or 443)
+    answered = threading.Event()
+
+    def connect() -> None:
+        try:
+            with socket.create_connection(address, _SECONDS_TO_CONNECT):
+                answered.set()
+        except OSError:
+            pass
+
+    # The time limit of a connection does not cover looking the name up.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_TO_CONNECT)
+    return answered.is_set()
