@@ -22,7 +22,13 @@ from tqdm import tqdm
 
 from fid import measure
 from fid.extractors import Extractor
-from fid.files import InputError, atomic_path, read_json, write_json
+from fid.files import (
+    InputError,
+    atomic_path,
+    read_json,
+    read_json_lines,
+    write_json,
+)
 from fid.frechet import frechet_distance
 from fid.images import GeneratorSource
 from fid.statistics import Statistics
@@ -43,7 +49,16 @@ _log = logging.getLogger(__name__)
 
 
 class Diverged(InputError):
-    """Training met a loss that is not a number."""
+    """Training met a loss that is not a number.
+
+    Args:
+        message: Says which, and what to do.
+        step: Where it was met.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class _StepCallback(keras.callbacks.Callback):
@@ -78,7 +93,8 @@ class NaNGuard(_StepCallback):
             raise Diverged(
                 f"{', '.join(bad)} became {logs[bad[0]]} at step {now}. Nothing of it "
                 "was saved. Lower the learning rates, or look for values in the data "
-                "outside of [-1, 1]."
+                "outside of [-1, 1].",
+                now,
             )
 
 
@@ -155,7 +171,7 @@ class FrechetDistance(_StepCallback):
                 value = self.measure(self.model)
             except InputError as error:
                 raise Diverged(
-                    f"The distance cannot be measured at step {now}: {error}"
+                    f"The distance cannot be measured at step {now}: {error}", now
                 ) from error
             self.values.append((now, value))
             _log.debug("step %d: %s = %.4f", now, self.key, value)
@@ -224,21 +240,7 @@ class MetricsLog(_StepCallback):
         Returns:
             The rows in order. A last line that a crash cut short is left out.
         """
-        try:
-            lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                if number == len(lines):
-                    break
-                raise InputError(
-                    f"{path}, line {number} is not JSON: {error}. Mend or delete it."
-                ) from error
-        return rows
+        return read_json_lines(path)
 
     @staticmethod
     def cut(path: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
