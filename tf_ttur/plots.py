@@ -18,7 +18,6 @@ __all__ = [
     "Band",
     "band",
     "heat_map",
-    "metric_label",
     "sweep_curves",
     "training_curve",
 ]
@@ -32,21 +31,6 @@ _COLOURS = {
 }
 _SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":", "-.")
-
-
-def metric_label(key: str) -> str:
-    """Returns what an axis calls a distance.
-
-    Args:
-        key: Its name in metrics.jsonl.
-
-    Example:
-        >>> metric_label("fid"), metric_label("frechet_digits")
-        ('FID', 'Fréchet distance (frechet_digits)')
-    """
-    if key == "fid":
-        return "FID"
-    return f"Fréchet distance ({key})" if key.startswith("frechet_") else key
 
 
 def training_curve(
@@ -84,7 +68,9 @@ def training_curve(
         lower.legend(frameon=False)
         if min(values) > 0:
             lower.set_yscale("log")
-    lower.set_ylabel(metric_label(distance_key))
+    lower.set_ylabel(
+        "FID" if distance_key == "fid" else f"Fréchet distance ({distance_key})"
+    )
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
         _plain(axes)

@@ -8,8 +8,10 @@ worker processes only.
 
 from __future__ import annotations
 
+import collections.abc
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import os
 import pathlib
@@ -34,6 +36,14 @@ _DIVERGED = "diverged.json"
 # Settings that tell the runs of a sweep apart, or only name them.
 _VARIED = ("discriminator_lr", "generator_lr", "seed")
 _NAMES = ("name", "summary")
+# What the kinds of settings are called.
+_KINDS = {
+    "NoneType": "none",
+    "bool": "true or false",
+    "float": "number",
+    "int": "whole number",
+    "Mapping": "JSON object",
+}
 # So many failures with nothing finished in between mean that all would fail.
 _FAILURES_IN_A_ROW = 3
 _SECONDS_TO_END = 20.0
@@ -144,7 +154,7 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
         0.0
     """
-    kinds = typing.get_type_hints(Preset)
+    kinds = typing.get_type_hints(type(preset))
     fixed = {*_VARIED, *_NAMES}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -173,10 +183,12 @@ def _convert(setting: str, kind: Any, text: str) -> Any:
         if kind in (int, float):
             with contextlib.suppress(ValueError):
                 return kind(text)
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise InputError(
-        f"--set={setting}: {text!r} is no {names.replace('NoneType', 'none')}."
-    )
+        if typing.get_origin(kind) is collections.abc.Mapping:
+            with contextlib.suppress(ValueError):
+                if isinstance(value := json.loads(text), dict):
+                    return value
+    names = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
+    raise InputError(f"--set={setting}: {text!r} is no {names}.")
 
 
 def run_folder(workdir: str | os.PathLike[str], cell: Cell, seed: int) -> pathlib.Path:
@@ -466,7 +478,6 @@ def _work(connection: Connection, log: pathlib.Path) -> None:
     """Trains what it is told to until the other end closes."""
     # Ctrl-C reaches all processes of a terminal; the first one decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit)  # Unwinds, so that no temporary file stays.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())

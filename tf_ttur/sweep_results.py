@@ -257,7 +257,7 @@ def report(workdir: str | os.PathLike[str]) -> str:
     if measured:
         plots.heat_map(
             {result.cell: np.mean([*result.best.values()]) for result in measured},
-            plots.metric_label(key),
+            _title(key),
             workdir / "heatmap.png",
         )
         drawn = [
@@ -272,10 +272,18 @@ def report(workdir: str | os.PathLike[str]) -> str:
                 _label(result): (result.curve(), result.curve_over_minutes())
                 for result in drawn
             },
-            plots.metric_label(key),
+            _title(key),
             workdir / "curves.png",
         )
     return text
+
+
+def _title(key: str | None) -> str:
+    if key is None:
+        return "Distance"
+    if key == "fid":
+        return "FID"
+    return f"Fréchet distance ({key})" if key.startswith("frechet_") else key
 
 
 def _label(result: Result) -> str:
@@ -313,9 +321,8 @@ def _markdown(summary: dict[str, Any]) -> str:
             )
         )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    name = plots.metric_label(summary["metric"]) if summary["metric"] else "Distance"
     notes = [
-        f"{name}: mean (min to max) over the seeds, lower is better. A run that "
+        f"{_title(summary['metric'])}: mean (min to max) over the seeds, lower is better. A run that "
         "diverged counts with its best before that, not in the final; the mean curve "
         "ends at the last step that all its runs reached."
     ]
