@@ -163,6 +163,7 @@ def heat_map(
         path: Where the PNG goes.
     """
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
     rates = [sorted({cell[part] for cell in values}) for part in (0, 1)]
     cells = np.full((len(rates[1]), len(rates[0])), np.nan)
@@ -179,7 +180,7 @@ def heat_map(
         axes.text(
             discriminator,
             generator,
-            f"{value:.3g}" + ("\nsingle" if single else ""),
+            f"{value:.3g}" + ("\none rate" if single else ""),
             color="black" if light else "white",
             ha="center",
             va="center",
@@ -191,7 +192,11 @@ def heat_map(
     for axis, ticks in zip((axes.xaxis, axes.yaxis), rates, strict=True):
         axis.set_ticks(ticks, [f"{x:g}" for x in ticks])
         axis.set_ticks([], minor=True)
-    figure.colorbar(mesh, label=f"best {label}, mean over seeds")
+    bar = figure.colorbar(mesh, label=f"best {label}, mean over seeds")
+    if norm is not None:
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        bar.ax.yaxis.set_major_formatter(ScalarFormatter())
+        bar.ax.yaxis.set_ticks([], minor=True)
     _save(figure, path)
 
 

@@ -40,9 +40,9 @@ _NAMES = ("name", "summary")
 _KINDS = {
     "NoneType": "none",
     "bool": "true or false",
-    "float": "number",
-    "int": "whole number",
-    "Mapping": "JSON object",
+    "float": "a number",
+    "int": "a whole number",
+    "Mapping": "a JSON object",
 }
 # So many failures with nothing finished in between mean that all would fail.
 _FAILURES_IN_A_ROW = 3
@@ -188,7 +188,7 @@ def _convert(setting: str, kind: Any, text: str) -> Any:
                 if isinstance(value := json.loads(text), dict):
                     return value
     names = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
-    raise InputError(f"--set={setting}: {text!r} is no {names}.")
+    raise InputError(f"--set={setting}: expected {names}; got {text!r}.")
 
 
 def run_folder(workdir: str | os.PathLike[str], cell: Cell, seed: int) -> pathlib.Path:

@@ -322,9 +322,9 @@ def _markdown(summary: dict[str, Any]) -> str:
         )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [
-        f"{_title(summary['metric'])}: mean (min to max) over the seeds, lower is better. A run that "
-        "diverged counts with its best before that, not in the final; the mean curve "
-        "ends at the last step that all its runs reached."
+        f"{_title(summary['metric'])}: mean (min to max) over the seeds, lower is "
+        "better. A run that diverged counts with its best before that, not in the "
+        "final; the mean curve ends at the last step that all its runs reached."
     ]
     for when, values in (summary["differences"] or {}).items():
         if values is None:
