@@ -145,7 +145,8 @@ def sweep_curves(
             )
         axes.set_xlabel(title)
         _plain(axes)
-    if all(bands[0].low.min() > 0 for bands in curves.values()):
+    extremes = [(x.low.min(), x.high.max()) for bands in curves.values() for x in bands]
+    if _wide(np.array(extremes)):
         both[0].set_yscale("log")
     both[0].set_ylabel(f"{label}: mean, min to max")
     both[1].legend(frameon=False)
@@ -169,9 +170,9 @@ def heat_map(
     cells = np.full((len(rates[1]), len(rates[0])), np.nan)
     for (discriminator, generator), value in values.items():
         cells[rates[1].index(generator), rates[0].index(discriminator)] = value
-    figure = _figure(2.6 + 1.0 * len(rates[0]), 2.0 + 0.8 * len(rates[1]))
+    figure = _figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
     axes = figure.subplots()
-    norm = LogNorm() if min(values.values()) > 0 else None
+    norm = LogNorm() if _wide(np.array([*values.values()])) else None
     edges = [_edges(x) for x in rates]
     mesh = axes.pcolormesh(*edges, cells, cmap="cividis", norm=norm)
     for (discriminator, generator), value in values.items():
@@ -180,7 +181,7 @@ def heat_map(
         axes.text(
             discriminator,
             generator,
-            f"{value:.3g}" + ("\none rate" if single else ""),
+            f"{value:.4g}" + ("\none rate" if single else ""),
             color="black" if light else "white",
             ha="center",
             va="center",
@@ -192,12 +193,17 @@ def heat_map(
     for axis, ticks in zip((axes.xaxis, axes.yaxis), rates, strict=True):
         axis.set_ticks(ticks, [f"{x:g}" for x in ticks])
         axis.set_ticks([], minor=True)
-    bar = figure.colorbar(mesh, label=f"best {label}, mean over seeds")
+    bar = figure.colorbar(mesh, label=f"best {label},\nmean over seeds")
     if norm is not None:
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         bar.ax.yaxis.set_major_formatter(ScalarFormatter())
         bar.ax.yaxis.set_ticks([], minor=True)
     _save(figure, path)
+
+
+def _wide(values: np.ndarray) -> bool:
+    """Says whether a logarithmic scale shows values better, and can."""
+    return bool(values.min() > 0 and values.max() > 3 * values.min())
 
 
 def _edges(places: Sequence[float]) -> np.ndarray:

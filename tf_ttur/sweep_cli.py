@@ -37,10 +37,12 @@ def sweep(argv: Sequence[str] | None = None) -> int:
         if values.table_only:
             print(sweep_results.report(workdir))
             return
-        preset = sweeps.override(presets.get(values.preset), values.set)
-        preset = preset.override(
-            **{key: values[key].value for key in ("steps", "every", "num_samples")}
-        )
+        settings = [
+            f"{key}={values[key].value}"
+            for key in ("steps", "every", "num_samples")
+            if values[key].value is not None
+        ]
+        preset = sweeps.override(presets.get(values.preset), settings + values.set)
         cells = sweeps.grid(
             _rates("discriminator_lr", values.discriminator_lr),
             _rates("generator_lr", values.generator_lr),

@@ -162,7 +162,7 @@ def gone(pid):
 
 @pytest.mark.slow
 def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
-    flags = ["--pairs=3e-4:1e-4", "--steps=40", "--set=every=10"]
+    flags = ["--pairs=3e-4:1e-4", "--steps=40"]
     first, second = (tmp_path / f"cut/d_0.0003_g_0.0001/seed_{n}" for n in range(2))
     with started(tmp_path / "cut", *flags, "--seeds=2") as process:
         wait_for(lambda: (first / "metrics.jsonl").exists(), process)
@@ -197,7 +197,7 @@ def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
         for name in ("cut", "whole")
     )
     assert cut == whole
-    assert [row["step"] for row in cut] == [0, 10, 20, 30, 40] * 2
+    assert [row["step"] for row in cut] == [*range(0, 41, 2)] * 2
 
 
 # Bookkeeping --------------------------------------------------------------------------
@@ -347,6 +347,7 @@ def test_settings_that_are_mappings_are_json():
         (["--pairs=1:1", "--set=seed=1"], 1, "no setting 'seed' to set"),
         (["--pairs=1:1", "--set=width=x"], 1, "expected a whole number; got 'x'"),
         (["--pairs=1:1", "--set=jit_compile=1"], 1, "expected true or false or none"),
+        (["--pairs=1:1", "--set=every=1", "--every=2"], 1, "every is set twice"),
         (["--pairs=1:1", "--set=width"], 1, "not of the form KEY=VALUE"),
         (["--preset=nonsense", "--pairs=1:1"], 1, "no preset 'nonsense'"),
         (["--table_only"], 1, "sweep.json"),
