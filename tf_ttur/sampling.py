@@ -120,19 +120,20 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
             "--workdir of train.py."
         )
     path = _checkpoint(workdir, checkpoint)
-    # Registers the classes that a checkpoint may hold.
     import keras
 
-    from tf_ttur import gan
+    # Registers the classes that a checkpoint may hold.
+    from tf_ttur import gan, latents, layers  # noqa: F401
     from tf_ttur.networks import dcgan, resnet  # noqa: F401
 
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras raise errors of every kind.
-        reason = " ".join(str(error).split())[:300]
+        # Keras ends with what went wrong, after much about where.
+        reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
         raise InputError(
-            f"The checkpoint {printable(path)} cannot be loaded ({reason}). Choose "
-            "another --checkpoint."
+            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
+            "Choose another --checkpoint."
         ) from error
     if not isinstance(model, gan.GAN) or len(model.image_shape) != 3:
         raise InputError(f"{printable(path)} holds no GAN of images.")

@@ -1,6 +1,8 @@
 import errno
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -213,6 +215,19 @@ def test_a_grid_is_drawn(trained, tmp_path, capsys):
     assert sample(workdir, "--interpolate", "--grid=2x3") == 0
     picture = np.asarray(Image.open(workdir / "best_interpolation.png"))
     assert picture.shape == (2 * 34 + 2, 3 * 34 + 2)
+
+
+def test_a_fresh_process_knows_all_classes_of_a_checkpoint(trained, tmp_path):
+    """Here they are known since `trained` has imported them."""
+    script = pathlib.Path(__file__).parents[2] / "scripts" / "sample.py"
+    for name in ("fresh", "here"):
+        flags = [str(trained[0]), f"--output={tmp_path / name}.zip"]
+        if name == "fresh":
+            subprocess.run([sys.executable, script, *flags], check=True)
+        else:
+            assert sample(*flags) == 0
+    here, fresh = (tmp_path / f"{name}.zip" for name in ("here", "fresh"))
+    assert here.read_bytes() == fresh.read_bytes()
 
 
 def test_the_ends_of_an_interpolation_are_samples(trained, tmp_path):
