@@ -14,6 +14,7 @@ _HOMES = {
     "Extractor": "extractors",
     "FrechetInceptionDistance": "metric",
     "KerasExtractor": "extractors",
+    "pixel_extractor": "extractors",
     "Inception": "inception",
     "Moments": "statistics",
     "Statistics": "statistics",

@@ -11,7 +11,7 @@ import numpy as np
 
 from fid.files import InputError
 
-__all__ = ["Extractor", "KerasExtractor", "weights_sha256"]
+__all__ = ["Extractor", "KerasExtractor", "pixel_extractor", "weights_sha256"]
 
 
 class Extractor(Protocol):
@@ -109,6 +109,44 @@ class KerasExtractor:
             padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
             found.append(self._features(np.pad(batch, padding)).numpy()[: len(batch)])
         return np.concatenate(found)
+
+
+def pixel_extractor(image_shape: tuple[int, int, int], side: int = 8) -> KerasExtractor:
+    """Makes an extractor whose features are the pixels of a small version of an image.
+
+    A stand-in where there is no network that knows the images: its distance sees
+    colours, layout and coarse shapes, and nothing of what an image shows.
+
+    Args:
+        image_shape: (H, W, C) of the images, multiples of `side`.
+        side: Height and width of the small version: means of squares of pixels.
+
+    Returns:
+        The extractor, `pixels_8x8` for the default side, of side * side * C features.
+
+    Raises:
+        InputError: `side` does not divide the images.
+
+    Example:
+        >>> import numpy as np
+        >>> from fid.extractors import pixel_extractor
+        >>> pixel_extractor((64, 64, 3))(np.full((1, 64, 64, 3), 255, "uint8"))[0, :3]
+        array([1., 1., 1.], dtype=float32)
+    """
+    import keras
+
+    height, width, _ = image_shape
+    if height % side or width % side:
+        raise InputError(
+            f"Images of {width}x{height} pixels have no small version of "
+            f"{side}x{side}: both must be multiples of {side}."
+        )
+    layers = [
+        keras.Input(image_shape),
+        keras.layers.AveragePooling2D((height // side, width // side)),
+        keras.layers.Flatten(),
+    ]
+    return KerasExtractor(keras.Sequential(layers), f"pixels_{side}x{side}")
 
 
 def _settings(layer: Any) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "check_writable",
     "printable",
     "read_json",
+    "read_json_lines",
     "sha256_of_file",
     "write_json",
 ]
@@ -170,6 +171,38 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{printable(path)} is not JSON: {error}.") from error
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """Reads a file that has a JSON value on every line and may still be written to.
+
+    Args:
+        path: The file; a missing one has no lines.
+
+    Returns:
+        The values in order. A last line that a crash cut short is left out.
+
+    Raises:
+        InputError: Another line is not JSON, or the file cannot be read.
+    """
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {printable(path)}: {error}.") from error
+    values = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise InputError(
+                f"{printable(path)}, line {number} is not JSON: {error}. Mend or "
+                "delete it."
+            ) from error
+    return values
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -18,6 +18,7 @@ from absl import flags
 from fid.cli import run
 from fid.files import cache_dir
 from tf_ttur import presets
+from tf_ttur.sweep import override
 
 __all__ = ["compilation_cache", "reproduce", "train"]
 
@@ -46,7 +47,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         if changes["dataset"] not in (None, preset.dataset):
             # The size that the data set has in the paper, and the part that all have.
             preset = dataclasses.replace(preset, image_size=None, split="train")
-        preset = preset.override(**changes)
+        preset = override(preset.override(**changes), values.set)
         if values.original_quirks:
             preset = preset.with_original_quirks()
         if values.dry_run:
@@ -185,6 +186,13 @@ def _define(values: flags.FlagValues) -> None:
         "small classifier is used instead.",
     )
     number("seed", "Seed of weights, data order and latents.")
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "KEY=VALUE: any other setting that --dry_run shows, such as --set=width=32; "
+        "may be given several times.",
+        flag_values=values,
+    )
     switch("download", "Let TensorFlow Datasets download a data set that is missing.")
     switch(
         "original_quirks",

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from fid.extractors import Extractor
+from fid.extractors import Extractor, pixel_extractor
 from fid.files import InputError, read_json, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
@@ -85,7 +85,7 @@ def run(
         gan = build(preset, data.image_shape)
         # Made once for its checks, such as that the set fills a batch.
         data.training(preset.batch_size, preset.seed)
-        extractor = _extractor(data, inception)
+        extractor = _extractor(preset.extractor, data, inception)
         config = dataclasses.asdict(preset) | {
             "data_dir": data_dir,
             "num_examples": data.num_examples,
@@ -349,8 +349,12 @@ def _finish(
     return summary
 
 
-def _extractor(data: datasets.ImageData, inception: str | None) -> Extractor:
-    if data.name == "digits" and inception is None:
+def _extractor(
+    choice: str, data: datasets.ImageData, inception: str | None
+) -> Extractor:
+    if choice == "pixels":
+        return pixel_extractor(data.image_shape)
+    if choice == "auto" and data.name == "digits" and inception is None:
         from sklearn.datasets import load_digits
 
         images = np.concatenate(list(data.images()))

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from fid.files import atomic_path
 
-__all__ = ["training_curve"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Distinct in grey and for the colour-blind.
+__all__ = [
+    "Band",
+    "band",
+    "heat_map",
+    "sweep_curves",
+    "training_curve",
+]
+
+# Distinct in grey and for the colour-blind (Okabe and Ito's palette).
 _COLOURS = {
     "d_loss": "#0072B2",
     "g_loss": "#D55E00",
     "distance": "#000000",
     "best": "#009E73",
 }
+_SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINES = ("-", "--", ":", "-.")
 
 
 def training_curve(
@@ -35,12 +49,7 @@ def training_curve(
         title: Title of the figure.
         label: What the distance is called; None means its name in the rows.
     """
-    # The object interface: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for key, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
         points = _points(rows, key)
@@ -64,9 +73,165 @@ def training_curve(
     lower.set_ylabel(label or distance_key)
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
-        axes.grid(True, color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
+        _plain(axes)
     upper.set_title(title)
+    _save(figure, path)
+
+
+class Band(NamedTuple):
+    """The mean of several curves, between the lowest and the highest.
+
+    Attributes:
+        x: Where, float64 (n,).
+        mean: float64 (n,).
+        low: float64 (n,).
+        high: float64 (n,).
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def band(
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]], x: Sequence[float]
+) -> Band:
+    """Takes mean, minimum and maximum of curves at common places.
+
+    Args:
+        curves: Each its places, ascending, and its values.
+        x: The common places, within every curve. Between two places of a curve its
+            value is interpolated linearly.
+
+    Returns:
+        The band.
+
+    Example:
+        >>> two = band([([0, 2], [4.0, 2.0]), ([0, 1, 2], [1.0, 1.0, 0.0])], [0, 1, 2])
+        >>> two.mean.tolist(), two.low.tolist(), two.high.tolist()
+        ([2.5, 2.0, 1.0], [1.0, 1.0, 0.0], [4.0, 3.0, 2.0])
+    """
+    x = np.asarray(x, np.float64)
+    values = np.stack([np.interp(x, *curve) for curve in curves])
+    return Band(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def sweep_curves(
+    curves: dict[str, tuple[Band, Band]], label: str, path: str | os.PathLike[str]
+) -> None:
+    """Draws a distance over steps and over minutes, as the paper's figures do.
+
+    Args:
+        curves: By their names in the legend: the band over steps and that over
+            minutes. The first one is drawn on top.
+        label: What the distance is called.
+        path: Where the PNG goes.
+    """
+    figure = _figure(11.0, 5.0)
+    both = figure.subplots(1, 2, sharey=True)
+    titles = ("step (generator updates)", "minutes (wall clock)")
+    for part, (axes, title) in enumerate(zip(both, titles, strict=True)):
+        for index, (name, bands) in enumerate(curves.items()):
+            x, mean, low, high = bands[part]
+            style = {
+                "color": _SERIES[index % len(_SERIES)],
+                "zorder": 3 + 1 / (1 + index),
+            }
+            axes.fill_between(x, low, high, alpha=0.18, linewidth=0, **style)
+            line = _LINES[index // len(_SERIES) % len(_LINES)]
+            axes.plot(
+                x, mean, line, linewidth=1.0 if index else 2.2, label=name, **style
+            )
+        axes.set_xlabel(title)
+        _plain(axes)
+    extremes = [(x.low.min(), x.high.max()) for bands in curves.values() for x in bands]
+    if _wide(np.array(extremes)):
+        both[0].set_yscale("log")
+    both[0].set_ylabel(f"{label}: mean, min to max")
+    both[1].legend(frameon=False)
+    _save(figure, path)
+
+
+def heat_map(
+    values: dict[tuple[float, float], float], label: str, path: str | os.PathLike[str]
+) -> None:
+    """Draws a value for each pair of learning rates on logarithmic axes.
+
+    Args:
+        values: By (discriminator's rate, generator's rate).
+        label: What the values are called.
+        path: Where the PNG goes.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    rates = [sorted({cell[part] for cell in values}) for part in (0, 1)]
+    cells = np.full((len(rates[1]), len(rates[0])), np.nan)
+    for (discriminator, generator), value in values.items():
+        cells[rates[1].index(generator), rates[0].index(discriminator)] = value
+    figure = _figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
+    axes = figure.subplots()
+    norm = LogNorm() if _wide(np.array([*values.values()])) else None
+    edges = [_edges(x) for x in rates]
+    mesh = axes.pcolormesh(*edges, cells, cmap="cividis", norm=norm)
+    for (discriminator, generator), value in values.items():
+        light = mesh.norm(value) > 0.5
+        single = discriminator == generator
+        axes.text(
+            discriminator,
+            generator,
+            f"{value:.4g}" + ("\none rate" if single else ""),
+            color="black" if light else "white",
+            ha="center",
+            va="center",
+            fontsize=9,
+        )
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("discriminator's learning rate")
+    axes.set_ylabel("generator's learning rate")
+    for axis, ticks in zip((axes.xaxis, axes.yaxis), rates, strict=True):
+        axis.set_ticks(ticks, [f"{x:g}" for x in ticks])
+        axis.set_ticks([], minor=True)
+    bar = figure.colorbar(mesh, label=f"best {label},\nmean over seeds")
+    if norm is not None:
+        bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        bar.ax.yaxis.set_major_formatter(ScalarFormatter())
+        bar.ax.yaxis.set_ticks([], minor=True)
+    _save(figure, path)
+
+
+def _wide(values: np.ndarray) -> bool:
+    """Says whether a logarithmic scale shows values better, and can."""
+    return bool(values.min() > 0 and values.max() > 3 * values.min())
+
+
+def _edges(places: Sequence[float]) -> np.ndarray:
+    """Returns the borders of cells around places, halfway on a logarithmic axis."""
+    logs = np.log(places)
+    if len(logs) == 1:
+        return np.exp(logs[0] + np.array([-0.5, 0.5]))
+    middles = (logs[1:] + logs[:-1]) / 2
+    ends = 2 * logs[0] - middles[0], 2 * logs[-1] - middles[-1]
+    return np.exp([ends[0], *middles, ends[1]])
+
+
+def _figure(width: float, height: float) -> Figure:
+    # The object interface: no global state, no window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(True, color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 

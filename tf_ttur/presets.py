@@ -46,6 +46,9 @@ class Preset:
         sample_batch: Images generated at a time in a measurement. It matters only
             where an image depends on those beside it (`batch_statistics`).
         quantize: How they are rounded before it; see `fid.images.quantize`.
+        extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
+            without `--inception`, their classifier), `inception`, or `pixels`
+            (`fid.pixel_extractor`).
         generator_options: Further arguments of the network's `generator`.
         discriminator_options: Further arguments of the network's `discriminator`.
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
@@ -77,6 +80,7 @@ class Preset:
     halve_every: int = 0
     sample_batch: int = 250
     quantize: str = "none"
+    extractor: str = "auto"
     generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ema_decay: float = 0.0
@@ -104,6 +108,11 @@ class Preset:
                 )
         if not 0 <= changed.seed < 2**31:
             raise InputError(f"seed is {changed.seed}; it must be in 0..{2**31 - 1}.")
+        if changed.extractor not in ("auto", "inception", "pixels"):
+            raise InputError(
+                f"extractor is {changed.extractor!r}; choose from auto, inception and "
+                "pixels."
+            )
         if changed.network == "began" and changed.loss != "wasserstein":
             raise InputError(
                 f"loss is {changed.loss!r}; BEGAN has a loss of its own, a form of "

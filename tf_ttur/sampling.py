@@ -1,31 +1,53 @@
-"""Grids of samples as pictures."""
+"""Generated images as pictures: grids, interpolations, folders and archives."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import pathlib
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from fid.files import atomic_path
+from fid.files import InputError, atomic_path, atomic_write, printable, read_json
 from fid.images import quantize
 
-__all__ = ["image_grid", "save_png", "to_bytes"]
+if TYPE_CHECKING:
+    from tf_ttur.gan import GAN
+
+__all__ = [
+    "image_grid",
+    "interpolation",
+    "load_run",
+    "save_images",
+    "save_png",
+    "to_bytes",
+]
 
 
 _LINE, _GREY = 2, 96
+_SAMPLE_NAME = re.compile(r"\d{5,}\.png")
+_CHECKPOINT_NAME = re.compile(r"step_(\d+)\.keras")
 
 
-def to_bytes(images: np.ndarray) -> np.ndarray:
-    """Maps images from [-1, 1] to the nearest of 256 levels.
+def to_bytes(images: np.ndarray, rule: str = "round") -> np.ndarray:
+    """Maps images from [-1, 1] to 256 levels.
 
     Args:
         images: Float array; values outside of [-1, 1] are clipped.
+        rule: `round` takes the nearest level; `truncate` drops the fraction, as the
+            original does for WGAN-GP.
 
     Returns:
         uint8 array of the same shape.
     """
-    return quantize(np.clip((images + 1.0) * 127.5, 0.0, 255.0), "round")
+    return quantize(np.clip((images + 1.0) * 127.5, 0.0, 255.0), rule)
 
 
 def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -62,6 +84,243 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         path: Where it goes.
         image: uint8 (H, W, 1) or (H, W, 3).
     """
-    picture = image[..., 0] if image.shape[-1] == 1 else image
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        temporary.write_bytes(_png(image))
+
+
+def _png(image: np.ndarray) -> bytes:
+    picture = image[..., 0] if image.shape[-1] == 1 else image
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+# Runs ---------------------------------------------------------------------------------
+
+
+def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> GAN:
+    """Loads the model of a run folder, to sample from.
+
+    Args:
+        workdir: The run folder.
+        checkpoint: `best` (of the lowest distance), `last`, or the step of a
+            checkpoint that is kept.
+
+    Returns:
+        The `GAN`, not compiled.
+
+    Raises:
+        InputError: There is no such run or checkpoint, it is damaged, or it makes no
+            images.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise InputError(
+            f"{printable(workdir)} is no run folder: it has no config.json. Name a "
+            "--workdir of train.py."
+        )
+    path = _checkpoint(workdir, checkpoint)
+    import keras
+
+    # Registers the classes that a checkpoint may hold.
+    from tf_ttur import gan, latents, layers  # noqa: F401
+    from tf_ttur.networks import dcgan, resnet  # noqa: F401
+
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # h5py, zipfile and Keras raise errors of every kind.
+        # Keras ends with what went wrong, after much about where.
+        reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        raise InputError(
+            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
+            "Choose another --checkpoint."
+        ) from error
+    if not isinstance(model, gan.GAN) or len(model.image_shape) != 3:
+        raise InputError(f"{printable(path)} holds no GAN of images.")
+    return model
+
+
+def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
+    kept = dict([*_kept(workdir / "best"), *_kept(workdir / "checkpoints")])
+    if not kept:
+        raise InputError(
+            f"{printable(workdir)} has no checkpoint yet; the first one is written "
+            "before the first step."
+        )
+    if checkpoint == "last":
+        return kept[max(kept)]
+    if checkpoint == "best":
+        # Names the one that counts, where a crash left two.
+        facts = read_json(workdir / "best" / "best.json")
+        step = facts.get("step") if isinstance(facts, dict) else None
+    else:
+        try:
+            step = int(checkpoint)
+        except ValueError as error:
+            raise InputError(
+                f"--checkpoint={checkpoint}: expected best, last or a step."
+            ) from error
+    if step not in kept:
+        raise InputError(
+            f"{printable(workdir)} keeps no checkpoint of step {step}; it has those of "
+            f"{', '.join(map(str, sorted(kept)))}."
+        )
+    return kept[step]
+
+
+def _kept(folder: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
+    for path in sorted(folder.glob("step_*.keras")):
+        if found := _CHECKPOINT_NAME.fullmatch(path.name):
+            yield int(found[1]), path
+
+
+def interpolation(latent: Any, rows: int, columns: int, seed: int) -> np.ndarray:
+    """Draws pairs of latents and the way from one to the other.
+
+    Of normal latents that way is a part of a circle: nearly all of them are about
+    sqrt(dimension) long, and the straight way leads through shorter ones, which the
+    generator hardly met. Of others, such as uniform latents, it is straight.
+
+    Args:
+        latent: Draws latents by `latent(count, seed=seed)`.
+        rows: How many pairs.
+        columns: How many latents from the first to the second, both among them.
+        seed: Seed of the pairs.
+
+    Returns:
+        float32 (rows, columns, dimension).
+
+    Example:
+        >>> import tf_ttur
+        >>> way = interpolation(tf_ttur.UniformLatent(5), rows=2, columns=3, seed=0)
+        >>> bool(np.allclose(way[:, 1], (way[:, 0] + way[:, 2]) / 2))
+        True
+    """
+    from tf_ttur.latents import NormalLatent
+
+    pairs = np.asarray(latent(2 * rows, seed=seed), np.float64)
+    start, end = pairs[:rows, np.newaxis], pairs[rows:, np.newaxis]
+    part = np.linspace(0.0, 1.0, columns)[:, np.newaxis]
+    if not isinstance(latent, NormalLatent):
+        return ((1 - part) * start + part * end).astype(np.float32)
+    lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (start, end)]
+    cosine = np.sum(start * end, axis=-1, keepdims=True) / (lengths[0] * lengths[1])
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    # Where the angle is 0 both factors are the straight way's.
+    sine = np.where(np.sin(angle) > 1e-6, np.sin(angle), 1.0)
+    straight = np.sin(angle) <= 1e-6
+    first = np.where(straight, 1 - part, np.sin((1 - part) * angle) / sine)
+    second = np.where(straight, part, np.sin(part * angle) / sine)
+    directions = first * start / lengths[0] + second * end / lengths[1]
+    length = (1 - part) * lengths[0] + part * lengths[1]
+    return (directions * length).astype(np.float32)
+
+
+# Many images --------------------------------------------------------------------------
+
+
+def save_images(
+    path: str | os.PathLike[str],
+    images: Iterable[np.ndarray],
+    count: int,
+    overwrite: bool = False,
+) -> None:
+    """Writes images as `00000.png`, `00001.png`, ... to a folder or an archive.
+
+    Either appears whole, or not at all. Equal images give an equal archive, byte by
+    byte, as long as Pillow is the same.
+
+    Args:
+        path: A folder, or a `.zip`, in which the PNGs are stored as they are.
+        images: Batches, uint8 (m, H, W, 1) or (m, H, W, 3).
+        count: How many images there are in all.
+        overwrite: Whether to replace a folder of such images; an archive is replaced
+            in any case.
+
+    Raises:
+        InputError: It cannot be written, or the folder holds something else.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp(), "samples")
+        >>> save_images(folder, [np.zeros((3, 8, 8, 1), np.uint8)], 3)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['00000.png', '00001.png', '00002.png']
+    """
+    path = pathlib.Path(path)
+    digits = max(5, len(str(count - 1)))
+
+    def write_all(write: Callable[[str, bytes], Any]) -> None:
+        index = 0
+        for batch in images:
+            for image in batch:
+                write(f"{index:0{digits}}.png", _png(image))
+                index += 1
+
+    if path.suffix.lower() == ".zip":
+        with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+            # A ZipInfo of its own has a fixed time.
+            write_all(lambda name, data: archive.writestr(_entry(name), data))
+        return
+    check_folder(path, overwrite)
+    with _atomic_folder(path) as temporary:
+        write_all(lambda name, data: (temporary / name).write_bytes(data))
+
+
+def check_folder(path: pathlib.Path, overwrite: bool) -> None:
+    """Makes sure that a folder of images may be written or replaced.
+
+    Args:
+        path: The folder, which need not exist.
+        overwrite: Whether images of an earlier time may be replaced.
+
+    Raises:
+        InputError: It may not.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{printable(path)} is a file; --output names a folder here.")
+    names = [entry.name for entry in path.iterdir()]
+    if names and not overwrite:
+        raise InputError(
+            f"The folder {printable(path)} is not empty; give --overwrite to replace "
+            "it, or another --output."
+        )
+    # What is deleted must be what this program has written.
+    if other := [name for name in names if not _SAMPLE_NAME.fullmatch(name)]:
+        raise InputError(
+            f"The folder {printable(path)} holds more than samples, such as "
+            f"{printable(other[0])}; it is not replaced. Choose another --output."
+        )
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.create_system = 3  # Unix, on all systems.
+    entry.external_attr = 0o100644 << 16
+    return entry
+
+
+@contextlib.contextmanager
+def _atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a new folder beside `path` that takes its place on success."""
+    unique = f".{path.name[:40]}.{os.getpid()}"
+    temporary = path.with_name(f"{unique}.new")
+    former = path.with_name(f"{unique}.old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.rename(former)
+        temporary.rename(path)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write the folder {printable(path)}: {error.strerror or error}. "
+            "Nothing was changed; free space or choose another --output."
+        ) from error
+    finally:
+        if former.exists() and not path.exists():
+            former.rename(path)
+        for folder in (temporary, former):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,11 @@ from PIL import Image
 from tf_ttur import plots
 
 
+def colours(path):
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    return {"#" + bytes(pixel).hex().upper() for pixel in np.unique(pixels, axis=0)}
+
+
 def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
     rows = [
         {"step": 0, "fid": 300.0},
@@ -15,3 +20,43 @@ def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert picture.shape == (720, 840)
         assert picture.min() < 50 < 200 < picture.max()
+
+
+def test_a_band_is_mean_lowest_and_highest_of_its_curves():
+    curves = [([0, 2, 4], [8.0, 4.0, 0.0]), ([0, 1, 4], [4.0, 2.0, 5.0])]
+    band = plots.band(curves, [0, 1, 2, 4])
+    # The second one, not measured at 2, is there a third of the way from 2.0 to 5.0.
+    assert band.x.tolist() == [0, 1, 2, 4]
+    assert band.mean.tolist() == [6.0, 4.0, 3.5, 2.5]
+    assert band.low.tolist() == [4.0, 2.0, 3.0, 0.0]
+    assert band.high.tolist() == [8.0, 6.0, 4.0, 5.0]
+
+
+def test_every_curve_of_a_sweep_has_a_colour_of_its_own(tmp_path):
+    def bands(level):
+        curves = [([0, 5, 10], [level, level / 2, level / 4 + x]) for x in (0.0, 1.0)]
+        return plots.band(curves, [0, 5, 10]), plots.band(curves, [0, 10])
+
+    curves = {f"single rate {level}": bands(level) for level in (100.0, 50.0, 25.0)}
+    plots.sweep_curves(curves, "FID", tmp_path / "curves.png")
+    assert set(plots._SERIES[:3]) <= colours(tmp_path / "curves.png")
+    assert not set(plots._SERIES[3:6]) & colours(tmp_path / "curves.png")
+    # Zero has no logarithm.
+    nothing = plots.band([([0, 1], [1.0, 0.0])], [0, 1])
+    plots.sweep_curves({"a": (nothing, nothing)}, "JSD", tmp_path / "zero.png")
+    assert plots._SERIES[0] in colours(tmp_path / "zero.png")
+
+
+def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
+    values = {(1e-4, 1e-4): 1.0, (1e-3, 1e-4): 10.0, (1e-3, 1e-3): 100.0}
+    plots.heat_map(values, "FID", tmp_path / "three.png")
+    # The ends of cividis, and its middle at the geometric mean.
+    assert {"#00224E", "#7D7C78", "#FEE838"} <= colours(tmp_path / "three.png")
+    plots.heat_map({(1e-4, 1e-4): 0.0}, "JSD", tmp_path / "one.png")
+    assert plots._SERIES[0] not in colours(tmp_path / "one.png")
+
+
+def test_cells_of_a_heat_map_meet_halfway():
+    np.testing.assert_allclose(
+        plots._edges([1e-4, 1e-2, 1e-1]), [1e-5, 1e-3, 10**-1.5, 10**-0.5]
+    )

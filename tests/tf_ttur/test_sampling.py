@@ -1,7 +1,21 @@
+import errno
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
 import numpy as np
+import pytest
 from PIL import Image
 
-from tf_ttur import sampling
+from fid.files import InputError
+from fid.images import open_images
+from tf_ttur import callbacks, sample_cli, sampling
+from tf_ttur.gan import GAN
+from tf_ttur.latents import NormalLatent, UniformLatent
+from tf_ttur.networks import dcgan
+from tf_ttur.optimizers import ttur
 
 
 def test_a_grid_holds_every_image_in_its_place():
@@ -16,9 +30,11 @@ def test_a_grid_holds_every_image_in_its_place():
     assert (grid[:, -2:] == grid[0, 0]).all()
 
 
-def test_images_become_the_nearest_byte():
+def test_images_become_bytes():
     images = np.array([-1.5, -1.0, 0.0, 0.9999, 1.0, 2.0], "float32")
     assert sampling.to_bytes(images).tolist() == [0, 0, 128, 255, 255, 255]
+    truncated = sampling.to_bytes(images, "truncate")
+    assert truncated.tolist() == [0, 0, 127, 254, 255, 255]
 
 
 def test_pictures_are_png_grey_or_rgb(tmp_path):
@@ -28,3 +44,263 @@ def test_pictures_are_png_grey_or_rgb(tmp_path):
         read = Image.open(tmp_path / "x.png")
         assert (read.format, read.mode) == ("PNG", mode)
         np.testing.assert_array_equal(np.asarray(read).reshape(image.shape), image)
+
+
+# Interpolation ------------------------------------------------------------------------
+
+
+def test_normal_latents_are_joined_along_a_circle():
+    latent = NormalLatent(50)
+    way = sampling.interpolation(latent, 4, 5, seed=3)
+    assert (way.shape, way.dtype) == ((4, 5, 50), np.float32)
+    pairs = np.asarray(latent(8, seed=3))
+    np.testing.assert_allclose(way[:, 0], pairs[:4], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(way[:, -1], pairs[4:], rtol=1e-5, atol=1e-6)
+    lengths = np.linalg.norm(way, axis=-1)
+    even = np.linspace(lengths[:, 0], lengths[:, -1], 5, axis=1)
+    np.testing.assert_allclose(lengths, even, rtol=1e-5)
+    units = way / lengths[..., np.newaxis]
+    angles = np.arccos(np.sum(units[:, 1:] * units[:, :-1], axis=-1))
+    np.testing.assert_allclose(
+        angles, angles.mean(1, keepdims=True).repeat(4, 1), rtol=1e-3
+    )
+
+
+def test_uniform_latents_are_joined_along_a_line():
+    latent = UniformLatent(3)
+    way = sampling.interpolation(latent, 2, 4, seed=0)
+    pairs = np.asarray(latent(4, seed=0))
+    np.testing.assert_allclose(
+        way, np.linspace(pairs[:2], pairs[2:], 4, axis=1), atol=1e-6
+    )
+
+
+def test_equal_latents_have_nothing_between_them(monkeypatch):
+    monkeypatch.setattr(NormalLatent, "__call__", lambda *_, **__: np.ones((2, 3)))
+    way = sampling.interpolation(NormalLatent(3), 1, 3, seed=0)
+    np.testing.assert_allclose(way, np.ones((1, 3, 3)), rtol=1e-6)
+
+
+# Folders and archives -----------------------------------------------------------------
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
+NAMES = ["00000.png", "00001.png", "00002.png", "00003.png", "00004.png"]
+
+
+def batches():
+    return iter((IMAGES[:2], IMAGES[2:]))
+
+
+def read(path):
+    return np.concatenate(list(open_images(path).batches(3)))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", ["folder", "archive.zip", "deep/er/folder"])
+def test_images_are_read_back_by_what_measures_them(tmp_path, name):
+    sampling.save_images(tmp_path / name, batches(), 5)
+    np.testing.assert_array_equal(read(tmp_path / name), IMAGES)
+    entries = [path.name for path in (tmp_path / name).parent.iterdir()]
+    assert entries == [pathlib.Path(name).name]
+
+
+def test_an_archive_is_stored_and_equal_each_time(tmp_path):
+    for name in ("a.zip", "b.zip"):
+        sampling.save_images(tmp_path / name, batches(), 5)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == NAMES
+        assert {x.compress_type for x in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert {x.date_time for x in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_folder_is_replaced_only_if_asked_and_only_by_its_like(tmp_path):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    sampling.save_images(folder, batches(), 5)  # an empty one may be filled
+    assert list(contents(folder)) == NAMES
+    with pytest.raises(InputError, match="not empty; give --overwrite"):
+        sampling.save_images(folder, batches(), 5)
+    sampling.save_images(folder, iter([IMAGES[:1]]), 1, overwrite=True)
+    assert list(contents(folder)) == NAMES[:1]
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"more than samples, such as thesis\.tex"):
+        sampling.save_images(folder, batches(), 5, overwrite=True)
+    assert (folder / "thesis.tex").exists()
+    with pytest.raises(InputError, match="is a file"):
+        sampling.save_images(folder / "thesis.tex", batches(), 5)
+
+
+@pytest.mark.parametrize("name", ["folder", "archive.zip"])
+def test_nothing_is_left_of_what_fails(tmp_path, name):
+    def full_disk():
+        yield IMAGES[:2]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left on device"):
+        sampling.save_images(tmp_path / name, full_disk(), 5)
+    assert not list(tmp_path.iterdir())
+    sampling.save_images(tmp_path / name, batches(), 5)
+    before = read(tmp_path / name)
+    with pytest.raises(InputError, match="No space left on device"):
+        sampling.save_images(tmp_path / name, full_disk(), 5, overwrite=True)
+    np.testing.assert_array_equal(read(tmp_path / name), before)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+# Runs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder as training leaves it: the best is older than the last two."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    generator = dcgan.generator(32, 1, 2, 10, seed=0)
+    random = np.random.default_rng(0)
+    for weights in generator.trainable_variables:  # else all samples are nearly grey
+        weights.assign(random.normal(0.0, 0.3, weights.shape))
+    gan = GAN(
+        generator,
+        dcgan.discriminator(32, 1, 2, seed=0),
+        UniformLatent(10),
+        ema_decay=0.5,
+    )
+    optimizers = ttur(discriminator=1e-3, generator=1e-3)
+    gan.compile(**optimizers, loss="minimax", jit_compile=False)
+    checkpoints = callbacks.Checkpoints(
+        workdir / "checkpoints", workdir / "best", "fid"
+    )
+    real = random.uniform(-1, 1, (24, 32, 32, 1)).astype("float32")
+    samples = {}
+    for value in (3.0, 4.0, 5.0):
+        gan.fit(real, batch_size=8, verbose=0)
+        checkpoints.save(gan, gan.steps, value)
+        samples[gan.steps] = gan.generate(12, seed=7, batch_size=12)
+    config = {"num_samples": 20, "quantize": "none"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir, samples
+
+
+def test_a_checkpoint_is_found_by_what_it_is(trained):
+    workdir, samples = trained
+    assert list(samples) == [3, 6, 9]
+    for checkpoint, step in {"best": 3, "last": 9, "6": 6, 3: 3}.items():
+        gan = sampling.load_run(workdir, checkpoint)
+        assert gan.steps == step
+        images = gan.generate(12, seed=7, batch_size=12)
+        np.testing.assert_allclose(images, samples[step], atol=1e-6)
+
+
+def sample(workdir, *flags):
+    return sample_cli.sample(["sample.py", str(workdir), *map(str, flags)])
+
+
+def test_a_grid_is_drawn(trained, tmp_path, capsys):
+    workdir, samples = trained
+    flags = ["--grid=3x4", "--seed=7", "--checkpoint=last"]
+    assert sample(workdir, *flags, f"--output={tmp_path}/x.png") == 0
+    assert capsys.readouterr().out == (
+        f"12 images of 32x32x1 from step 9 of {workdir}: {tmp_path}/x.png\n"
+    )
+    drawn = np.asarray(Image.open(tmp_path / "x.png")).astype(int)
+    wanted = sampling.image_grid(sampling.to_bytes(samples[9]), 4)[..., 0]
+    assert drawn.shape == (3 * 34 + 2, 4 * 34 + 2)
+    # A last bit of the generator's may fall on the other side of a half.
+    assert np.abs(drawn - wanted).max() <= 1
+    assert (drawn != wanted).mean() < 1e-3
+    assert sample(workdir, "--interpolate", "--grid=2x3") == 0
+    picture = np.asarray(Image.open(workdir / "best_interpolation.png"))
+    assert picture.shape == (2 * 34 + 2, 3 * 34 + 2)
+
+
+def test_a_fresh_process_knows_all_classes_of_a_checkpoint(trained, tmp_path):
+    """Here they are known since `trained` has imported them."""
+    script = pathlib.Path(__file__).parents[2] / "scripts" / "sample.py"
+    for name in ("fresh", "here"):
+        flags = [str(trained[0]), f"--output={tmp_path / name}.zip"]
+        if name == "fresh":
+            subprocess.run([sys.executable, script, *flags], check=True)
+        else:
+            assert sample(*flags) == 0
+    here, fresh = (tmp_path / f"{name}.zip" for name in ("here", "fresh"))
+    assert here.read_bytes() == fresh.read_bytes()
+
+
+def test_the_ends_of_an_interpolation_are_samples(trained, tmp_path):
+    workdir, samples = trained
+    flags = ["--interpolate", "--grid=6x3", "--seed=7", "--checkpoint=6"]
+    assert sample(workdir, *flags, f"--output={tmp_path}/x") == 0
+    images = read(tmp_path / "x").reshape(6, 3, 32, 32, -1)[..., :1].astype(int)
+    wanted = sampling.to_bytes(samples[6]).astype(int)
+    assert np.abs(images[:, 0] - wanted[:6]).max() <= 1
+    assert np.abs(images[:, 2] - wanted[6:]).max() <= 1
+    assert (images[:, 1] != images[:, 0]).any()
+
+
+def test_equal_seeds_give_equal_files(trained, tmp_path):
+    workdir, _ = trained
+    for name, flags in {
+        "a.zip": [],
+        "b.zip": ["--batch_size=7"],
+        "folder": ["--num_samples=20"],
+        "other.zip": ["--seed=1"],
+        "truncated.zip": ["--quantize=truncate"],
+    }.items():
+        assert sample(workdir, *flags, f"--output={tmp_path / name}") == 0
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    a, folder, other, truncated = (
+        read(tmp_path / x).astype(int)
+        for x in ("a.zip", "folder", "other.zip", "truncated.zip")
+    )
+    assert len(a) == 20  # as many as the run was measured with
+    np.testing.assert_array_equal(a, folder)
+    assert (a != other).mean() > 0.1
+    assert set(np.unique(a - truncated)) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--checkpoint=4"], 1, "no checkpoint of step 4; it has those of 3, 6, 9."),
+        (["--checkpoint=first"], 1, "expected best, last or a step"),
+        (["--grid=8"], 1, "--grid=8: expected ROWSxCOLUMNS"),
+        (["--grid=0x8"], 1, "--grid=0x8: expected ROWSxCOLUMNS"),
+        (["--output=x.jpg"], 1, "expected a .png, a .zip or the name of a folder"),
+        (["--output=x.png", "--num_samples=5"], 1, "--num_samples is for a folder"),
+        (["--output=/proc/x.png"], 1, "Cannot write /proc/x.png"),
+        (["--output=/proc/x"], 1, "Cannot write the folder /proc/x"),
+        (["--output=/proc"], 1, "The folder /proc is not empty"),
+        (["--num_samples=0", "--output=x"], 2, "num_samples"),
+        (["--seed=-1"], 2, "seed"),
+        (["stray"], 2, "expected one run folder; got 2"),
+    ],
+)
+def test_bad_flags_are_one_line(trained, capsys, flags, status, message):
+    assert sample(trained[0], *flags) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_what_is_no_run_or_damaged_is_told(trained, tmp_path, capsys):
+    assert sample(tmp_path) == 1
+    assert "is no run folder: it has no config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert sample(tmp_path) == 1
+    assert "has no checkpoint yet" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    data = (trained[0] / "checkpoints" / "step_00000009.keras").read_bytes()
+    checkpoint = tmp_path / "checkpoints" / "step_00000009.keras"
+    for damaged in (data[: len(data) // 2], data.replace(b"PK", b"KP"), b""):
+        checkpoint.write_bytes(damaged)
+        assert sample(tmp_path, "--checkpoint=last") == 1
+        error = capsys.readouterr().err
+        assert f"The checkpoint {checkpoint} cannot be loaded" in error
+        assert len(error.splitlines()) == 1
+    assert sample(tmp_path) == 1
+    assert "best.json" in capsys.readouterr().err

@@ -144,5 +144,6 @@ def _check_finite(gan: Any, step: int) -> None:
             raise Diverged(
                 f"{variable.path} holds values that are not finite at step {step}. "
                 "No checkpoint was made of it; the one before is kept. Lower the "
-                "learning rates."
+                "learning rates.",
+                step,
             )

@@ -177,7 +177,7 @@ class Measurement(StepCallback):
         except MemoryError:
             raise
         except InputError as error:
-            raise Diverged(f"{failed}{gan.steps}: {error}") from error
+            raise Diverged(f"{failed}{gan.steps}: {error}", gan.steps) from error
         except Exception as error:
             text = " ".join(str(error).split())[:2000]
             raise InputError(

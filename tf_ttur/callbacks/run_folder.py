@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fid.files import InputError, atomic_path
+from fid.files import InputError, atomic_path, read_json_lines
 from tf_ttur import sampling
 from tf_ttur.callbacks.measurement import Measurement
 from tf_ttur.callbacks.steps import StepCallback, scalars
@@ -90,21 +90,7 @@ class MetricsLog(StepCallback):
         Returns:
             The rows in order. A last line that a crash cut short is left out.
         """
-        try:
-            lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                if number == len(lines):
-                    break
-                raise InputError(
-                    f"{path}, line {number} is not JSON: {error}. Mend or delete it."
-                ) from error
-        return rows
+        return read_json_lines(path)
 
     @staticmethod
     def cut(path: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:

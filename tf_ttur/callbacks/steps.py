@@ -14,7 +14,16 @@ __all__ = ["Diverged", "NaNGuard", "StepCallback", "scalars", "writes_files"]
 
 
 class Diverged(InputError):
-    """Training came to a loss, a weight or a sample that is not a number."""
+    """Training came to a loss, a weight or a sample that is not a number.
+
+    Args:
+        message: Says which, and what to do.
+        step: Where it was met.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -56,7 +65,8 @@ class NaNGuard(StepCallback):
             raise Diverged(
                 f"{', '.join(bad)} became {logs[bad[0]]} at step {now}. Nothing of it "
                 "was saved. Lower the learning rates, or look for values in the data "
-                "outside of [-1, 1]."
+                "outside of [-1, 1].",
+                now,
             )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,10 @@ import tensorflow as tf
 
 from fid.files import InputError
 
-__all__ = ["ImageData", "group", "in_memory", "permutation", "rows"]
+__all__ = ["PARALLEL", "ImageData", "group", "in_memory", "permutation", "rows"]
+
+# Batches decoded at a time.
+PARALLEL = os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +111,10 @@ class ImageData:
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
-        batches = group(batches, discriminator_steps).prefetch(tf.data.AUTOTUNE)
+        # The thread that tunes a pipeline sleeps for up to a minute at a time, and the
+        # end of a `fit` may wait for it to wake up (docs/performance.md).
+        options.autotune.enabled = False
+        batches = group(batches, discriminator_steps).prefetch(2)
         # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return batches.apply(endless).with_options(options)
@@ -196,7 +203,7 @@ def _decoded(
 
     return batches.map(
         lambda elements: tf.numpy_function(call, [elements], tf.uint8),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=PARALLEL,
         deterministic=True,
     )
 

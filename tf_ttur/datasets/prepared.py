@@ -158,7 +158,7 @@ def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.D
             tf.data.TFRecordDataset,
             cycle_length=_SHARDS_AT_ONCE,
             block_length=16,
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=batches.PARALLEL,
             deterministic=True,
         )
 

@@ -8,6 +8,7 @@ compare only with distances of the same fingerprint.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import logging
 import pathlib
 
@@ -63,7 +64,12 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
         raise InputError(f"The digits are {side} pixels wide; at least 8 are needed.")
     path = cache_dir() / f"digits_classifier_v{_VERSION}_{side}.keras"
     if not (path.exists() and _facts(path).exists()):
-        _train(images, labels, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as lock:
+            # Of several runs that start at once, one trains it for all.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (path.exists() and _facts(path).exists()):
+                _train(images, labels, path)
     facts = read_json(_facts(path))
     try:
         model = keras.models.load_model(path, compile=False)

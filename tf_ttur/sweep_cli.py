@@ -1,0 +1,129 @@
+"""The command-line program that sweeps over learning rates and seeds."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from fid.cli import run
+from fid.files import InputError
+from tf_ttur import presets
+from tf_ttur.cli import compilation_cache
+
+__all__ = ["sweep"]
+
+
+def sweep(argv: Sequence[str] | None = None) -> int:
+    """Runs `sweep.py`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        if args:
+            raise flags.Error(f"unexpected argument {args[0]!r}")
+        # Not for --help.
+        from tf_ttur import sweep as sweeps
+        from tf_ttur import sweep_results
+
+        workdir = pathlib.Path(values.workdir)
+        if values.table_only:
+            print(sweep_results.report(workdir))
+            return
+        settings = [
+            f"{key}={values[key].value}"
+            for key in ("steps", "every", "num_samples")
+            if values[key].value is not None
+        ]
+        preset = sweeps.override(presets.get(values.preset), settings + values.set)
+        cells = sweeps.grid(
+            _rates("discriminator_lr", values.discriminator_lr),
+            _rates("generator_lr", values.generator_lr),
+            [_pair(text) for text in values.pairs],
+        )
+        wanted = sweeps.Sweep(
+            preset,
+            dict.fromkeys(cells, values.seeds),
+            values.data_dir,
+            values.inception,
+        )
+        compilation_cache()
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        try:
+            sweeps.run(wanted, workdir, values.processes, say)
+        except InputError:
+            if (workdir / "sweep.json").exists():
+                say(f"What there is: sweep.py --workdir={workdir} --table_only")
+            raise
+        print(sweep_results.report(workdir))
+
+    usage = """Trains a preset with a grid of learning rates, each pair several times.
+
+  sweep.py --workdir=DIR --discriminator_lr=X,Y --generator_lr=X,Y [flags]
+
+Starting again in the same folder goes on where it stopped; more rates or more seeds add
+runs. At the end, or with --table_only, the table (table.md, table.json) and the figures
+(curves.png, heatmap.png) are made of what is finished."""
+    return run(main, _define, usage, argv)
+
+
+def _rates(name: str, texts: Sequence[str]) -> list[float]:
+    try:
+        return [float(text) for text in texts]
+    except ValueError as error:
+        raise InputError(f"--{name}={','.join(texts)}: {error}.") from error
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        discriminator, generator = map(float, text.split(":"))
+    except ValueError as error:
+        raise InputError(
+            f"--pairs: {text!r} is not of the form DISCRIMINATOR:GENERATOR, such as "
+            "3e-4:1e-4."
+        ) from error
+    return discriminator, generator
+
+
+def _define(values: flags.FlagValues) -> None:
+    def text(name: str, default: str | None, what: str) -> None:
+        flags.DEFINE_string(name, default, what, flag_values=values)
+
+    def texts(name: str, what: str) -> None:
+        flags.DEFINE_list(name, [], what, flag_values=values)
+
+    def number(name: str, default: int | None, what: str) -> None:
+        flags.DEFINE_integer(name, default, what, flag_values=values)
+
+    text("preset", presets.DEFAULT, "The experiment; train.py --list_presets.")
+    text("workdir", "runs/sweep", "The sweep's folder.")
+    texts("discriminator_lr", "The discriminator's learning rates, with commas.")
+    texts("generator_lr", "The generator's learning rates, with commas.")
+    texts("pairs", "Further pairs DISCRIMINATOR:GENERATOR, with commas.")
+    number("seeds", 4, "Runs of each pair of rates; their seeds are 0, 1, ...")
+    number("processes", 1, "Runs at a time; they share the processor's cores.")
+    number("steps", None, "Generator updates of each run.")
+    number("every", None, "Steps between measurements.")
+    number("num_samples", None, "Generated images in a measurement.")
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "KEY=VALUE: any other setting of the preset, such as --set=ema_decay=0; may be "
+        "given several times.",
+        flag_values=values,
+    )
+    text("data_dir", None, "Where the data set is; see train.py.")
+    text("inception", None, "The 2015 graph, to measure FID with; see train.py.")
+    flags.DEFINE_bool(
+        "table_only", False, "Train nothing; tell what there is.", flag_values=values
+    )

@@ -1,0 +1,364 @@
+"""What a sweep came to: its table and figures, from the folders of its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fid.files import InputError, atomic_path, read_json, read_json_lines, write_json
+from tf_ttur import plots, sweep
+from tf_ttur.sweep import Cell
+
+__all__ = ["Result", "Run", "compare", "read", "report", "table"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is over.
+
+    Attributes:
+        seed: Its seed.
+        steps: Steps at which the distance was measured.
+        minutes: Wall-clock minutes of training at each.
+        distances: The distances; a run may diverge before the first.
+        diverged: The step at which it diverged; None where it went to its end.
+    """
+
+    seed: int
+    steps: Sequence[int]
+    minutes: Sequence[float]
+    distances: Sequence[float]
+    diverged: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The runs of a pair of learning rates.
+
+    Attributes:
+        cell: The rates.
+        runs: Those that are over, by seed.
+        missing: How many are not.
+    """
+
+    cell: Cell
+    runs: Sequence[Run]
+    missing: int = 0
+
+    @property
+    def single_rate(self) -> bool:
+        """Whether both networks learn at one rate."""
+        return self.cell.discriminator_lr == self.cell.generator_lr
+
+    @property
+    def measured(self) -> list[Run]:
+        """The runs that have distances."""
+        return [run for run in self.runs if run.distances]
+
+    @property
+    def best(self) -> dict[int, float]:
+        """Each seed's lowest distance, of a run that diverged the one before that."""
+        return {run.seed: min(run.distances) for run in self.measured}
+
+    @property
+    def final(self) -> dict[int, float]:
+        """Each seed's last distance, without the runs that diverged."""
+        return {r.seed: r.distances[-1] for r in self.runs if r.diverged is None}
+
+    def curve(self) -> plots.Band:
+        """Mean, lowest and highest distance at the steps that all runs reached."""
+        shared = set.intersection(*(set(run.steps) for run in self.measured))
+        curves = [(run.steps, run.distances) for run in self.measured]
+        return plots.band(curves, sorted(shared))
+
+    def curve_over_minutes(self) -> plots.Band:
+        """The same at 200 times between the last start and the first end."""
+        curves = [(run.minutes, run.distances) for run in self.measured]
+        start = max(x[0] for x, _ in curves)
+        end = max(start, min(x[-1] for x, _ in curves))
+        return plots.band(curves, np.linspace(start, end, 200))
+
+
+def read(workdir: str | os.PathLike[str]) -> tuple[str | None, list[Result]]:
+    """Reads the runs of a sweep that are over.
+
+    Args:
+        workdir: The sweep's folder.
+
+    Returns:
+        The name of the distance, None where no run is finished, and the cells in their
+        order.
+
+    Raises:
+        InputError: The folder holds no sweep, or a run's files cannot be read or were
+            measured by another distance.
+    """
+    _, cells = sweep.load(workdir)
+    folders = {
+        (cell, seed): sweep.run_folder(workdir, cell, seed)
+        for cell, seeds in cells.items()
+        for seed in range(seeds)
+    }
+    keys = {
+        read_json(folder / "summary.json").get("metric"): folder
+        for folder in folders.values()
+        if (folder / "summary.json").exists()
+    }
+    if len(keys) > 1:
+        raise InputError(
+            "Runs were measured by different distances: "
+            f"{', '.join(f'{key} in {folder}' for key, folder in keys.items())}."
+        )
+    key = next(iter(keys), None)
+    results = []
+    for cell, seeds in cells.items():
+        runs = []
+        for seed in range(seeds):
+            folder = folders[cell, seed]
+            divergence = sweep.diverged(folder)
+            if divergence is None and not (folder / "summary.json").exists():
+                continue
+            rows = read_json_lines(folder / "metrics.jsonl")
+            rows = [row for row in rows if row.get(key) is not None]
+            runs.append(
+                Run(
+                    seed,
+                    *([row[x] for row in rows] for x in ("step", "minutes", key)),
+                    diverged=divergence and divergence["step"],
+                )
+            )
+        results.append(Result(cell, runs, seeds - len(runs)))
+    return key, results
+
+
+def compare(two: dict[int, float], one: dict[int, float]) -> dict[str, Any] | None:
+    """Compares two cells seed by seed.
+
+    Equal seeds start from equal weights and see the data in equal order.
+
+    Args:
+        two: A value for each seed, of two rates.
+        one: The same of a single rate.
+
+    Returns:
+        Of the differences `two - one` of the seeds that both have: their number, mean
+        and 95 % confidence interval (Student's t, null for less than two), and how
+        many are negative. None where they share no seed.
+
+    Example:
+        >>> compare({0: 1.0, 1: 2.0}, {0: 2.0, 1: 4.0, 2: 9.0})["mean"]
+        -1.5
+    """
+    from scipy import stats
+
+    differences = np.array([two[seed] - one[seed] for seed in sorted(two.keys() & one)])
+    if not differences.size:
+        return None
+    interval = None
+    if differences.size > 1:
+        half = stats.sem(differences) * stats.t.ppf(0.975, differences.size - 1)
+        interval = [differences.mean() - half, differences.mean() + half]
+    return {
+        "seeds": differences.size,
+        "mean": float(differences.mean()),
+        "interval": interval and [float(x) for x in interval],
+        "lower_in": int((differences < 0).sum()),
+    }
+
+
+def table(key: str | None, results: Sequence[Result]) -> dict[str, Any]:
+    """Sums a sweep up.
+
+    Args:
+        key: Name of the distance.
+        results: The cells.
+
+    Returns:
+        What table.json says: `metric`; `cells`, each with its rates, the number of
+        `runs` over and `missing`, the `diverged` ones with their steps, mean, min and
+        max of the `best` and of the `final` distance, the `mean_curve_minimum` and
+        the `minutes` of a run; the best cell of each kind, `best_single_rate` and
+        `best_two_rates`, by the mean of the best distances; and the paired
+        `differences` between those two.
+    """
+    best = {
+        name: min(
+            (x for x in results if x.measured and x.single_rate == single),
+            key=lambda x: np.mean([*x.best.values()]),
+            default=None,
+        )
+        for name, single in (("best_single_rate", True), ("best_two_rates", False))
+    }
+    differences = None
+    if None not in best.values():
+        one, two = best["best_single_rate"], best["best_two_rates"]
+        differences = {
+            "best": compare(two.best, one.best),
+            "final": compare(two.final, one.final),
+        }
+    return {
+        "metric": key,
+        "cells": [_row(result) for result in results],
+        **{name: x and x.cell._asdict() for name, x in best.items()},
+        "differences": differences,
+    }
+
+
+def _row(result: Result) -> dict[str, Any]:
+    lowest = None
+    if result.measured:
+        curve = result.curve()
+        at = int(np.argmin(curve.mean))
+        lowest = {"value": float(curve.mean[at]), "step": int(curve.x[at])}
+    return {
+        **result.cell._asdict(),
+        "runs": len(result.runs),
+        "missing": result.missing,
+        "diverged": {r.seed: r.diverged for r in result.runs if r.diverged is not None},
+        "best": _spread([*result.best.values()]),
+        "final": _spread([*result.final.values()]),
+        "mean_curve_minimum": lowest,
+        "minutes": _spread([run.minutes[-1] for run in result.measured]),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    spread = {"mean": np.mean(values), "min": min(values), "max": max(values)}
+    return {name: float(value) for name, value in spread.items()}
+
+
+def report(workdir: str | os.PathLike[str]) -> str:
+    """Writes table.md, table.json and the figures of a sweep.
+
+    Args:
+        workdir: The sweep's folder.
+
+    Returns:
+        What table.md says.
+
+    Raises:
+        InputError: The folder holds no sweep, or a file cannot be read or written.
+    """
+    workdir = pathlib.Path(workdir)
+    key, results = read(workdir)
+    summary = table(key, results)
+    text = _markdown(summary)
+    write_json(workdir / "table.json", summary)
+    with atomic_path(workdir / "table.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    measured = [result for result in results if result.measured]
+    if measured:
+        plots.heat_map(
+            {result.cell: np.mean([*result.best.values()]) for result in measured},
+            _title(key),
+            workdir / "heatmap.png",
+        )
+        drawn = [
+            result
+            for result in measured
+            if result.single_rate or result.cell._asdict() == summary["best_two_rates"]
+        ]
+        # The one with two rates first: it is what the others are compared with.
+        drawn.sort(key=lambda result: (result.single_rate, result.cell))
+        plots.sweep_curves(
+            {
+                _label(result): (result.curve(), result.curve_over_minutes())
+                for result in drawn
+            },
+            _title(key),
+            workdir / "curves.png",
+        )
+    return text
+
+
+def _title(key: str | None) -> str:
+    if key is None:
+        return "Distance"
+    if key == "fid":
+        return "FID"
+    return f"Fréchet distance ({key})" if key.startswith("frechet_") else key
+
+
+def _label(result: Result) -> str:
+    if result.single_rate:
+        return f"single rate {result.cell.generator_lr:g}"
+    return f"TTUR {result.cell.discriminator_lr:g}, {result.cell.generator_lr:g}"
+
+
+def _markdown(summary: dict[str, Any]) -> str:
+    head = (
+        "discriminator", "generator", "", "runs", "diverged", "best", "final",
+        "mean curve's minimum", "minutes a run",
+    )  # fmt: skip
+    rows = [head, ("---",) * len(head)]
+    for cell in summary["cells"]:
+        rates = {k: cell[k] for k in ("discriminator_lr", "generator_lr")}
+        marks = {
+            "best_single_rate": "best single rate",
+            "best_two_rates": "best two rates",
+        }
+        missing = f" of {cell['runs'] + cell['missing']}" if cell["missing"] else ""
+        lowest = cell["mean_curve_minimum"]
+        rows.append(
+            (
+                f"{cell['discriminator_lr']:g}",
+                f"{cell['generator_lr']:g}",
+                "".join(mark for k, mark in marks.items() if summary[k] == rates),
+                f"{cell['runs']}{missing}",
+                f"{len(cell['diverged'])}"
+                + "".join(f", at {step}" for step in cell["diverged"].values()),
+                _range(cell["best"]),
+                _range(cell["final"]),
+                f"{_number(lowest['value'])} at {lowest['step']}" if lowest else "–",
+                f"{cell['minutes']['mean']:.2f}" if cell["minutes"] else "–",
+            )
+        )
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    notes = [
+        f"{_title(summary['metric'])}: mean (min to max) over the seeds, lower is "
+        "better. A run that diverged counts with its best before that, not in the "
+        "final; the mean curve ends at the last step that all its runs reached."
+    ]
+    for when, values in (summary["differences"] or {}).items():
+        if values is None:
+            continue
+        low, high = values["interval"] or (None, None)
+        interval = (
+            f" (95 % interval {low:+.3g} to {high:+.3g}, Student's t)"
+            if values["interval"]
+            else ""
+        )
+        notes.append(
+            f"Best two rates against best single rate, {when} distance, paired by "
+            f"seed: {values['mean']:+.3g}{interval}; lower in {values['lower_in']} of "
+            f"{values['seeds']} seeds."
+        )
+    if summary["differences"]:
+        kinds = [
+            cell["discriminator_lr"] == cell["generator_lr"]
+            for cell in summary["cells"]
+            if cell["best"]
+        ]
+        notes.append(
+            f"Both were chosen by these same runs, of {kinds.count(False)} pairs and "
+            f"{kinds.count(True)} single rates: more choices favour the pairs."
+        )
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def _range(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return "–"
+    mean, low, high = (_number(spread[x]) for x in ("mean", "min", "max"))
+    return f"{mean} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
