@@ -76,7 +76,8 @@ def kill_test(argv: Sequence[str] | None = None) -> int:
                 print(f"kill {number}/{values.kills}: {line}", flush=True)
             print(f"killed: {_finished(command, killed)}", flush=True)
             if found := differences(killed, whole):
-                raise InputError(f"The runs differ: {'; '.join(found)}.")
+                more = f"; and {len(found) - 9} more" if len(found) > 9 else ""
+                raise InputError(f"The runs differ: {'; '.join(found[:9])}{more}.")
             print(
                 f"equal after {values.kills} kills: {len(_rows(whole))} rows, "
                 "checkpoints, best/, samples and summary (wall-clock fields aside)"

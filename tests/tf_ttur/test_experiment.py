@@ -206,6 +206,15 @@ def test_a_run_that_fails_anywhere_goes_on_as_if_nothing_had_been(whole, tmp_pat
     assert best[0] == best[1]
 
 
+def test_a_checkpoint_too_many_is_removed(whole, tmp_path):
+    """As a crash just after the last checkpoint leaves it."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copy(folder / "step_00000006.keras", folder / "step_00000004.keras")
+    experiment.run(SMALL, tmp_path / "run")
+    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+
+
 def test_a_finished_run_is_reported_again(whole):
     before = pictures(whole[0])
     assert experiment.run(SMALL, whole[0])["best"] == whole[1]["best"]

@@ -76,12 +76,12 @@ class Checkpoints(StepCallback):
         path = self.folder / f"step_{step:08d}.keras"
         with atomic_path(path) as temporary:
             gan.save(temporary)
+        # First of all, since it makes room.
+        self._forget_old()
         if value is not None and math.isfinite(value):
             best = self.read_best()
             if best is None or value < best[self.key]:
                 self._set_best(path, step, value)
-        for old in sorted(self.folder.glob("step_*.keras"))[: -self.keep]:
-            old.unlink()
 
     def read_best(self) -> dict[str, Any] | None:
         """Returns what `best.json` says, or None where there is none."""
@@ -91,12 +91,13 @@ class Checkpoints(StepCallback):
     def mend(self, rows: list[dict[str, Any]]) -> None:
         """Makes the best agree with the rows up to the newest checkpoint.
 
-        A crash between saving a checkpoint and copying it to the best leaves that copy
-        undone; here it is done.
+        A crash after saving a checkpoint leaves undone what follows: removing old ones
+        and copying it to the best. Here it is done.
 
         Args:
             rows: The rows of metrics up to the newest checkpoint's step.
         """
+        self._forget_old()
         measured = [row for row in rows if row.get(self.key) is not None]
         latest = self.latest()
         if not measured or latest is None:
@@ -115,6 +116,10 @@ class Checkpoints(StepCallback):
                 self.best,
                 row["step"],
             )
+
+    def _forget_old(self) -> None:
+        for old in sorted(self.folder.glob("step_*.keras"))[: -self.keep]:
+            old.unlink()
 
     def _set_best(self, checkpoint: pathlib.Path, step: int, value: float) -> None:
         path = self.best / checkpoint.name
