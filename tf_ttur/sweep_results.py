@@ -194,9 +194,9 @@ def table(metric: tuple[str, str] | None, results: Sequence[Result]) -> dict[str
         What table.json says: `metric` and `metric_title`; `cells`, each with its rates,
         the number of `runs` over and `missing`, the `diverged` ones with their steps,
         mean, min and max of the `best` and of the `final` distance, the
-        `mean_curve_minimum` and the `minutes` of a run; the best cell of each kind, `best_single_rate` and
-        `best_two_rates`, by the mean of the best distances; and the paired
-        `differences` between those two.
+        `mean_curve_minimum` and the `minutes` of a run; the best cell of each kind,
+        `best_single_rate` and `best_two_rates`, by the mean of the best distances; and
+        the paired `differences` between those two.
     """
     best = {
         name: min(
