@@ -272,7 +272,7 @@ def run(
     workdir = pathlib.Path(workdir)
     _claim(sweep, workdir)
     # What waits, last first.
-    queue = [x for x in sweep.runs if not _is_over(run_folder(workdir, *x))][::-1]
+    queue = [x for x in sweep.runs if not is_over(run_folder(workdir, *x))][::-1]
     if not queue:
         say(f"All {len(sweep.runs)} runs are finished.")
         return
@@ -302,7 +302,12 @@ def run(
         )
 
 
-def _is_over(folder: pathlib.Path) -> bool:
+def is_over(folder: pathlib.Path) -> bool:
+    """Says whether a run is finished or has diverged.
+
+    Args:
+        folder: The run folder.
+    """
     return any((folder / name).exists() for name in ("summary.json", _DIVERGED))
 
 

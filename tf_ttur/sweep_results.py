@@ -84,15 +84,17 @@ class Result:
         return plots.band(curves, np.linspace(start, end, 200))
 
 
-def read(workdir: str | os.PathLike[str]) -> tuple[str | None, list[Result]]:
+def read(
+    workdir: str | os.PathLike[str],
+) -> tuple[tuple[str, str] | None, list[Result]]:
     """Reads the runs of a sweep that are over.
 
     Args:
         workdir: The sweep's folder.
 
     Returns:
-        The name of the distance, None where no run is finished, and the cells in their
-        order.
+        The distance's name in the files and its title, None where no run is finished;
+        and the cells in their order.
 
     Raises:
         InputError: The folder holds no sweep, or a run's files cannot be read or were
@@ -104,36 +106,46 @@ def read(workdir: str | os.PathLike[str]) -> tuple[str | None, list[Result]]:
         for cell, seeds in cells.items()
         for seed in range(seeds)
     }
-    keys = {
-        read_json(folder / "summary.json").get("metric"): folder
-        for folder in folders.values()
-        if (folder / "summary.json").exists()
-    }
-    if len(keys) > 1:
+    finished = [x for x in folders.values() if (x / "summary.json").exists()]
+    metrics = {_metric(folder): folder for folder in finished}
+    if len(metrics) > 1:
         raise InputError(
             "Runs were measured by different distances: "
-            f"{', '.join(f'{key} in {folder}' for key, folder in keys.items())}."
+            f"{', '.join(f'{key} in {x}' for (key, _), x in metrics.items())}."
         )
-    key = next(iter(keys), None)
+    metric = next(iter(metrics), None)
     results = []
     for cell, seeds in cells.items():
-        runs = []
-        for seed in range(seeds):
-            folder = folders[cell, seed]
-            divergence = sweep.diverged(folder)
-            if divergence is None and not (folder / "summary.json").exists():
-                continue
-            rows = read_json_lines(folder / "metrics.jsonl")
-            rows = [row for row in rows if row.get(key) is not None]
-            runs.append(
-                Run(
-                    seed,
-                    *([row[x] for row in rows] for x in ("step", "minutes", key)),
-                    diverged=divergence and divergence["step"],
-                )
-            )
-        results.append(Result(cell, runs, seeds - len(runs)))
-    return key, results
+        over = [
+            _run(seed, folder, metric and metric[0])
+            for seed in range(seeds)
+            if sweep.is_over(folder := folders[cell, seed])
+        ]
+        results.append(Result(cell, over, seeds - len(over)))
+    return metric, results
+
+
+def _metric(folder: pathlib.Path) -> tuple[str, str]:
+    summary = read_json(folder / "summary.json")
+    if not isinstance(summary, dict) or "metric" not in summary:
+        raise InputError(
+            f"{folder}/summary.json names no metric; delete it and start the sweep "
+            "again to have it written anew."
+        )
+    key = summary["metric"]
+    title = "FID" if key == "fid" else f"Fréchet distance ({key})"
+    return key, summary.get("metric_title", title)
+
+
+def _run(seed: int, folder: pathlib.Path, key: str | None) -> Run:
+    rows = read_json_lines(folder / "metrics.jsonl")
+    rows = [row for row in rows if row.get(key) is not None]
+    divergence = sweep.diverged(folder)
+    return Run(
+        seed,
+        *([row[x] for row in rows] for x in ("step", "minutes", key)),
+        diverged=divergence and divergence["step"],
+    )
 
 
 def compare(two: dict[int, float], one: dict[int, float]) -> dict[str, Any] | None:
@@ -171,20 +183,20 @@ def compare(two: dict[int, float], one: dict[int, float]) -> dict[str, Any] | No
     }
 
 
-def table(key: str | None, results: Sequence[Result]) -> dict[str, Any]:
+def table(metric: tuple[str, str] | None, results: Sequence[Result]) -> dict[str, Any]:
     """Sums a sweep up.
 
     Args:
-        key: Name of the distance.
+        metric: The distance's name and title, as `read` gives them.
         results: The cells.
 
     Returns:
-        What table.json says: `metric`; `cells`, each with its rates, the number of
-        `runs` over and `missing`, the `diverged` ones with their steps, mean, min and
-        max of the `best` and of the `final` distance, the `mean_curve_minimum` and
-        the `minutes` of a run; the best cell of each kind, `best_single_rate` and
-        `best_two_rates`, by the mean of the best distances; and the paired
-        `differences` between those two.
+        What table.json says: `metric` and `metric_title`; `cells`, each with its rates,
+        the number of `runs` over and `missing`, the `diverged` ones with their steps,
+        mean, min and max of the `best` and of the `final` distance, the
+        `mean_curve_minimum` and the `minutes` of a run; the best cell of each kind,
+        `best_single_rate` and `best_two_rates`, by the mean of the best distances; and
+        the paired `differences` between those two.
     """
     best = {
         name: min(
@@ -202,7 +214,8 @@ def table(key: str | None, results: Sequence[Result]) -> dict[str, Any]:
             "final": compare(two.final, one.final),
         }
     return {
-        "metric": key,
+        "metric": metric and metric[0],
+        "metric_title": metric and metric[1],
         "cells": [_row(result) for result in results],
         **{name: x and x.cell._asdict() for name, x in best.items()},
         "differences": differences,
@@ -247,8 +260,8 @@ def report(workdir: str | os.PathLike[str]) -> str:
         InputError: The folder holds no sweep, or a file cannot be read or written.
     """
     workdir = pathlib.Path(workdir)
-    key, results = read(workdir)
-    summary = table(key, results)
+    metric, results = read(workdir)
+    summary = table(metric, results)
     text = _markdown(summary)
     write_json(workdir / "table.json", summary)
     with atomic_path(workdir / "table.md") as temporary:
@@ -257,7 +270,7 @@ def report(workdir: str | os.PathLike[str]) -> str:
     if measured:
         plots.heat_map(
             {result.cell: np.mean([*result.best.values()]) for result in measured},
-            _title(key),
+            metric[1],
             workdir / "heatmap.png",
         )
         drawn = [
@@ -272,18 +285,10 @@ def report(workdir: str | os.PathLike[str]) -> str:
                 _label(result): (result.curve(), result.curve_over_minutes())
                 for result in drawn
             },
-            _title(key),
+            metric[1],
             workdir / "curves.png",
         )
     return text
-
-
-def _title(key: str | None) -> str:
-    if key is None:
-        return "Distance"
-    if key == "fid":
-        return "FID"
-    return f"Fréchet distance ({key})" if key.startswith("frechet_") else key
 
 
 def _label(result: Result) -> str:
@@ -322,9 +327,9 @@ def _markdown(summary: dict[str, Any]) -> str:
         )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [
-        f"{_title(summary['metric'])}: mean (min to max) over the seeds, lower is "
-        "better. A run that diverged counts with its best before that, not in the "
-        "final; the mean curve ends at the last step that all its runs reached."
+        f"{summary['metric_title'] or 'Distance'}: mean (min to max) over the seeds, "
+        "lower is better. A run that diverged counts with its best before that, not in "
+        "the final; the mean curve ends at the last step that all its runs reached."
     ]
     for when, values in (summary["differences"] or {}).items():
         if values is None:

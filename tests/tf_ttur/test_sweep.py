@@ -443,8 +443,8 @@ def test_the_difference_is_that_of_a_paired_t_test():
 
 
 def test_curves_end_where_the_first_run_ends(by_hand):
-    key, results = sweep_results.read(by_hand)
-    assert key == "fid"
+    metric, results = sweep_results.read(by_hand)
+    assert metric == ("fid", "FID")
     band = results[1].curve_over_minutes()
     assert (band.x[0], band.x[-1], len(band.x)) == (0.0, 2.0, 200)
     # At 2 minutes the one run is halfway from 100 to 40, the other at its end.
@@ -458,12 +458,21 @@ def test_what_there_is_can_be_told_at_any_time(tmp_path):
     text = sweep_results.report(tmp_path)
     assert "| 0.0001 | 0.0001 |  | 0 of 1 | 0 | – | – | – | – |" in text
     assert not (tmp_path / "curves.png").exists()
+    lost = sweep.run_folder(tmp_path, A, 0)
+    write_run(lost, [(0, 0.0, 0.75)], diverged=1)
+    # Which of a row's numbers is the distance, only a finished run says.
+    text = sweep_results.report(tmp_path)
+    assert "| 0.0001 | 0.0001 |  | 1 | 1, at 1 | – | – | – | – |" in text
     write_run(sweep.run_folder(tmp_path, B, 0), [(0, 0.0, 0.5), (1, 1.0, 0.25)])
     text = sweep_results.report(tmp_path)
     assert "| best two rates | 1 | 0 | 0.25 (0.25 to 0.25) |" in text
+    assert "| best single rate | 1 | 1, at 1 | 0.75 (0.75 to 0.75) | – |" in text
     assert (tmp_path / "curves.png").exists()
-    assert json.loads((tmp_path / "table.json").read_text())["differences"] is None
-    write_run(sweep.run_folder(tmp_path, A, 0), [(0, 0.0, 0.5)], key="jsd_4")
+    assert json.loads((tmp_path / "table.json").read_text())["differences"] == {
+        "best": {"seeds": 1, "mean": -0.5, "interval": None, "lower_in": 1},
+        "final": None,
+    }
+    (lost / "summary.json").write_text('{"metric": "jsd_4"}')
     with pytest.raises(InputError, match="different distances: .*jsd_4 in .*seed_0"):
         sweep_results.report(tmp_path)
 
