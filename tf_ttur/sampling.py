@@ -124,7 +124,7 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
 
     # Registers the classes that a checkpoint may hold.
     from tf_ttur import gan, latents, layers  # noqa: F401
-    from tf_ttur.networks import dcgan, resnet  # noqa: F401
+    from tf_ttur.networks import began, dcgan, resnet  # noqa: F401
 
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)

@@ -14,7 +14,7 @@ from fid.images import open_images
 from tf_ttur import callbacks, sample_cli, sampling
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
-from tf_ttur.networks import dcgan
+from tf_ttur.networks import began, dcgan
 from tf_ttur.optimizers import ttur
 
 
@@ -217,15 +217,21 @@ def test_a_grid_is_drawn(trained, tmp_path, capsys):
     assert picture.shape == (2 * 34 + 2, 3 * 34 + 2)
 
 
-def test_a_fresh_process_knows_all_classes_of_a_checkpoint(trained, tmp_path):
-    """Here they are known since `trained` has imported them."""
+@pytest.mark.parametrize("kind", ["GAN", "BEGAN"])
+def test_a_fresh_process_knows_all_classes_of_a_checkpoint(trained, tmp_path, kind):
+    """Here they are known since this module has imported them."""
+    workdir = trained[0]
+    if kind == "BEGAN":
+        workdir = tmp_path / "run"
+        (workdir / "checkpoints").mkdir(parents=True)
+        networks = began.generator(16, 3, 2, 4), began.discriminator(16, 3, 2, 4)
+        model = began.BEGAN(*networks, NormalLatent(4))
+        model.save(workdir / "checkpoints" / "step_00000000.keras")
+        (workdir / "config.json").write_text('{"num_samples": 3}')
+    flags = [str(workdir), "--checkpoint=last", f"--output={tmp_path}/fresh.zip"]
     script = pathlib.Path(__file__).parents[2] / "scripts" / "sample.py"
-    for name in ("fresh", "here"):
-        flags = [str(trained[0]), f"--output={tmp_path / name}.zip"]
-        if name == "fresh":
-            subprocess.run([sys.executable, script, *flags], check=True)
-        else:
-            assert sample(*flags) == 0
+    subprocess.run([sys.executable, script, *flags], check=True)
+    assert sample(*flags[:2], f"--output={tmp_path}/here.zip") == 0
     here, fresh = (tmp_path / f"{name}.zip" for name in ("here", "fresh"))
     assert here.read_bytes() == fresh.read_bytes()
 
