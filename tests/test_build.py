@@ -17,6 +17,7 @@ DISTRIBUTIONS = {
     "apache_beam": "apache-beam",
     "google": "protobuf",
     "google_crc32c": "google-crc32c",
+    "mpl_toolkits": "matplotlib",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",

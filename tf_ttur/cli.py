@@ -45,8 +45,8 @@ def train(argv: Sequence[str] | None = None) -> int:
         preset = presets.get(values.preset)
         changes = {key: values[key].value for key in _OVERRIDES}
         if changes["dataset"] not in (None, preset.dataset):
-            # The size that the data set has in the paper, and the part that all have.
-            preset = dataclasses.replace(preset, image_size=None, split="train")
+            # The size and the part that the data set has in the paper.
+            preset = dataclasses.replace(preset, image_size=None, split=None)
         preset = override(preset.override(**changes), values.set)
         if values.original_quirks:
             preset = preset.with_original_quirks()

@@ -40,7 +40,7 @@ class Preset:
         steps: Generator updates in all.
         every: Steps between measurements, which are also checkpoints.
         num_samples: Generated images in a measurement.
-        split: The part of the data set, as in `datasets.load`.
+        split: The part of the data set, as in `datasets.load`; None for the paper's.
         halve_every: Steps after which both learning rates are halved, again and again;
             0 for never.
         sample_batch: Images generated at a time in a measurement. It matters only
@@ -76,7 +76,7 @@ class Preset:
     steps: int
     every: int
     num_samples: int
-    split: str = "train"
+    split: str | None = None
     halve_every: int = 0
     sample_batch: int = 250
     quantize: str = "none"
@@ -550,9 +550,9 @@ def describe(name: str) -> str:
         )
         if published.caveat:
             lines.append(published.caveat)
-    size = f"{preset.image_size}x{preset.image_size}"
+    size, split = f"{preset.image_size}x{preset.image_size}", preset.split or "train"
     lines.append(
-        f"Data: {preset.dataset}, split {preset.split}, {size}; measured every "
+        f"Data: {preset.dataset}, split {split}, {size}; measured every "
         f"{preset.every:,} steps on {preset.num_samples:,} samples."
     )
     if preset.quirks:
