@@ -154,40 +154,24 @@ class ImageData:
             InputError: The set has fewer than `batch_size` images.
             ValueError: A count is out of its range.
         """
-        for label, value, least in (
-            ("batch_size", batch_size, 1),
-            ("start_step", start_step, 0),
-            ("discriminator_steps", discriminator_steps, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{label} must be at least {least}; got {value}.")
-        batches_per_epoch = self.num_examples // batch_size
-        if not batches_per_epoch:
-            raise InputError(
-                f"{self.name} ({self.split}) has {self.num_examples} images, which do "
-                f"not fill one batch of {batch_size}: lower the batch size."
-            )
-        epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
 
-        def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            elements = self._elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
-            return elements.batch(batch_size, drop_remainder=True)
+        def decode(elements: tf.data.Dataset) -> tf.data.Dataset:
+            return _decoded(elements, self._decode).map(scale)
 
         def scale(images: tf.Tensor) -> tf.Tensor:
             images = tf.ensure_shape(images, (batch_size, *self.image_shape))
             return tf.cast(images, tf.float32) / 127.5 - 1.0
 
-        batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
-        batches = _decoded(batches.skip(passed_over), self._decode).map(scale)
-        options = tf.data.Options()
-        # Workers must split batches, not files: else the order depends on their number.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.DATA
+        return training_batches(
+            self._elements,
+            decode,
+            self.num_examples,
+            f"{self.name} ({self.split}) has {self.num_examples} images",
+            batch_size,
+            seed,
+            start_step,
+            discriminator_steps,
         )
-        batches = group(batches, discriminator_steps).prefetch(tf.data.AUTOTUNE)
-        # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
-        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return batches.apply(endless).with_options(options)
 
     def images(self, batch_size: int = 100) -> Iterator[np.ndarray]:
         """Goes through every image once, in a fixed order.
@@ -307,6 +291,68 @@ def check_name(name: str) -> None:
         raise InputError(f"Unknown data set {name!r}: choose from {', '.join(NAMES)}.")
 
 
+def training_batches(
+    elements: Callable[[tf.Tensor], tf.data.Dataset],
+    decode: Callable[[tf.data.Dataset], tf.data.Dataset],
+    num_examples: int,
+    what: str,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    discriminator_steps: int,
+) -> tf.data.Dataset:
+    """Gives endless batches whose order depends on (seed, step) only.
+
+    Args:
+        elements: int64 (2,) seed -> all elements of a set, in an order that depends on
+            nothing but the seed.
+        decode: Batches of elements -> batches of examples, both of `batch_size`.
+        num_examples: How many elements there are.
+        what: The set and how many there are of what, for the message of an error.
+        batch_size: As for `ImageData.training`.
+        seed: Likewise.
+        start_step: Likewise.
+        discriminator_steps: Likewise.
+
+    Returns:
+        A `tf.data.Dataset` of batches of `batch_size * discriminator_steps`.
+
+    Raises:
+        InputError: There are fewer than `batch_size` elements.
+        ValueError: A count is out of its range.
+    """
+    for label, value, least in (
+        ("batch_size", batch_size, 1),
+        ("start_step", start_step, 0),
+        ("discriminator_steps", discriminator_steps, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{label} must be at least {least}; got {value}.")
+    batches_per_epoch = num_examples // batch_size
+    if not batches_per_epoch:
+        raise InputError(
+            f"{what}, which do not fill one batch of {batch_size}: lower the batch "
+            "size."
+        )
+    epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
+        return order.batch(batch_size, drop_remainder=True)
+
+    batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
+    batches = decode(batches.skip(passed_over))
+    options = tf.data.Options()
+    # Workers must split batches, not files: else the order depends on their number.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    batches = group(batches, discriminator_steps).prefetch(tf.data.AUTOTUNE)
+    # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).with_options(options)
+
+
 def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
     """Makes batches k times as large, in the same order.
 
@@ -412,7 +458,8 @@ def _permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def _rows(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+def rows_in_order(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+    """Gives the numbers below `count`, permuted as the int64 (2,) seed says."""
     rows = tf.range(count) if seed is None else _permutation(count, seed)
     return tf.data.Dataset.from_tensor_slices(rows)
 
@@ -423,7 +470,7 @@ def _in_memory(name: str, split: str, images: np.ndarray) -> ImageData:
         split=split,
         num_examples=len(images),
         image_shape=images.shape[1:],
-        _elements=functools.partial(_rows, len(images)),
+        _elements=functools.partial(rows_in_order, len(images)),
         _decode=lambda rows: images[rows],
     )
 
@@ -468,7 +515,7 @@ def _load_folder(
         split=split,
         num_examples=len(paths),
         image_shape=(size, size, 3),
-        _elements=functools.partial(_rows, len(paths)),
+        _elements=functools.partial(rows_in_order, len(paths)),
         _decode=decode,
     )
 
@@ -551,18 +598,16 @@ def _load_published(
     download: bool,
 ) -> ImageData:
     published = _PUBLISHED[name]
-    # Not asked of TFDS: importing it takes seconds.
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser()
-    folder = _find_prepared(name, root)
+    root = tfds_folder(data_dir)
+    folder = find_prepared(name, root, published.version)
     if folder is None:
         if not download:
             raise InputError(_how_to_prepare(name, root, split))
         _prepare(name, root, split)
-        folder = _find_prepared(name, root)
+        folder = find_prepared(name, root, published.version)
         if folder is None:
             raise InputError(_how_to_prepare(name, root, split))
-    shards, count = _shards(name, root, folder, split)
+    shards, count = prepared_shards(name, root, folder, split)
     size = image_size or published.size
 
     def decode(encoded: np.ndarray) -> np.ndarray:
@@ -583,6 +628,13 @@ def _load_published(
         return data
     _log.info("Reading %d images of %s into memory.", count, name)
     return _in_memory(name, split, np.concatenate(list(data.images(1000))))
+
+
+def tfds_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Returns the folder of prepared data sets: the one given, or TFDS's default."""
+    # Not asked of TFDS: importing it takes seconds.
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(data_dir).expanduser()
 
 
 def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
@@ -631,16 +683,17 @@ def _prepared_folders(name: str, root: pathlib.Path) -> dict[tuple[int, ...], An
     return dict(sorted(folders.items()))
 
 
-def _find_prepared(name: str, root: pathlib.Path) -> pathlib.Path | None:
-    major = int(_PUBLISHED[name].version.split(".")[0])
+def find_prepared(name: str, root: pathlib.Path, version: str) -> pathlib.Path | None:
+    """Returns the newest prepared version with the first number of this one."""
+    major = int(version.split(".")[0])
     folders = _prepared_folders(name, root)
     return next((folders[v] for v in reversed(folders) if v[0] == major), None)
 
 
-def _shards(
+def prepared_shards(
     name: str, root: pathlib.Path, folder: pathlib.Path, split: str
 ) -> tuple[list[str], int]:
-    """Returns the record files of a split and the number of its images."""
+    """Returns the record files of a split and the number of its examples."""
     import tensorflow_datasets as tfds
 
     try:
@@ -666,12 +719,13 @@ def _shards(
         raise InputError(
             f"{name} in {folder} lacks {len(missing)} of {len(shards)} files: "
             f"{', '.join(missing)}. Copy them there, or delete the folder and prepare "
-            f"it again with {_command(name, root)}."
+            f"it again with {prepare_command(name, root)}."
         )
     return shards, sum(info.splits[x].num_examples for x in names)
 
 
-def _command(name: str, root: pathlib.Path) -> str:
+def prepare_command(name: str, root: pathlib.Path) -> str:
+    """Returns the shell command that has TFDS prepare a data set."""
     return (
         'python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()\""
@@ -691,7 +745,7 @@ def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
         f"Found version {', '.join(others)} of it, whose images may differ."
         if others
         else "",
-        f"Where there is a network, run {_command(name, root)}, then copy "
+        f"Where there is a network, run {prepare_command(name, root)}, then copy "
         f"{root / name} here if that was another machine; or name the folder that "
         "holds it with --data_dir.",
         published.note,
