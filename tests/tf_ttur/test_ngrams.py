@@ -24,13 +24,12 @@ def tuples(lines, n):
 
 def divergence(one, two):
     """The definition: KL divergences from the mean over the union of both supports."""
-    p, q = ({k: v / sum(c.values()) for k, v in c.items()} for c in (one, two))
-    value = 0.0
-    for key in p.keys() | q.keys():
-        a, b = p.get(key, 0.0), q.get(key, 0.0)
-        m = (a + b) / 2
-        value += sum(x * math.log(x / m) for x in (a, b) if x) / 2
-    return value / math.log(2)
+    sums = [sum(counts.values()) for counts in (one, two)]
+    terms = []
+    for key in one.keys() | two.keys():
+        p, q = (c[key] / total for c, total in zip((one, two), sums, strict=True))
+        terms += [x * math.log(2 * x / (p + q)) / 2 for x in (p, q) if x]
+    return math.fsum(terms) / math.log(2)
 
 
 def english_like(count, tokens, seed, length=32):
