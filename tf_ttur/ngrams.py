@@ -2,8 +2,10 @@
 
 An n-gram of token ids becomes one number of 11 bits a token, and a count of n-grams two
 arrays: the numbers in order, and how often each was seen. Six tokens are 66 bits, two
-more than the widest integer, so counts come in four parts by the first two bits. No key
-is hashed and none is rounded. A divergence is a sum over n-grams, so the parts add up.
+more than the widest integer has, so counts come in 16 parts by the last four bits of
+the first token, which a key then leaves out: no key is hashed and none is rounded.
+Parts are also sorted and merged one by one, which takes less memory. A divergence is a
+sum over n-grams, so the parts add up.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ ORDERS = range(1, 7)
 """The lengths of n-grams that are counted (the paper: 1 to 6)."""
 
 _BITS = 11
-# The leading bits of the first of six tokens, which no 64-bit key has room for.
-_OVERFLOW = 6 * _BITS - 64
-# Lines counted at once: their n-grams take some 15 MB, sorted copies included three
-# times as much.
-_LINES = 1 << 16
+# Of the first token; the parts that they make.
+_PART_BITS = 4
+_PARTS = 1 << _PART_BITS
+# n-grams counted before they are merged: 8 MB of them.
+_KEYS = 1 << 20
+# Lines whose keys are made at once: these stay in a processor's cache.
+_LINES = 1 << 11
 # The sorted keys of one part, uint64, and their counts, int64.
 _Part = tuple[np.ndarray, np.ndarray]
 
@@ -87,8 +91,9 @@ class NgramCounts:
         # Equal sizes are merged first, as in merge sort, so that no n-gram is copied
         # more often than the logarithm of the number of pieces.
         pieces: list[NgramCounts] = []
-        for start in range(0, max(len(tokens), 1), _LINES):
-            piece = cls(n, _count(tokens[start : start + _LINES], n))
+        size = max(_KEYS // (tokens.shape[1] + 1 - n), 1)
+        for start in range(0, max(len(tokens), 1), size):
+            piece = cls(n, _count(tokens[start : start + size], n))
             while pieces and len(pieces[-1]) <= 2 * len(piece):
                 piece = pieces.pop().merge(piece)
             pieces.append(piece)
@@ -223,37 +228,49 @@ def _check_same_length(p: NgramCounts, q: NgramCounts) -> None:
 
 
 def _count(tokens: np.ndarray, n: int) -> list[_Part]:
-    """Returns the counts of some lines, a part for each of the overflowing bits."""
+    """Returns the parts of the counts of some lines."""
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < MAX_TOKENS:
         raise ValueError(
             f"Token ids are in {tokens.min()}..{tokens.max()}; they must be in "
             f"0..{MAX_TOKENS - 1}."
         )
     last = tokens.shape[1] + 1 - n
-    # Of six tokens, this shifts the overflowing bits out.
-    keys = tokens[:, :last].astype(np.uint64)
-    for offset in range(1, n):
-        keys <<= np.uint64(_BITS)
-        keys |= tokens[:, offset : offset + last].astype(np.uint64)
-    if n < ORDERS[-1]:
-        return [_sorted_counts(keys.ravel())]
-    overflow = tokens[:, :last] >> (_BITS - _OVERFLOW)
-    return [_sorted_counts(keys[overflow == x]) for x in range(2**_OVERFLOW)]
+    runs = []
+    for start in range(0, max(len(tokens), 1), _LINES):
+        wide = tokens[start : start + _LINES].T.astype(np.uint64, order="C")
+        keys = wide[:last] >> np.uint64(_PART_BITS)
+        for offset in range(1, n):
+            keys <<= np.uint64(_BITS)
+            keys |= wide[offset : offset + last]
+        part = (wide[:last] % np.uint64(_PARTS)).astype(np.uint8).ravel()
+        ends = np.cumsum(np.bincount(part, minlength=_PARTS))
+        keys = keys.ravel()[np.argsort(part, kind="stable")]
+        runs.append(np.split(keys, ends[:-1]))
+    return [_sorted_counts(np.concatenate(run)) for run in zip(*runs, strict=True)]
 
 
 def _sorted_counts(keys: np.ndarray) -> _Part:
-    return np.unique(keys, return_counts=True)
+    """Sorts keys in place; returns the different ones, and how often each occurs."""
+    keys.sort()
+    first = _first(keys)
+    return keys[first], np.diff(first, append=len(keys))
 
 
 def _merge(one: _Part, two: _Part) -> _Part:
-    if len(one[0]) < len(two[0]):
-        one, two = two, one
-    (keys, counts), (more, times) = one, two
-    places, found = _find(keys, more)
-    counts = counts.copy()
-    counts[places[found]] += times[found]  # Each key is there once.
-    places, new = places[~found], ~found
-    return np.insert(keys, places, more[new]), np.insert(counts, places, times[new])
+    keys, counts = (np.concatenate(pair) for pair in zip(one, two, strict=True))
+    if not keys.size:
+        return one  # `reduceat` takes no empty array.
+    order = np.argsort(keys, kind="stable")  # Fast, where two runs are sorted.
+    keys = keys[order]
+    first = _first(keys)
+    return keys[first], np.add.reduceat(counts[order], first)
+
+
+def _first(keys: np.ndarray) -> np.ndarray:
+    """Returns where each of the different ones of sorted keys comes first."""
+    first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return np.flatnonzero(first)
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
