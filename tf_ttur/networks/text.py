@@ -114,12 +114,9 @@ class TextGAN(GAN):
         >>> gan = text.TextGAN(
         ...     text.generator(size, width=8), text.discriminator(size, width=8),
         ...     latent=tf_ttur.NormalLatent(128))
-        >>> gan.compile(
-        ...     **tf_ttur.ttur(
-        ...         discriminator=3e-4, generator=1e-4, beta_1=0.5, beta_2=0.9),
-        ...     loss="wasserstein", gradient_penalty=10.0, jit_compile=False)
-        >>> history = gan.fit(
-        ...     data.training(batch_size=16, seed=0), steps_per_epoch=1, verbose=0)
+        >>> real = gan.prepare_real(next(iter(data.training(batch_size=16, seed=0))))
+        >>> tuple(real.shape) == (16, 32, size)
+        True
         >>> [len(line) for line in gan.generate_text(2, data.vocabulary, seed=0)]
         [32, 32]
     """
