@@ -20,7 +20,15 @@ import tensorflow as tf
 
 from fid.files import InputError
 
-__all__ = ["PARALLEL", "ImageData", "group", "in_memory", "permutation", "rows"]
+__all__ = [
+    "PARALLEL",
+    "ImageData",
+    "group",
+    "in_memory",
+    "permutation",
+    "rows",
+    "training_batches",
+]
 
 # Batches decoded at a time.
 PARALLEL = os.cpu_count() or 1
@@ -81,43 +89,24 @@ class ImageData:
             InputError: The set has fewer than `batch_size` images.
             ValueError: A count is out of its range.
         """
-        for label, value, least in (
-            ("batch_size", batch_size, 1),
-            ("start_step", start_step, 0),
-            ("discriminator_steps", discriminator_steps, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{label} must be at least {least}; got {value}.")
-        batches_per_epoch = self.num_examples // batch_size
-        if not batches_per_epoch:
-            raise InputError(
-                f"{self.name} ({self.split}) has {self.num_examples} images, which do "
-                f"not fill one batch of {batch_size}: lower the batch size."
-            )
-        epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
 
-        def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            elements = self._elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
-            return elements.batch(batch_size, drop_remainder=True)
+        def decode(elements: tf.data.Dataset) -> tf.data.Dataset:
+            return _decoded(elements, self._decode).map(scale)
 
         def scale(images: tf.Tensor) -> tf.Tensor:
             images = tf.ensure_shape(images, (batch_size, *self.image_shape))
             return tf.cast(images, tf.float32) / 127.5 - 1.0
 
-        batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
-        batches = _decoded(batches.skip(passed_over), self._decode).map(scale)
-        options = tf.data.Options()
-        # Workers must split batches, not files: else the order depends on their number.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.DATA
+        return training_batches(
+            self._elements,
+            decode,
+            self.num_examples,
+            f"{self.name} ({self.split}) has {self.num_examples} images",
+            batch_size,
+            seed,
+            start_step,
+            discriminator_steps,
         )
-        # The thread that tunes a pipeline sleeps for up to a minute at a time, and the
-        # end of a `fit` may wait for it to wake up (docs/performance.md).
-        options.autotune.enabled = False
-        batches = group(batches, discriminator_steps).prefetch(2)
-        # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
-        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        return batches.apply(endless).with_options(options)
 
     def images(self, batch_size: int = 100) -> Iterator[np.ndarray]:
         """Goes through every image once, in a fixed order.
@@ -153,6 +142,71 @@ class ImageData:
                 f"Cannot read {self.name} ({self.split}): {error.message}. A prepared "
                 "file is damaged or incomplete: delete its folder and prepare it again."
             ) from error
+
+
+def training_batches(
+    elements: Callable[[tf.Tensor], tf.data.Dataset],
+    decode: Callable[[tf.data.Dataset], tf.data.Dataset],
+    num_examples: int,
+    what: str,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    discriminator_steps: int,
+) -> tf.data.Dataset:
+    """Gives endless batches whose order depends on (seed, step) only.
+
+    Args:
+        elements: int64 (2,) seed -> all elements of a set, in an order that depends on
+            nothing but the seed.
+        decode: Batches of elements -> batches of examples, both of `batch_size`.
+        num_examples: How many elements there are.
+        what: The set and how many there are of what, for the message of an error.
+        batch_size: As for `ImageData.training`.
+        seed: Likewise.
+        start_step: Likewise.
+        discriminator_steps: Likewise.
+
+    Returns:
+        A `tf.data.Dataset` of batches of `batch_size * discriminator_steps`.
+
+    Raises:
+        InputError: There are fewer than `batch_size` elements.
+        ValueError: A count is out of its range.
+    """
+    for label, value, least in (
+        ("batch_size", batch_size, 1),
+        ("start_step", start_step, 0),
+        ("discriminator_steps", discriminator_steps, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{label} must be at least {least}; got {value}.")
+    batches_per_epoch = num_examples // batch_size
+    if not batches_per_epoch:
+        raise InputError(
+            f"{what}, which do not fill one batch of {batch_size}: lower the batch "
+            "size."
+        )
+    epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
+
+    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
+        return order.batch(batch_size, drop_remainder=True)
+
+    batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
+    batches = decode(batches.skip(passed_over))
+    options = tf.data.Options()
+    # Workers must split batches, not files: else the order depends on their number.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    # The thread that tunes a pipeline sleeps for up to a minute at a time, and the end
+    # of a `fit` may wait for it to wake up (docs/performance.md).
+    options.autotune.enabled = False
+    batches = group(batches, discriminator_steps).prefetch(2)
+    # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).with_options(options)
 
 
 def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:

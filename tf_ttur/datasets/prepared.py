@@ -22,7 +22,15 @@ import tensorflow as tf
 from fid.files import InputError
 from tf_ttur.datasets import batches, pictures
 
-__all__ = ["PUBLISHED", "Published", "load"]
+__all__ = [
+    "PUBLISHED",
+    "Published",
+    "find_prepared",
+    "load",
+    "prepare_command",
+    "prepared_shards",
+    "tfds_folder",
+]
 
 _log = logging.getLogger(__name__)
 # TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
@@ -114,18 +122,16 @@ def load(
         InputError: The files are missing or damaged, or there is no such split.
     """
     published = PUBLISHED[name]
-    # Not asked of TFDS: importing it takes seconds.
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser()
-    folder = _find_prepared(name, root)
+    root = tfds_folder(data_dir)
+    folder = find_prepared(name, root, published.version)
     if folder is None:
         if not download:
             raise InputError(_how_to_prepare(name, root, split))
         _prepare(name, root, split)
-        folder = _find_prepared(name, root)
+        folder = find_prepared(name, root, published.version)
         if folder is None:
             raise InputError(_how_to_prepare(name, root, split))
-    shards, count = _shards(name, root, folder, split)
+    shards, count = prepared_shards(name, root, folder, split)
 
     def decode(encoded: np.ndarray) -> np.ndarray:
         files = [io.BytesIO(x) for x in encoded]
@@ -145,6 +151,13 @@ def load(
         return data
     _log.info("Reading %d images of %s into memory.", count, name)
     return batches.in_memory(name, split, np.concatenate(list(data.images(1000))))
+
+
+def tfds_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+    """Returns the folder of prepared data sets: the one given, or TFDS's default."""
+    # Not asked of TFDS: importing it takes seconds.
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(data_dir).expanduser()
 
 
 def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
@@ -193,16 +206,17 @@ def _prepared_folders(name: str, root: pathlib.Path) -> dict[tuple[int, ...], An
     return dict(sorted(folders.items()))
 
 
-def _find_prepared(name: str, root: pathlib.Path) -> pathlib.Path | None:
-    major = int(PUBLISHED[name].version.split(".")[0])
+def find_prepared(name: str, root: pathlib.Path, version: str) -> pathlib.Path | None:
+    """Returns the newest prepared version with the first number of this one."""
+    major = int(version.split(".")[0])
     folders = _prepared_folders(name, root)
     return next((folders[v] for v in reversed(folders) if v[0] == major), None)
 
 
-def _shards(
+def prepared_shards(
     name: str, root: pathlib.Path, folder: pathlib.Path, split: str
 ) -> tuple[list[str], int]:
-    """Returns the record files of a split and the number of its images."""
+    """Returns the record files of a split and the number of its examples."""
     import tensorflow_datasets as tfds
 
     try:
@@ -228,12 +242,13 @@ def _shards(
         raise InputError(
             f"{name} in {folder} lacks {len(missing)} of {len(shards)} files: "
             f"{', '.join(missing)}. Copy them there, or delete the folder and prepare "
-            f"it again with {_command(name, root)}."
+            f"it again with {prepare_command(name, root)}."
         )
     return shards, sum(info.splits[x].num_examples for x in names)
 
 
-def _command(name: str, root: pathlib.Path) -> str:
+def prepare_command(name: str, root: pathlib.Path) -> str:
+    """Returns the shell command that has TFDS prepare a data set."""
     return (
         'python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()\""
@@ -253,7 +268,7 @@ def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
         f"Found version {', '.join(others)} of it, whose images may differ."
         if others
         else "",
-        f"Where there is a network, run {_command(name, root)}, then copy "
+        f"Where there is a network, run {prepare_command(name, root)}, then copy "
         f"{root / name} here if that was another machine; or name the folder that "
         "holds it with --data_dir.",
         published.note,
