@@ -115,9 +115,11 @@ class GAN(keras.Model):
         self.built = True
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        # Everything is built. Under a strategy Keras would take the mean of a batch over
-        # the replicas here, which fails for unequal parts.
-        pass
+        """Does nothing: everything is built.
+
+        Keras takes the mean of a batch over the replicas here, which unequal parts
+        have not.
+        """
 
     # ---- configuration
 
@@ -351,8 +353,7 @@ class GAN(keras.Model):
         Returns:
             Noise with as many rows as the batch.
         """
-        share = replicas.share(batch, may_be_empty=not self.in_training)
-        return self._noise(draw, share)
+        return self._noise(draw, replicas.share(batch))
 
     def _noise(
         self, draw: Callable[..., tf.Tensor], share: replicas.Share
@@ -571,7 +572,7 @@ class GAN(keras.Model):
 
     def _test_step(self, data: Any) -> dict[str, tf.Tensor]:
         real = self.prepare_real(data)
-        share = replicas.share(real, may_be_empty=True)
+        share = replicas.share(real)
         fake = self.generator(self._noise(self.latent, share), training=False)
         logs = self.discriminator_loss(real, fake)
         if not self.reuse_latents:

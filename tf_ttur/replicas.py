@@ -69,9 +69,7 @@ class Share:
         if self.replicas == 1:
             return loss
         loss = tf.convert_to_tensor(loss)
-        weight = tf.cast(self.size, loss.dtype) / tf.cast(self.total, loss.dtype)
-        # The mean of no rows is NaN, and counts for nothing.
-        return tf.math.multiply_no_nan(loss, weight)
+        return loss * tf.cast(self.size / self.total, loss.dtype)
 
     def mean(self, values: Any) -> Any:
         """Turns means over this replica's rows into means over the global batch.
@@ -90,16 +88,15 @@ class Share:
         )
 
 
-def share(batch: tf.Tensor, may_be_empty: bool = False) -> Share:
+def share(batch: tf.Tensor) -> Share:
     """Finds this replica's share of a global batch.
 
     Args:
         batch: Its rows, any tensor of rank >= 1. Under a strategy all replicas call
             this together.
-        may_be_empty: Whether a replica may have no rows at all.
 
     Returns:
-        The share.
+        The share. A replica without any rows is an error when the step runs.
     """
     size = batch.shape[0]
     if size is None:
@@ -114,14 +111,13 @@ def share(batch: tf.Tensor, may_be_empty: bool = False) -> Share:
         return Share(index * size, size, replicas * size, replicas)
     mine = tf.one_hot(index, replicas) * tf.cast(size, tf.float32)
     sizes = tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, mine), tf.int32)
-    if not may_be_empty:
-        enough = tf.debugging.assert_positive(
-            sizes,
-            f"A batch leaves some of {replicas} replicas without images; drop the "
-            "remainder: dataset.batch(n, drop_remainder=True).",
-        )
-        with tf.control_dependencies([enough] if enough is not None else []):
-            sizes = tf.identity(sizes)
+    enough = tf.debugging.assert_positive(
+        sizes,
+        f"A batch leaves some of {replicas} replicas without images; drop the "
+        "remainder: dataset.batch(n, drop_remainder=True).",
+    )
+    with tf.control_dependencies([enough] if enough is not None else []):
+        sizes = tf.identity(sizes)
     return Share(tf.reduce_sum(sizes[:index]), size, tf.reduce_sum(sizes), replicas)
 
 
