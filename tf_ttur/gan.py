@@ -149,7 +149,8 @@ class GAN(keras.Model):
                 discriminator update, as the original DCGAN does, instead of fresh ones.
             jit_compile: Compile the step by XLA. None means yes on one device and no
                 under a `tf.distribute` strategy, where CPU collectives do not compile.
-            steps_per_execution: Steps in one call of the compiled function.
+            steps_per_execution: Steps in one call of the compiled function; 1 under a
+                `tf.distribute.MirroredStrategy`.
 
         Raises:
             ValueError: An argument is out of its range, XLA was asked for where it
@@ -169,6 +170,14 @@ class GAN(keras.Model):
             )
         adversarial_loss = losses.get(loss)
         self._check_scope(discriminator_optimizer, generator_optimizer)
+        strategy = tf.distribute.get_strategy()
+        mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+        if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
+            # Keras 3.15 says it in fit, for any model, by a missing placeholder.
+            raise ValueError(
+                f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
+                "Keras cannot run more than one step at a time. Leave it at 1."
+            )
         super().compile(
             optimizer=None,
             jit_compile=self._choose_jit(jit_compile),

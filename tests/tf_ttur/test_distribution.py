@@ -81,10 +81,15 @@ def test_losses_are_those_of_one_device_in_every_setting(tmp_path):
 
 def test_replicas_share_out_one_draw_of_noise(found):
     seeds = keras.random.SeedGenerator(3)
-    for drawn in found["noise"]:
+    for drawn in found["noise"]["drawn"]:
         expected = keras.random.normal((worker.BATCH, 4), seed=seeds)
         np.testing.assert_allclose(np.concatenate(drawn), expected, atol=1e-6)
         assert not np.allclose(*drawn, atol=1e-2)
+
+
+def test_several_steps_per_execution_are_refused(found):
+    error = found["noise"]["several steps per execution"]
+    assert "steps_per_execution is 2; under MirroredStrategy" in error
 
 
 def test_replicas_may_have_unequal_shares_but_not_none(found):
