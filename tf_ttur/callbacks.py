@@ -51,11 +51,6 @@ class _StepCallback(keras.callbacks.Callback):
 
     step = 0
 
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process writes; of several that train together, one does."""
-        return self.model.distribute_strategy.extended.should_checkpoint
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch_start = self.step = self.model.steps
 
@@ -199,8 +194,6 @@ class SampleGrid(_StepCallback):
         self._write(self.step)
 
     def _write(self, step: int) -> None:
-        if not self.is_chief:
-            return
         images = self.model.generate(self.count, self.seed, batch_size=self.count)
         self.grid = sampling.image_grid(sampling.to_bytes(images))
         sampling.save_png(self.folder / f"step_{step:08d}.png", self.grid)
@@ -287,8 +280,7 @@ class MetricsLog(_StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Appends the epoch's row."""
-        if self.is_chief:
-            self.write(self.step, logs or {})
+        self.write(self.step, logs or {})
 
 
 class TensorBoardLog(_StepCallback):
@@ -312,8 +304,6 @@ class TensorBoardLog(_StepCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the event file."""
-        if not self.is_chief:
-            return
         import tensorflow as tf
 
         self._summary = tf.summary
@@ -327,8 +317,6 @@ class TensorBoardLog(_StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the epoch's scalars and samples."""
-        if not self.is_chief:
-            return
         with self._writer.as_default(step=self.step):
             for name, value in (logs or {}).items():
                 self._summary.scalar(name, value)
@@ -338,8 +326,7 @@ class TensorBoardLog(_StepCallback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the event file."""
-        if self.is_chief:
-            self._writer.close()
+        self._writer.close()
 
 
 class Checkpoints(_StepCallback):
@@ -376,8 +363,7 @@ class Checkpoints(_StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves a checkpoint, and the best one if this is it."""
-        if self.is_chief:
-            self.save(self.model, self.step, (logs or {}).get(self.key))
+        self.save(self.model, self.step, (logs or {}).get(self.key))
 
     def save(self, gan: Any, step: int, value: float | None) -> None:
         """Saves a checkpoint.

@@ -547,7 +547,7 @@ class GAN(keras.Model):
             >>> sorted(gan.evaluate(held_out, verbose=0, return_dict=True))
             ['d_loss', 'g_loss']
         """
-        with self._random_state_of_evaluation():
+        with self._evaluating():
             return super().evaluate(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -560,7 +560,7 @@ class GAN(keras.Model):
         Returns:
             The losses, as `evaluate`.
         """
-        with self._random_state_of_evaluation():
+        with self._evaluating():
             return super().test_on_batch(*args, **kwargs)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -592,8 +592,14 @@ class GAN(keras.Model):
         return self._reducible({k: mean.result() for k, mean in self._means.items()})
 
     @contextlib.contextmanager
-    def _random_state_of_evaluation(self) -> Iterator[None]:
-        before = [(state, state.numpy()) for state in self._random_states()]
+    def _evaluating(self) -> Iterator[None]:
+        parts = filter(
+            None, (self.generator, self.discriminator, self.averaged_generator)
+        )
+        theirs = {id(v) for part in parts for v in part.weights}
+        # Losses of a subclass may note something for `after_step`.
+        own = [v for v in self.weights if id(v) not in theirs]
+        before = [(state, state.numpy()) for state in own + self._random_states()]
         self.seed_generator.state.assign([_EVALUATION_SEED, 0])
         try:
             yield
