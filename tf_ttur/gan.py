@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ttur import layers, losses
+from tf_ttur import layers, losses, replicas
 
 __all__ = ["GAN"]
 
 _log = logging.getLogger(__name__)
 _SEEDS_KEY = "random_state_{}"
+# Held-out losses are of the same noise always, whatever the seed of training.
+_EVALUATION_SEED = 170_608_500
+# Whether the step being traced is one of training; each replica has a thread.
+_TRAINING = contextvars.ContextVar("training", default=True)
+
+
+def _uniform(count: Any, seed: Any) -> tf.Tensor:
+    return keras.random.uniform((count,), dtype="float32", seed=seed)
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
@@ -52,6 +62,16 @@ class GAN(keras.Model):
         ['d_loss', 'd_lr', 'g_loss', 'g_lr']
         >>> gan.generate(4, seed=0).shape
         (4, 32, 32, 3)
+
+    Under a `tf.distribute` strategy, make the networks, the optimizers and the GAN and
+    compile it inside of one `strategy.scope()`. A step then computes what one device
+    would on the global batch: its noise is drawn once and shared out, and losses are
+    means over all of it. Batch normalisation sees each replica's images alone.
+
+    A subclass overrides `prepare_real`, `discriminator_loss`, `generator_loss` and
+    `after_step`; "images" are whatever the generator makes, of any rank. There it
+    draws noise with `noise`, asks `in_training` for the mode of batch norm and the
+    like, and takes means with `global_mean` before it keeps state of them.
     """
 
     def __init__(
@@ -76,6 +96,7 @@ class GAN(keras.Model):
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
         )
         self._generate = None
+        self._scope = tf.distribute.get_strategy()
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         latent_shape = (None, latent.dimension)
@@ -92,6 +113,13 @@ class GAN(keras.Model):
             self.averaged_generator.set_weights(generator.get_weights())
             self.averaged_generator.trainable = False
         self.built = True
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: everything is built.
+
+        Keras takes the mean of a batch over the replicas here, which unequal parts
+        have not.
+        """
 
     # ---- configuration
 
@@ -121,11 +149,12 @@ class GAN(keras.Model):
                 discriminator update, as the original DCGAN does, instead of fresh ones.
             jit_compile: Compile the step by XLA. None means yes on one device and no
                 under a `tf.distribute` strategy, where CPU collectives do not compile.
-            steps_per_execution: Steps in one call of the compiled function.
+            steps_per_execution: Steps in one call of the compiled function; 1 under a
+                `tf.distribute.MirroredStrategy`.
 
         Raises:
-            ValueError: An argument is out of its range, or XLA was asked for where it
-                cannot work.
+            ValueError: An argument is out of its range, XLA was asked for where it
+                cannot work, or a part was made outside of the strategy's scope.
         """
         if gradient_penalty < 0:
             raise ValueError(f"gradient_penalty must be >= 0; got {gradient_penalty}.")
@@ -140,6 +169,15 @@ class GAN(keras.Model):
                 "Make a pair with tf_ttur.ttur()."
             )
         adversarial_loss = losses.get(loss)
+        self._check_scope(discriminator_optimizer, generator_optimizer)
+        strategy = tf.distribute.get_strategy()
+        mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+        if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
+            # Keras 3.15 says it in fit, for any model, by a missing placeholder.
+            raise ValueError(
+                f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
+                "Keras cannot run more than one step at a time. Leave it at 1."
+            )
         super().compile(
             optimizer=None,
             jit_compile=self._choose_jit(jit_compile),
@@ -161,12 +199,6 @@ class GAN(keras.Model):
 
     def _choose_jit(self, asked: bool | None) -> bool:
         distributed = tf.distribute.has_strategy()
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                f"GAN does not train on {replicas} replicas yet: its losses and its "
-                "noise are those of one device. Use one device."
-            )
         if asked and distributed and not tf.config.list_physical_devices("GPU"):
             raise ValueError(
                 "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
@@ -180,6 +212,28 @@ class GAN(keras.Model):
                 "a tf.distribute strategy" if distributed else "one device",
             )
         return chosen
+
+    def _check_scope(self, *optimizers: keras.optimizers.Optimizer) -> None:
+        """Refuses parts whose variables a replica could not update."""
+        strategy = tf.distribute.get_strategy()
+        made = {
+            "generator": self.generator.variables,
+            "discriminator": self.discriminator.variables,
+            "optimizers": [optimizer.iterations for optimizer in optimizers],
+        }
+        if strategy.num_replicas_in_sync == 1:
+            made = {}
+        outside = [
+            k for k, v in made.items() if not all(map(replicas.is_distributed, v))
+        ]
+        if self._scope is not strategy:
+            outside.append("GAN")
+        if outside:
+            raise ValueError(
+                f"compile was called under {type(strategy).__name__}, but these were "
+                f"not made there: {', '.join(outside)}. Make networks, optimizers and "
+                "GAN and compile it inside of one strategy.scope()."
+            )
 
     def _build_optimizer(
         self, optimizer: keras.optimizers.Optimizer, network: keras.Model
@@ -225,6 +279,11 @@ class GAN(keras.Model):
             ValueError: They have another shape or dtype than the generator's images.
         """
         real = data[0] if isinstance(data, tuple | list) else data
+        if not tf.is_tensor(real):
+            raise ValueError(
+                f"The data set yields {type(data).__name__}s whose images GAN does not "
+                "find: map it to images or (images, labels), or override prepare_real."
+            )
         if not real.dtype.is_floating:
             raise ValueError(
                 f"Real images are {real.dtype.name}; GAN needs floats in [-1, 1]: use "
@@ -245,9 +304,9 @@ class GAN(keras.Model):
             fake: Generated images, likewise, constants here.
 
         Returns:
-            Scalars by name; `"d_loss"` is minimised, the others are logged. A subclass
-            that gives more of them names them in `loss_names`. With a
-            gradient penalty, `"gradient_penalty"` is its weighted value, which
+            Scalars by name, means over the images; `"d_loss"` is minimised, the others
+            are logged. A subclass that gives more of them names them in `loss_names`.
+            With a gradient penalty, `"gradient_penalty"` is its weighted value, which
             `"d_loss"` includes.
         """
         if self._one_pass:
@@ -258,11 +317,8 @@ class GAN(keras.Model):
         loss = self.adversarial_loss.discriminator(*logits)
         if not self.gradient_penalty:
             return {"d_loss": loss}
-        mix = keras.random.uniform(
-            (tf.shape(real)[0],), dtype="float32", seed=self.seed_generator
-        )
         penalty = self.gradient_penalty * losses.gradient_penalty(
-            self._logits, real, fake, mix
+            self._logits, real, fake, self.noise(_uniform, real)
         )
         return {"d_loss": loss + penalty, "gradient_penalty": penalty}
 
@@ -274,7 +330,7 @@ class GAN(keras.Model):
             fake: Generated images, differentiable.
 
         Returns:
-            Scalars by name; `"g_loss"` is minimised.
+            Scalars by name, means over the images; `"g_loss"` is minimised.
         """
         real_logits = self._logits(real) if self.adversarial_loss.needs_real else None
         return {
@@ -288,6 +344,42 @@ class GAN(keras.Model):
             real: The step's last real minibatch.
             fake: The generated minibatch of the generator's update.
         """
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a loss is computed to train, and not by `evaluate`."""
+        return _TRAINING.get()
+
+    def noise(self, draw: Callable[..., tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+        """Draws noise for a batch, from the random state of training.
+
+        Args:
+            draw: `draw(count, seed=...)` gives a tensor with `count` rows; a latent
+                distribution is such a function.
+            batch: A batch whose every row gets a row of noise. Replicas share the noise
+                of the global batch as they share its rows.
+
+        Returns:
+            Noise with as many rows as the batch.
+        """
+        return self._noise(draw, replicas.share(batch))
+
+    def _noise(
+        self, draw: Callable[..., tf.Tensor], share: replicas.Share
+    ) -> tf.Tensor:
+        return share.rows(lambda count: draw(count, seed=self.seed_generator))
+
+    def global_mean(self, values: Any, batch: tf.Tensor) -> Any:
+        """Turns means over a batch into means over the global batch.
+
+        Args:
+            values: Scalars in any nested structure, means over the batch's rows.
+            batch: The batch, such as the real images a hook was given.
+
+        Returns:
+            The same structure, with equal values on all replicas.
+        """
+        return replicas.share(batch).mean(values)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step: the discriminator's updates, then the generator's.
@@ -303,32 +395,40 @@ class GAN(keras.Model):
 
     def _step(self, data: Any) -> dict[str, tf.Tensor]:
         minibatches = self._split(self.prepare_real(data))
-        size = tf.shape(minibatches[0])[0]
+        share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
-            fake = self.generator(self._latents(size), training=True)
-            self._update_discriminator(real, fake)
+            fake = self.generator(self._noise(self.latent, share), training=True)
+            self._update_discriminator(real, fake, share)
         real = minibatches[-1]
-        latents = self._latents(size)
+        latents = self._noise(self.latent, share)
         with tf.GradientTape() as tape:
             fake = self.generator(latents, training=True)
             with tape.stop_recording():
-                self._update_discriminator(real, tf.stop_gradient(fake))
+                self._update_discriminator(real, tf.stop_gradient(fake), share)
             if not self.reuse_latents:
                 # A forward pass of its own, on latents the discriminator has not
                 # seen. With reuse_latents the pass above is the one: same latents,
                 # same generator.
-                fake = self.generator(self._latents(size), training=True)
+                latents = self._noise(self.latent, share)
+                fake = self.generator(latents, training=True)
             logs = self.generator_loss(real, fake)
-            loss = self._total(logs["g_loss"], self.generator, self.generator_optimizer)
+            loss = self._total(
+                logs["g_loss"], self.generator, self.generator_optimizer, share
+            )
         self._apply(tape, loss, self.generator, self.generator_optimizer)
-        self._track(logs)
+        self._track(share.mean(logs))
+        replicas.average_variables(self.generator.non_trainable_variables)
+        replicas.average_variables(self.discriminator.non_trainable_variables)
         self._average_generator()
         self.after_step(real, tf.stop_gradient(fake))
         self._steps.assign_add(1)
-        return {name: mean.result() for name, mean in self._means.items()} | {
-            "d_lr": learning_rate(self.discriminator_optimizer),
-            "g_lr": learning_rate(self.generator_optimizer),
-        }
+        return self._reducible(
+            {name: mean.result() for name, mean in self._means.items()}
+            | {
+                "d_lr": learning_rate(self.discriminator_optimizer),
+                "g_lr": learning_rate(self.generator_optimizer),
+            }
+        )
 
     def _average_generator(self) -> None:
         if self.averaged_generator is None:
@@ -340,28 +440,27 @@ class GAN(keras.Model):
         ):
             average.assign_add(tf.cast(rate, average.dtype) * (weight - average))
 
-    def test_step(self, data: Any) -> None:
-        """Refuses: a GAN has no loss on held-out images that says how good it is."""
-        raise NotImplementedError(
-            "A GAN is not evaluated by losses: measure it with the FrechetDistance "
-            "callback or fid.compute(generator=...)."
-        )
-
-    def _update_discriminator(self, real: tf.Tensor, fake: tf.Tensor) -> None:
+    def _update_discriminator(
+        self, real: tf.Tensor, fake: tf.Tensor, share: replicas.Share
+    ) -> None:
         network, optimizer = self.discriminator, self.discriminator_optimizer
         with tf.GradientTape() as tape:
             logs = self.discriminator_loss(real, fake)
-            loss = self._total(logs["d_loss"], network, optimizer)
+            loss = self._total(logs["d_loss"], network, optimizer, share)
         self._apply(tape, loss, network, optimizer)
-        self._track(logs)
+        self._track(share.mean(logs))
 
     @staticmethod
     def _total(
-        loss: tf.Tensor, network: keras.Model, optimizer: keras.optimizers.Optimizer
+        loss: tf.Tensor,
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        share: replicas.Share,
     ) -> tf.Tensor:
         # Weight decay and the like, which layers add as losses of their own.
         loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in network.losses)])
-        return optimizer.scale_loss(loss)
+        # Optimizers sum the gradients of the replicas.
+        return optimizer.scale_loss(share.scale(loss))
 
     @staticmethod
     def _apply(
@@ -371,22 +470,31 @@ class GAN(keras.Model):
         optimizer: keras.optimizers.Optimizer,
     ) -> None:
         variables = network.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        gradients = tape.gradient(loss, variables)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # It skips a step for gradients that are not finite, and each replica must
+            # come to the same decision.
+            gradients = replicas.average(gradients)
+        optimizer.apply(gradients, variables)
 
-    def _track(self, logs: dict[str, tf.Tensor]) -> None:
+    def _track(self, logs: dict[str, tf.Tensor], weight: Any = None) -> None:
         for name, value in logs.items():
             if name not in self._means:
                 raise KeyError(
                     f"The loss {name!r} is not among {type(self).__name__}.loss_names, "
                     f"{self.loss_names}; add it there to have it logged."
                 )
-            self._means[name].update_state(value)
+            self._means[name].update_state(value, weight)
+
+    def _reducible(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        # Over several processes Keras takes means along axis 0.
+        if replicas.multi_worker(self.distribute_strategy):
+            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(self.discriminator(images, training=True), tf.float32)
-
-    def _latents(self, count: Any) -> tf.Tensor:
-        return self.latent(count, seed=self.seed_generator)
+        logits = self.discriminator(images, training=self.in_training)
+        return tf.cast(logits, tf.float32)
 
     def _split(self, real: tf.Tensor) -> list[tf.Tensor]:
         count = self.discriminator_steps
@@ -402,7 +510,102 @@ class GAN(keras.Model):
             tf.debugging.assert_equal(tf.shape(real)[0] % count, 0, message)
         elif size % count:
             raise ValueError(message)
-        return tf.split(real, count)
+        # Every k-th image: so the minibatches of replicas, each of which holds a
+        # stretch of the global batch, make up the minibatches of one device.
+        return [real[index::count] for index in range(count)]
+
+    # ---- held-out images
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes both players' losses on held-out images, as `fit` logs them.
+
+        They say whether the discriminator tells held-out images from generated ones as
+        it does those it was trained on; they do not say how good the images are. For
+        that, measure the Fréchet distance (`FrechetDistance`, `fid.compute`).
+
+        Networks run as in inference: batch norm uses its moving averages. The noise is
+        the same in every call, and nothing changes: no weight, optimizer, moving
+        average or random state.
+
+        Args:
+            *args: As for `keras.Model.evaluate`.
+            **kwargs: Likewise.
+
+        Returns:
+            `d_loss`, `g_loss` and, where there is one, `gradient_penalty`: means over
+            all images; a list in this order, or a dict with `return_dict=True`.
+
+        Example:
+            >>> import keras, numpy as np, tf_ttur
+            >>> gan = tf_ttur.GAN(
+            ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]),
+            ...     keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
+            ...     latent=tf_ttur.NormalLatent(2))
+            >>> gan.compile(**tf_ttur.ttur(discriminator=1e-4, generator=5e-4),
+            ...     loss="minimax", jit_compile=False)
+            >>> held_out = np.zeros((8, 3), "float32")
+            >>> sorted(gan.evaluate(held_out, verbose=0, return_dict=True))
+            ['d_loss', 'g_loss']
+        """
+        with self._evaluating():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes what `evaluate` does, on one batch.
+
+        Args:
+            *args: As for `keras.Model.test_on_batch`.
+            **kwargs: Likewise.
+
+        Returns:
+            The losses, as `evaluate`.
+        """
+        with self._evaluating():
+            return super().test_on_batch(*args, **kwargs)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Computes the losses of a batch; see `evaluate`.
+
+        Args:
+            data: What the data set yields; see `prepare_real`.
+
+        Returns:
+            Means of the losses over the images so far.
+        """
+        token = _TRAINING.set(False)
+        try:
+            with layers.for_xla(self.jit_compile):
+                return self._test_step(data)
+        finally:
+            _TRAINING.reset(token)
+
+    def _test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        real = self.prepare_real(data)
+        share = replicas.share(real)
+        fake = self.generator(self._noise(self.latent, share), training=False)
+        logs = self.discriminator_loss(real, fake)
+        if not self.reuse_latents:
+            fake = self.generator(self._noise(self.latent, share), training=False)
+        logs |= self.generator_loss(real, fake)
+        # The last batch may be smaller and counts for as much less.
+        self._track(share.mean(logs), tf.cast(share.total, tf.float32))
+        return self._reducible({k: mean.result() for k, mean in self._means.items()})
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        parts = filter(
+            None, (self.generator, self.discriminator, self.averaged_generator)
+        )
+        theirs = {id(v) for part in parts for v in part.weights}
+        # Losses of a subclass may note something for `after_step`.
+        own = [v for v in self.weights if id(v) not in theirs]
+        before = [(state, state.numpy()) for state in own + self._random_states()]
+        self.seed_generator.state.assign([_EVALUATION_SEED, 0])
+        try:
+            yield
+        finally:
+            for state, value in before:
+                state.assign(value)
 
     # ---- sampling
 
@@ -467,11 +670,12 @@ class GAN(keras.Model):
         latents = np.asarray(self.latent(count, seed=seed))
         batch_size = min(batch_size, count)
         for start in range(0, count, batch_size):
-            batch = latents[start : start + batch_size]
-            # Padded, so that the last batch does not compile a program of its own.
-            padding = batch_size - len(batch)
-            images = self._generate(np.pad(batch, ((0, padding), (0, 0))))
-            yield np.asarray(images, "float32")[: len(batch)]
+            # The last batch is filled up with the first latents: a smaller one would
+            # compile a program of its own, and other numbers than latents would show in
+            # networks that look at their whole batch.
+            batch = latents.take(range(start, start + batch_size), 0, mode="wrap")
+            images = np.asarray(self._generate(batch), "float32")
+            yield images[: count - start]
 
     # ---- saving
 
@@ -571,6 +775,7 @@ _ALONE = (
     keras.layers.Add,
     keras.layers.AveragePooling2D,
     keras.layers.Concatenate,
+    keras.layers.Conv1D,
     keras.layers.Conv2D,
     keras.layers.Dense,
     keras.layers.ELU,
@@ -602,7 +807,9 @@ def looks_at_each_image_alone(network: keras.Model) -> bool:
     if isinstance(network, keras.Model):
         # A subclass may do anything with its layers.
         stock = type(network).__module__.partition(".")[0] == "keras"
-        return stock and all(map(looks_at_each_image_alone, network.layers))
+        # More than layers: a reshape, say, may mix the images of a batch.
+        parts = getattr(network, "operations", network.layers)
+        return stock and all(map(looks_at_each_image_alone, parts))
     return type(network) in _ALONE
 
 

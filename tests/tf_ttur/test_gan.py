@@ -1,5 +1,7 @@
 """`GAN`: the step against plain NumPy arithmetic, saving, loading, resuming."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import tensorflow as tf
 
 import tf_ttur
 from tf_ttur import gan as gan_module
-from tf_ttur import losses
+from tf_ttur import layers, losses
 
 SHAPE = (8, 8, 1)
 
@@ -149,7 +151,9 @@ def test_each_discriminator_step_has_its_own_minibatch_and_latents():
     )
     x = images(12)
     gan.train_step(tf.constant(x))
-    np.testing.assert_array_equal(np.concatenate([r for r, _ in gan.seen]), x)
+    # Every third image, so that replicas with a stretch of them each come out alike.
+    for index, (real, _) in enumerate(gan.seen):
+        np.testing.assert_array_equal(real, x[index::3])
     assert [len(r) for r, _ in gan.seen] == [4, 4, 4]
     fakes = [f for _, f in gan.seen]
     assert not np.allclose(fakes[0], fakes[1])
@@ -251,6 +255,9 @@ def test_equal_seeds_give_equal_runs_whatever_the_steps_per_execution():
     fit(one, 6)
     fit(two, 6)
     assert_same(state(one), state(two))
+    # Evaluating changes nothing under XLA, either.
+    assert evaluate(one, batch_size=20) == evaluate(one, batch_size=20)
+    assert_same(state(one), state(two))
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_do_not():
@@ -336,6 +343,23 @@ def test_generated_images_do_not_depend_on_the_batch_size():
         gan.generate(0)
 
 
+def test_the_last_batch_is_filled_up_with_the_first_latents():
+    """For generators that use the batch's own statistics when they sample."""
+
+    class Centred(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs - tf.reduce_mean(inputs, 0)
+
+    generator = keras.Sequential([keras.Input((4,)), Centred()])
+    discriminator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(4))
+    latents = np.asarray(gan.latent(5, seed=2))
+    whole = latents[[0, 1, 2]], latents[[3, 4, 0]]
+    expected = np.concatenate([x - x.mean(0) for x in whole])[:5]
+    found = gan.generate(5, seed=2, batch_size=3)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_predict_and_call_run_the_generator():
     gan = make()
     latents = np.zeros((2, 4), "float32")
@@ -358,6 +382,105 @@ def test_bad_data_is_refused():
         gan.fit(np.zeros((16, *SHAPE), "uint8"), verbose=0)
     with pytest.raises(ValueError, match=r"\(9, 9, 1\); the generator makes \(8, 8, 1"):
         gan.fit(np.zeros((16, 9, 9, 1), "float32"), verbose=0)
+
+
+def test_data_whose_images_cannot_be_told_is_refused():
+    data = tf.data.Dataset.from_tensors({"image": images(8), "label": np.zeros(8)})
+    with pytest.raises(ValueError, match="yields dicts .* or override prepare_real"):
+        make().fit(data, shuffle=False, verbose=0)
+
+
+@keras.saving.register_keras_serializable("test_gan")
+class Letters(tf_ttur.GAN):
+    """Data of another rank and type, and state of its own beside the weights."""
+
+    def __init__(self, *args, pull=0.1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pull = pull
+        self.level = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="level"
+        )
+        self.noted = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="noted"
+        )
+
+    def get_config(self):
+        return super().get_config() | {"pull": self.pull}
+
+    def prepare_real(self, data):
+        tokens, _ = data  # and an input that the networks do not take
+        return super().prepare_real(tf.one_hot(tokens, 5))
+
+    def generator_loss(self, real, fake):
+        self.noted.assign(tf.reduce_mean(fake * fake))
+        return super().generator_loss(real, fake)
+
+    def after_step(self, real, fake):
+        level = self.global_mean(tf.convert_to_tensor(self.noted), real)
+        self.level.assign_add(self.pull * (level - self.level))
+
+
+@keras.saving.register_keras_serializable("test_gan")
+class Critic(keras.Model):
+    """Packs four examples into one score."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1)
+
+    def build(self, shape):
+        self.dense.build((None, 4 * 6 * 5))
+        self.built = True
+
+    def call(self, examples, training=False):
+        return self.dense(tf.reshape(examples, [-1, 4 * 6 * 5]))
+
+    def compute_output_shape(self, shape):
+        return (None, 1)
+
+
+@keras.saving.register_keras_serializable("test_gan")
+class Writer(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(6 * 5)
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, latents, training=False):
+        return tf.nn.softmax(tf.reshape(self.dense(latents), [-1, 6, 5]))
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 6, 5)
+
+
+def test_own_networks_of_any_rank_with_own_state(tmp_path):
+    gan = Letters(Writer(), Critic(), tf_ttur.NormalLatent(4), pull=0.5, ema_decay=0.5)
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-2, generator=1e-2),
+        loss="wasserstein",
+        gradient_penalty=10.0,
+        discriminator_steps=2,
+        jit_compile=False,
+    )
+    tokens = np.random.default_rng(0).integers(0, 5, (16, 6))
+    data = tf.data.Dataset.from_tensors((tokens, tokens[:, :2])).repeat(3)
+    gan.fit(data, shuffle=False, verbose=0)
+    assert not gan._one_pass
+    assert gan.image_shape == (6, 5)
+    assert float(gan.level.numpy()) > 0
+    assert gan.generate(7, seed=0, batch_size=4).shape == (7, 6, 5)
+    before = state(gan)
+    assert set(gan.evaluate(data, verbose=0, return_dict=True)) == set(gan.loss_names)
+    assert_same(state(gan), before)
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert loaded.pull == 0.5
+    gan.fit(data, shuffle=False, verbose=0)
+    loaded.fit(data, verbose=0)
+    assert_same(state(gan), state(loaded))
 
 
 def test_bad_settings_are_refused():
@@ -399,25 +522,135 @@ def test_mixed_float16_scales_each_loss_once_also_after_loading(tmp_path):
         keras.mixed_precision.set_dtype_policy(policy)
 
 
+@pytest.fixture
+def float16():
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize(
+    ("family", "jit"),
+    [
+        ("dcgan", False),
+        pytest.param("dcgan", True, marks=pytest.mark.slow),
+        pytest.param("resnet", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_float16_step_of_the_papers_networks_is_nearly_that_of_float32(
+    family, jit, float16
+):
+    """Plain SGD, so that a gradient scaled twice, or not unscaled, would show."""
+    from tf_ttur.networks import dcgan, resnet
+
+    def trained(jit):
+        module, width = {"dcgan": (dcgan, 2), "resnet": (resnet, 8)}[family]
+        gan = tf_ttur.GAN(
+            module.generator(16, 1, width=width, latent_dimension=4),
+            module.discriminator(16, 1, width=width),
+            Recorder(latents),
+        )
+        half = gan.discriminator.dtype_policy.name == "mixed_float16"
+        optimizers = [keras.optimizers.SGD(0.01) for _ in range(2)]
+        if half:  # its first guess is too large for these, and skips steps
+            optimizers = [
+                keras.optimizers.LossScaleOptimizer(each, initial_scale=256.0)
+                for each in optimizers
+            ]
+        gan.compile(
+            discriminator_optimizer=optimizers[0],
+            generator_optimizer=optimizers[1],
+            loss={"dcgan": "non_saturating", "resnet": "wasserstein"}[family],
+            gradient_penalty={"dcgan": 0.0, "resnet": 10.0}[family],
+            jit_compile=jit,
+            reuse_latents=True,
+        )
+        before = [w.numpy() for w in gan.trainable_variables]
+        logs = gan.train_on_batch(real, return_dict=True)
+        moved = [
+            w.numpy() - b for w, b in zip(gan.trainable_variables, before, strict=True)
+        ]
+        assert gan._logits(tf.zeros((2, 16, 16, 1))).dtype == tf.float32
+        assert (gan.discriminator.layers[1].compute_dtype == "float16") == half
+        return gan, logs, np.concatenate([m.ravel() for m in moved])
+
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(1, 8, 4)).astype("float32")
+    real = random.uniform(-1, 1, (8, 16, 16, 1)).astype("float32")
+    gan, logs, moved = trained(jit)
+    assert float(gan.discriminator_optimizer.dynamic_scale.numpy()) == 256.0
+    keras.mixed_precision.set_dtype_policy("float32")
+    _, expected, moved_whole = trained(False)
+    for key, value in expected.items():
+        assert logs[key] == pytest.approx(value, rel=0.05, abs=0.01)
+    # Rounding moves activations across the kinks of these narrow networks.
+    assert np.linalg.norm(moved - moved_whole) < 0.15 * np.linalg.norm(moved_whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dcgan", "resnet"])
+def test_the_papers_networks_train_on_in_float16(family, float16):
+    from tf_ttur.networks import dcgan, resnet
+
+    module = {"dcgan": dcgan, "resnet": resnet}[family]
+    gan = tf_ttur.GAN(
+        module.generator(16, 1, width=2, latent_dimension=4),
+        module.discriminator(16, 1, width=2),
+        tf_ttur.NormalLatent(4),
+    )
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+        loss={"dcgan": "non_saturating", "resnet": "wasserstein"}[family],
+        gradient_penalty={"dcgan": 0.0, "resnet": 10.0}[family],
+        jit_compile=False,
+    )
+    real = np.random.default_rng(0).uniform(-1, 1, (80, 16, 16, 1)).astype("float32")
+    history = gan.fit(real, batch_size=8, verbose=0).history
+    assert np.isfinite(list(history.values())).all()
+    # A step either updates or, where a gradient overflows, halves the scale.
+    for optimizer in (gan.discriminator_optimizer, gan.generator_optimizer):
+        updates = int(optimizer.iterations.numpy())
+        assert updates >= 5
+        scale = float(optimizer.dynamic_scale.numpy())
+        assert scale == 2.0 ** (15 - (10 - updates))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (layers.Conv2D, {"filters": 20, "kernel_size": 5, "strides": 2}),
+        (layers.Conv2DTranspose, {"filters": 20, "kernel_size": 5, "strides": 2}),
+        (layers.UpsampleConv2D, {"filters": 20, "kernel_size": 3}),
+        (layers.ConvMeanPool2D, {"filters": 20, "kernel_size": 3}),
+        (layers.ConvMeanPool2D, {"filters": 20, "kernel_size": 1}),
+        (layers.ImageNormalization, {}),
+    ],
+)
+def test_layers_in_float16_give_the_values_of_float32(kind, arguments, compiled):
+    if "filters" in arguments:
+        arguments = arguments | {"padding": "same", "bias_initializer": "ones"}
+    # Values beyond 256, whose squares float16 does not hold, for the normalisation.
+    scale = 1.0 if arguments else 300.0
+    x = scale * np.random.default_rng(0).normal(size=(4, 8, 8, 24)).astype("float32")
+    whole, half = (kind(dtype=d, **arguments) for d in ("float32", "mixed_float16"))
+    whole.build(x.shape)
+    half.build(x.shape)
+    half.set_weights(whole.get_weights())
+    with layers.for_xla(compiled):
+        expected, found = whole(x), half(x)
+    assert found.dtype == tf.float16
+    assert all(v.dtype == "float32" for v in half.weights)
+    np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
+
+
 def test_a_strategy_turns_xla_off_and_an_explicit_wish_is_refused():
     with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
         assert not make(jit_compile=None).jit_compile
         with pytest.raises(ValueError, match="cannot work under a tf.distribute"):
             make(jit_compile=True)
     assert make(jit_compile=None).jit_compile
-
-
-def test_several_replicas_are_refused_for_now():
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
-    with strategy.scope():
-        make(jit_compile=None)
-    several = type("Several", (), {"num_replicas_in_sync": 2})()
-    original, tf.distribute.get_strategy = tf.distribute.get_strategy, lambda: several
-    try:
-        with pytest.raises(ValueError, match="does not train on 2 replicas yet"):
-            make()
-    finally:
-        tf.distribute.get_strategy = original
 
 
 def test_compiling_with_a_bad_loss_leaves_the_model_as_it_was():
@@ -452,9 +685,83 @@ def test_a_subclass_may_log_more():
         trained(Extra)
 
 
-def test_evaluate_says_what_to_do_instead():
-    with pytest.raises(NotImplementedError, match="FrechetDistance"):
-        make().evaluate(images(), verbose=0)
+def evaluate(gan, x=None, batch_size=8):
+    x = images(20, seed=5) if x is None else x
+    return gan.evaluate(x, batch_size=batch_size, verbose=0, return_dict=True)
+
+
+def test_evaluate_gives_the_losses_of_held_out_images():
+    """Linear networks, so that NumPy knows the losses; SGD has not moved them."""
+    generator = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    discriminator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(4), seed=7)
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+        loss="wasserstein",
+        gradient_penalty=10.0,
+        reuse_latents=True,
+        jit_compile=False,
+    )
+    real = np.random.default_rng(0).normal(size=(11, 3)).astype("float32")
+    found = evaluate(gan, real, batch_size=4)
+    seeds = keras.random.SeedGenerator(gan_module._EVALUATION_SEED)
+    latents = []
+    for count in (4, 4, 3):
+        latents.append(gan.latent(count, seed=seeds))
+        seeds.next()  # the penalty's
+    fake = gan.discriminator(generator(np.concatenate(latents))).numpy().mean()
+    penalty = 10.0 * (np.linalg.norm(discriminator.get_weights()[0]) - 1) ** 2
+    expected = fake - discriminator(real).numpy().mean() + penalty
+    assert found["gradient_penalty"] == pytest.approx(penalty, rel=1e-4)
+    assert found["d_loss"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert found["g_loss"] == pytest.approx(-fake, rel=1e-4, abs=1e-5)
+
+
+def test_evaluate_repeats_itself_and_changes_nothing():
+    def trained(**options):
+        gan = tf_ttur.GAN(
+            *networks(norm=True, dropout=0.5), tf_ttur.NormalLatent(4), ema_decay=0.9
+        )
+        rates = tf_ttur.ttur(discriminator=1e-2, generator=1e-3)
+        gan.compile(
+            **rates, loss="wasserstein", gradient_penalty=10.0, jit_compile=False
+        )
+        fit(gan, 2, **options)
+        return gan
+
+    gan = trained()
+    before = state(gan)
+    first = evaluate(gan)
+    assert set(first) == {"d_loss", "g_loss", "gradient_penalty"}
+    assert evaluate(gan) == first
+    assert gan.test_on_batch(images(8), return_dict=True) == evaluate(gan, images(8))
+    assert_same(state(gan), before)
+    assert evaluate(gan, images(20, seed=6)) != first
+    validated = trained(validation_data=batches().take(2))
+    assert_same(state(validated), before)
+    # And the next step is the one that would have come.
+    fit(gan, 1, start=2)
+    fit(validated, 1, start=2)
+    assert_same(state(gan), state(validated))
+
+
+def test_fit_logs_held_out_losses():
+    gan = make()
+    history = gan.fit(
+        images(), batch_size=16, validation_data=(images(20, 5),), epochs=2, verbose=0,
+        validation_batch_size=8,
+    ).history  # fmt: skip
+    assert history["val_d_loss"][-1] == evaluate(gan)["d_loss"]
+    assert len(history["val_g_loss"]) == 2
+    assert np.ptp(history["val_d_loss"]) > 0
+
+
+def test_evaluate_restores_the_random_state_after_an_error():
+    gan = make()
+    before = state(gan)
+    with pytest.raises(ValueError, match="the generator makes"):
+        gan.evaluate(np.zeros((4, 9, 9, 1), "float32"), verbose=0)
+    assert_same(state(gan), before)
 
 
 def test_float64_images_are_taken():
@@ -562,6 +869,10 @@ def test_one_pass_over_real_and_generated_images_changes_nothing():
     assert not alone(dcgan.discriminator(16, width=2))
     x = keras.Input((4,))
     assert not alone(Own(x, keras.layers.Dense(1)(x)))
+    # Not layers, and two images become one score.
+    assert not alone(
+        keras.Model(x, keras.layers.Dense(1)(keras.ops.reshape(x, (-1, 8))))
+    )
 
     real = tf.random.stateless_uniform((6, 16, 16, 3), (1, 2), -1, 1)
     results = []
@@ -606,3 +917,19 @@ def test_the_step_is_traced_once():
     gan.generate(3, seed=0)
     gan.fit(images, batch_size=8, epochs=3, verbose=0)
     assert len(traces) == first
+
+
+def test_the_readmes_pipeline_runs(tmp_path, monkeypatch):
+    readme = pathlib.Path(__file__).parent.parent.parent / "README.md"
+    section = readme.read_text().split("\n## In an existing TF pipeline\n")[1]
+    block = section.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (320, 28, 28, 1), "uint8")
+    records = tf.data.Dataset.from_tensor_slices({"image": pixels})
+    names = {"records": records.take(192), "held_out_records": records.skip(192)}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["images"].shape == (64, 28, 28, 1)
+    assert set(names["losses"]) == {"d_loss", "g_loss", "gradient_penalty"}
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    np.testing.assert_allclose(loaded.generate(64, seed=0), names["images"], atol=1e-5)
+    assert loaded.steps == 2 * 3

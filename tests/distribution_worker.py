@@ -1,0 +1,350 @@
+"""Trains on several replicas, in a process of its own; see test_distribution.py.
+
+Logical devices have to be made, and clusters joined, before TensorFlow starts.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+SHAPE = (8, 8, 1)
+BATCH = 8
+
+
+def images(n, seed=0):
+    import numpy as np
+
+    return np.random.default_rng(seed).uniform(-1, 1, (n, *SHAPE)).astype("float32")
+
+
+def resnet_like():
+    """Networks with the layers of `networks.resnet`, without batch norm."""
+    import keras
+
+    from tf_ttur import layers
+
+    generator = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4 * 4 * 4, kernel_initializer=_normal(0)),
+            keras.layers.Reshape((4, 4, 4)),
+            layers.ImageNormalization(),
+            keras.layers.ReLU(),
+            layers.UpsampleConv2D(4, 3, kernel_initializer=_normal(1)),
+            keras.layers.Conv2D(
+                1, 3, padding="same", activation="tanh", kernel_initializer=_normal(2)
+            ),
+            keras.layers.Activation("linear", dtype="float32"),
+        ]
+    )
+    discriminator = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(4, 3, padding="same", kernel_initializer=_normal(3)),
+            layers.ImageNormalization(),
+            keras.layers.ReLU(),
+            layers.ConvMeanPool2D(8, 3, kernel_initializer=_normal(4)),
+            # Neither a linear end nor a last bias, unlike the original: a critic's mean
+            # is free, so such biases have a gradient of zero but for rounding, and Adam
+            # makes whole steps of that.
+            keras.layers.ELU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(
+                1, use_bias=False, kernel_initializer=_normal(5), dtype="float32"
+            ),
+        ]
+    )
+    return generator, discriminator
+
+
+def dcgan_like(norm=False):
+    """Networks with the layers of `networks.dcgan`, without batch norm unless asked."""
+    import keras
+
+    from tf_ttur import layers
+
+    generator = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4 * 4 * 4, kernel_initializer=_normal(0)),
+            keras.layers.Reshape((4, 4, 4)),
+            *([keras.layers.BatchNormalization(momentum=0.5)] if norm else []),
+            keras.layers.ReLU(),
+            layers.Conv2DTranspose(
+                1, 5, 2, padding="same", kernel_initializer=_normal(1)
+            ),
+            keras.layers.Activation("tanh", dtype="float32"),
+        ]
+    )
+    discriminator = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(4, 5, 2, padding="same", kernel_initializer=_normal(2)),
+            keras.layers.LeakyReLU(0.2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, kernel_initializer=_normal(3), dtype="float32"),
+        ]
+    )
+    return generator, discriminator
+
+
+def _normal(seed):
+    import keras
+
+    return keras.initializers.RandomNormal(stddev=0.2, seed=seed)
+
+
+def make(family="resnet", kind=None, norm=False, ema_decay=0.0, seed=3, **options):
+    import tf_ttur
+
+    networks = resnet_like() if family == "resnet" else dcgan_like(norm)
+    losses = {
+        "resnet": {"loss": "wasserstein", "gradient_penalty": 10.0},
+        "dcgan": {"loss": "non_saturating"},
+    }
+    gan = (kind or tf_ttur.GAN)(
+        *networks, tf_ttur.NormalLatent(4), seed=seed, ema_decay=ema_decay
+    )
+    gan.compile(
+        **tf_ttur.ttur(discriminator=3e-3, generator=1e-3),
+        jit_compile=None if _distributed() else False,
+        **losses[family] | options,
+    )
+    return gan
+
+
+def _distributed():
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
+
+
+def fit(gan, steps, k=1, start=0, **options):
+    """Trains, and returns the logs after each step."""
+    import keras
+    import tensorflow as tf
+
+    x = images(BATCH * k * (start + steps))[BATCH * k * start :]
+    rows = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rows.append(
+            {key: float(value) for key, value in logs.items()}
+        )
+    )
+    data = tf.data.Dataset.from_tensor_slices(x).batch(BATCH * k, drop_remainder=True)
+    callbacks = [record, *options.pop("callbacks", [])]
+    gan.fit(data, verbose=0, shuffle=False, callbacks=callbacks, **options)
+    return rows
+
+
+def weights(gan):
+    return [w.numpy().tolist() for w in gan.weights]
+
+
+def copies(strategy, variables):
+    """The copies of variables on each replica."""
+    return [
+        [copy.numpy().tolist() for copy in strategy.experimental_local_results(v.value)]
+        for v in variables
+    ]
+
+
+def both(strategy, run):
+    """What `run` gives on one device and on all replicas."""
+    with strategy.scope():
+        several = run()
+    return {"one": run(), "several": several}
+
+
+# ---- mirrored, on two logical devices
+
+
+def equal_losses(strategy, cases):
+    def run(family, k, reuse):
+        gan = make(family, discriminator_steps=k, reuse_latents=reuse)
+        return fit(gan, 20, k)
+
+    return {
+        "-".join(map(str, case)): both(strategy, lambda case=case: run(*case))
+        for case in cases
+    }
+
+
+def noise(strategy):
+    import tensorflow as tf
+
+    with strategy.scope():
+        gan = make("dcgan")
+
+        error = None
+        try:
+            gan.compile(
+                discriminator_optimizer=gan.discriminator_optimizer,
+                generator_optimizer=gan.generator_optimizer,
+                loss="minimax",
+                steps_per_execution=2,
+            )
+        except ValueError as caught:
+            error = str(caught)
+
+    @tf.function
+    def draw():
+        # Twice, for the state to go on alike.
+        return [gan.noise(gan.latent, tf.zeros((BATCH // 2, 1))) for _ in range(2)]
+
+    drawn = strategy.run(draw)
+    drawn = [
+        [x.numpy().tolist() for x in strategy.experimental_local_results(each)]
+        for each in drawn
+    ]
+    return {"drawn": drawn, "several steps per execution": error}
+
+
+def uneven(strategy):
+    """Batches that the replicas share unevenly, and all that follows a step."""
+    import tensorflow as tf
+
+    import tf_ttur
+
+    class Balancing(tf_ttur.GAN):
+        """With state of its own that follows the losses, as BEGAN's k."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.balance = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, name="balance"
+            )
+
+        def after_step(self, real, fake):
+            means = {"real": tf.reduce_mean(real), "fake": tf.reduce_mean(fake)}
+            means = self.global_mean(means, real)
+            self.balance.assign_add(means["real"] - 2.0 * means["fake"])
+
+    def run():
+        gan = make("resnet", kind=Balancing, ema_decay=0.5)
+        # Shares of 3 and 2 images, and in the end 2 and 1.
+        gan.fit(images(13), batch_size=5, shuffle=False, verbose=0)
+        before = weights(gan), gan.seed_generator.state.numpy().tolist()
+        options = {"batch_size": 4, "verbose": 0, "return_dict": True}
+        held_out = gan.evaluate(images(11, 7), **options)
+        after = weights(gan), gan.seed_generator.state.numpy().tolist()
+        found = {
+            "steps": gan.steps,
+            "weights": weights(gan),
+            "averaged": [w.numpy().tolist() for w in gan.averaged_generator.weights],
+            "balance": float(gan.balance.numpy()),
+            "held out": held_out,
+            "unchanged": before == after,
+        }
+        if tf.distribute.has_strategy():
+            found["copies"] = copies(strategy, gan.weights)
+            try:
+                gan.fit(images(11), batch_size=5, shuffle=False, verbose=0)
+            except tf.errors.InvalidArgumentError as error:
+                found["error"] = str(error)
+        return found
+
+    return both(strategy, run)
+
+
+def saved(strategy, folder):
+    import keras
+
+    with strategy.scope():
+        gan = make("dcgan", discriminator_steps=2, ema_decay=0.9)
+        fit(gan, 3, 2)
+        gan.save(folder / "gan.keras")
+        gan.save_weights(folder / "gan.weights.h5")
+        loaded = keras.models.load_model(folder / "gan.keras")
+        filled = make("dcgan", discriminator_steps=2, ema_decay=0.9, seed=9)
+        filled.load_weights(folder / "gan.weights.h5")
+    alone = keras.models.load_model(folder / "gan.keras")
+    alone.jit_compile = False  # XLA draws other random numbers
+    found = {}
+    for name in ("gan", "loaded", "filled", "alone"):
+        each = locals()[name]
+        fit(each, 3, 2, start=3)
+        found[name] = weights(each)
+        found[f"{name} images"] = each.generate(3, seed=1).tolist()
+    return found
+
+
+def half(strategy):
+    """mixed_float16: a replica alone with a gradient that is not finite."""
+    import keras
+    import numpy as np
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with strategy.scope():
+            gan = make("dcgan", norm=True, ema_decay=0.5)
+            first = fit(gan, 2)[-1]
+        before = gan.discriminator.get_weights()
+        scale = float(gan.discriminator_optimizer.dynamic_scale.numpy())
+        x = images(BATCH)
+        x[-1] = np.inf  # of the second replica
+        gan.fit(x, batch_size=BATCH, verbose=0, shuffle=False)
+        after = gan.discriminator.get_weights()
+        return {
+            "losses": first,
+            "skipped": all(map(np.array_equal, before, after)),
+            "scales": [scale, float(gan.discriminator_optimizer.dynamic_scale.numpy())],
+            "copies": copies(strategy, gan.weights),
+        }
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def mirrored(folder, which):
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    device = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [device, device])
+    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    if which == "losses":
+        cases = [(f, k, r) for f in ("resnet", "dcgan") for k in (1, 2) for r in (0, 1)]
+        return equal_losses(strategy, cases)
+    return {
+        "losses": equal_losses(strategy, [("resnet", 2, 0), ("dcgan", 1, 1)]),
+        "noise": noise(strategy),
+        "saved": saved(strategy, folder),
+        "uneven": uneven(strategy),
+        "half": half(strategy),
+    }
+
+
+# ---- several processes
+
+
+def multi_worker(folder):
+    import tensorflow as tf
+
+    from tf_ttur import callbacks
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with strategy.scope():
+        gan = make("resnet", discriminator_steps=2)
+    samples = callbacks.SampleGrid(folder / "samples", count=4)
+    metrics = callbacks.MetricsLog(folder / "metrics.jsonl")
+    board = callbacks.TensorBoardLog(folder / "tensorboard", samples)
+    checkpoints = callbacks.Checkpoints(folder / "checkpoints", folder, "d_loss")
+    in_order = [callbacks.NaNGuard(), samples, metrics, board, checkpoints]
+    rows = fit(gan, 4, 2, callbacks=in_order)
+    options = {"batch_size": BATCH, "verbose": 0, "return_dict": True}
+    held_out = gan.evaluate(images(16, 7), **options)
+    return {
+        "rows": rows,
+        "evaluated": {key: float(value) for key, value in held_out.items()},
+        "images": gan.generate(2, seed=0).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    mode, folder, *rest = sys.argv[1:]
+    folder = pathlib.Path(folder)
+    run = {"mirrored": mirrored, "multi_worker": multi_worker}[mode]
+    result = run(folder, *rest)
+    (folder.parent / f"{folder.name}.json").write_text(json.dumps(result))

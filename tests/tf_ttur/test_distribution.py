@@ -1,0 +1,200 @@
+"""`GAN` on several replicas and in several processes, against one device."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import distribution_worker as worker
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_ttur
+from tf_ttur import replicas
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def start(*arguments, **environment):
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, ROOT / "tests/distribution_worker.py", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, folder):
+    try:
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output[-4000:]
+    return json.loads((folder.parent / f"{folder.name}.json").read_text())
+
+
+def mirrored(folder, which):
+    return finish(start("mirrored", folder, which), folder)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return mirrored(tmp_path_factory.mktemp("mirrored"), "rest")
+
+
+def assert_close(one, other, **options):
+    options = {"rtol": 1e-5, "atol": 1e-5} | options
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, **options)
+
+
+def assert_equal_rows(found):
+    for case, rows in found.items():
+        assert len(rows["one"]) == len(rows["several"]) == 20
+        for one, several in zip(rows["one"], rows["several"], strict=True):
+            assert several == pytest.approx(one, rel=1e-5, abs=1e-5), case
+
+
+def assert_same_on_all(copies):
+    for on_each in copies:
+        for copy in on_each[1:]:
+            np.testing.assert_array_equal(copy, on_each[0])
+
+
+def test_losses_are_those_of_one_device(found):
+    assert_equal_rows(found["losses"])
+
+
+@pytest.mark.slow
+def test_losses_are_those_of_one_device_in_every_setting(tmp_path):
+    results = mirrored(tmp_path / "all", "losses")
+    assert len(results) == 8
+    assert_equal_rows(results)
+
+
+def test_replicas_share_out_one_draw_of_noise(found):
+    seeds = keras.random.SeedGenerator(3)
+    for drawn in found["noise"]["drawn"]:
+        expected = keras.random.normal((worker.BATCH, 4), seed=seeds)
+        np.testing.assert_allclose(np.concatenate(drawn), expected, atol=1e-6)
+        assert not np.allclose(*drawn, atol=1e-2)
+
+
+def test_several_steps_per_execution_are_refused(found):
+    error = found["noise"]["several steps per execution"]
+    assert "steps_per_execution is 2; under MirroredStrategy" in error
+
+
+def test_replicas_may_have_unequal_shares_but_not_none(found):
+    one, several = found["uneven"]["one"], found["uneven"]["several"]
+    assert one["steps"] == several["steps"] == 3
+    assert_close(one["weights"], several["weights"])
+    assert "leaves some of 2 replicas without images" in several["error"]
+
+
+def test_held_out_losses_are_those_of_one_device_and_change_nothing(found):
+    one, several = found["uneven"]["one"], found["uneven"]["several"]
+    assert set(one["held out"]) == {"d_loss", "g_loss", "gradient_penalty"}
+    assert several["held out"] == pytest.approx(one["held out"], rel=1e-5, abs=1e-5)
+    assert one["unchanged"]
+    assert several["unchanged"]
+
+
+def test_the_moving_average_is_that_of_one_device(found):
+    one, several = found["uneven"]["one"], found["uneven"]["several"]
+    assert_close(one["averaged"], several["averaged"])
+    assert not np.allclose(one["averaged"][0], one["weights"][0], atol=1e-4)
+
+
+def test_a_subclass_keeps_state_of_global_means(found):
+    one, several = found["uneven"]["one"], found["uneven"]["several"]
+    assert several["balance"] == pytest.approx(one["balance"], rel=1e-4)
+    assert one["balance"] != 0
+
+
+def test_all_replicas_hold_the_same_also_with_batch_norm(found):
+    assert_same_on_all(found["uneven"]["several"]["copies"])
+    assert_same_on_all(found["half"]["copies"])
+
+
+def test_a_saved_model_goes_on_exactly_on_replicas_and_closely_on_one_device(found):
+    saved = found["saved"]
+    for name in ("loaded", "filled"):
+        for a, b in zip(saved[name], saved["gan"], strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert saved[f"{name} images"] == saved["gan images"]
+    assert_close(saved["alone"], saved["gan"])
+    assert_close(saved["alone images"], saved["gan images"])
+
+
+def test_replicas_agree_to_skip_a_step_in_float16(found):
+    half = found["half"]
+    assert np.isfinite(list(half["losses"].values())).all()
+    assert half["skipped"]
+    assert half["scales"][1] == half["scales"][0] / 2
+
+
+def test_two_processes_train_as_one_device_and_the_chief_writes(tmp_path):
+    ports = []
+    sockets = [socket.socket() for _ in range(2)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+        ports.append(each.getsockname()[1])
+    for each in sockets:
+        each.close()
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    folders = [tmp_path / f"worker_{index}" for index in range(2)]
+    processes = []
+    for index, folder in enumerate(folders):
+        folder.mkdir()
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": cluster, "task": task})
+        processes.append(start("multi_worker", folder, TF_CONFIG=config))
+    try:
+        results = [finish(*pair) for pair in zip(processes, folders, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+
+    gan = worker.make("resnet", discriminator_steps=2)
+    rows = worker.fit(gan, 4, 2)
+    held_out = gan.evaluate(
+        worker.images(16, 7), batch_size=worker.BATCH, verbose=0, return_dict=True
+    )
+    assert results[0] == results[1]
+    for row, expected in zip(results[0]["rows"], rows, strict=True):
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert results[0]["evaluated"] == pytest.approx(held_out, rel=1e-5, abs=1e-5)
+    np.testing.assert_allclose(results[0]["images"], gan.generate(2, seed=0), atol=1e-4)
+    written = sorted(path.name for path in folders[0].iterdir())
+    assert written == [
+        "best.json", "checkpoints", "metrics.jsonl", "samples", "step_00000004.keras",
+        "tensorboard",
+    ]  # fmt: skip
+    assert not list(folders[1].iterdir())
+
+
+def test_a_strategy_s_scope_holds_all_parts_or_none():
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    gan = worker.make("dcgan")
+    options = tf_ttur.ttur(discriminator=1e-3, generator=1e-3)
+    with strategy.scope(), pytest.raises(ValueError, match="not made there: GAN"):
+        gan.compile(**options, loss="minimax")
+    with strategy.scope():
+        gan = worker.make("dcgan")
+    with pytest.raises(ValueError, match="inside of one strategy"):
+        gan.compile(**options, loss="minimax")
+
+
+def test_without_a_strategy_a_share_is_everything():
+    share = replicas.share(tf.zeros((5, 2)))
+    assert (share.start, share.size, share.total, share.replicas) == (0, 5, 5, 1)
+    assert float(share.mean(tf.constant(3.0))) == 3.0
+    assert not replicas.multi_worker(tf.distribute.get_strategy())
