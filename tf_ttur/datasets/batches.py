@@ -213,7 +213,7 @@ def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
     """Makes batches k times as large, in the same order.
 
     A training step with k discriminator updates takes one such batch and gives each
-    update its own k-th part.
+    update every k-th image of it.
 
     Args:
         dataset: Batches of a static size; any nested structure of tensors.

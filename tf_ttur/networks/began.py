@@ -205,7 +205,7 @@ class BEGAN(GAN):
         real_error, fake_error = map(
             tf.reduce_mean, tf.split(self._difference(images), 2)
         )
-        self._real_error.assign(real_error)
+        self._real_error.assign(self.global_mean(real_error, real))
         k = tf.convert_to_tensor(self.k)
         return {"d_loss": real_error - k * fake_error, "k": k}
 
@@ -220,7 +220,7 @@ class BEGAN(GAN):
             `"g_loss"`, and `"convergence"` to be logged.
         """
         error = tf.reduce_mean(self._difference(fake))
-        self._fake_error.assign(error)
+        self._fake_error.assign(self.global_mean(error, fake))
         measure = tf.convert_to_tensor(self._real_error) + tf.abs(self._balance())
         return {"g_loss": error, "convergence": measure}
 
