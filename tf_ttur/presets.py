@@ -105,9 +105,11 @@ class Preset:
         """
         changes = {key: value for key, value in changes.items() if value is not None}
         changed = dataclasses.replace(self, **changes)
-        for key in ("steps", "batch_size", "every", "width", "latent_dimension"):
-            if getattr(changed, key) < 1:
-                raise InputError(f"{key} is {getattr(changed, key)}; it must be >= 1.")
+        for key, least in _LEAST.items():
+            if getattr(changed, key) < least:
+                raise InputError(
+                    f"{key} is {getattr(changed, key)}; it must be >= {least}."
+                )
         for key in ("discriminator_lr", "generator_lr"):
             if not 0 < getattr(changed, key) < float("inf"):
                 raise InputError(
@@ -172,6 +174,8 @@ class Preset:
         return self.override(**self.quirks)
 
 
+_LEAST = {"steps": 1, "batch_size": 1, "every": 1, "width": 1,
+          "latent_dimension": 1, "num_samples": 2, "sample_batch": 1}  # fmt: skip
 _OF_TEXT = {"unit": None, "text_files": None, "max_lines": None}
 _OF_IMAGES = {"image_size": None, "split": None, "quantize": "none",
               "extractor": "auto"}  # fmt: skip
