@@ -229,7 +229,7 @@ def test_lines_of_any_length_and_rare_symbols_are_trained_on(tmp_path, capsys):
         for i in range(700)
     ]
     (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    argv = ["train.py", "--preset=text_wgan_gp_orig", "--steps=1", "--set=width=2",
+    argv = ["train.py", "--preset=text_wgan_gp_ttur", "--steps=1", "--set=width=2",
             "--batch_size=2", "--set=num_samples=9", "--set=jit_compile=false",
             f"--text_files={tmp_path}/text.txt"]  # fmt: skip
     for unit, ids in (("characters", 2048), ("bytes", None)):
