@@ -7,9 +7,9 @@ Every contestant lives in a process of its own, and our process and a peer's wor
 turn (A B A B): a machine's speed drifts, so only ratios of neighbouring rounds mean
 something. Printed are the medians of these ratios and, in brackets, the smallest and
 the largest; then the same for processor time, which other programs on the machine
-disturb less. Batches hold 64 images, numbers are float32. First of all, one step of
-ours and one of PyTorch's from equal weights, images, latents and mixing numbers must
-give equal losses and gradients.
+disturb less. Batches hold 64 images or lines, numbers are float32. First of all, one
+step of ours and one of PyTorch's from equal weights, images, latents and mixing numbers
+must give equal losses and gradients.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Network(NamedTuple):
 
     Attributes:
         family: The module of `tf_ttur.networks`.
-        size: Height and width of the images.
+        size: Height and width of the images; of text, the number of token ids.
         width: Channels of the widest map.
         goal: How many times as fast as PyTorch our step should be.
         stock_goal: How many times as fast as stock layers under XLA.
@@ -62,8 +62,13 @@ class Network(NamedTuple):
     family: str
     size: int
     width: int
-    goal: float
+    goal: float | None
     stock_goal: float | None
+
+    @property
+    def wasserstein(self) -> bool:
+        """Whether it is trained by the Wasserstein loss and the gradient penalty."""
+        return self.family != "dcgan"
 
 
 NETWORKS = {
@@ -71,12 +76,15 @@ NETWORKS = {
     "resnet32": Network("resnet", 32, 32, 1.6, None),
     "dcgan64": Network("dcgan", 64, 64, 1.3, 6.0),
     "resnet64": Network("resnet", 64, 64, 1.6, None),
+    "text64": Network("text", 104, 64, None, None),  # the embedded text's
+    "text512": Network("text", 2048, 512, None, None),
 }
-SLOW = ("dcgan64", "resnet64")
+SLOW = ("dcgan64", "resnet64", "text512")
 # Rates and momenta of the paper's runs.
 ADAMS = {
     "dcgan": {"discriminator": 1e-4, "generator": 5e-4, "betas": (0.5, 0.999)},
     "resnet": {"discriminator": 3e-4, "generator": 1e-4, "betas": (0.0, 0.9)},
+    "text": {"discriminator": 3e-4, "generator": 1e-4, "betas": (0.5, 0.9)},
 }
 
 
@@ -90,7 +98,7 @@ def ours(
     import tensorflow as tf
 
     gan = _gan(network, discriminator_steps=discriminator_steps)
-    real = _images(network, BATCH * discriminator_steps)
+    real = _real(network, BATCH * discriminator_steps)
     data = tf.data.Dataset.from_tensors(real).repeat().prefetch(2)
     # As our data sets: the thread that tunes a pipeline may make its end wait for it.
     options = tf.data.Options()
@@ -113,13 +121,13 @@ def ours(
 def stock_layers_xla(network: Network, folder: pathlib.Path) -> dict[str, Work]:
     """Our step in one XLA program, with the same networks from Keras's own layers."""
     gan = _gan(network, layers=_stock)
-    return {"step": _step(gan, _images(network)), "peak": peak_mb}
+    return {"step": _step(gan, _real(network)), "peak": peak_mb}
 
 
 def stock_layers(network: Network, folder: pathlib.Path) -> dict[str, Work]:
     """The same without XLA."""
     gan = _gan(network, layers=_stock, jit_compile=False)
-    return {"step": _step(gan, _images(network)), "peak": peak_mb}
+    return {"step": _step(gan, _real(network)), "peak": peak_mb}
 
 
 def keras_io(network: Network, folder: pathlib.Path) -> dict[str, Work]:
@@ -132,7 +140,6 @@ def keras_io(network: Network, folder: pathlib.Path) -> dict[str, Work]:
     import tensorflow as tf
 
     gan = _gan(network, layers=_stock, jit_compile=False)
-    wasserstein = network.family == "resnet"
 
     class Model(keras.Model):
         """A GAN that overrides `train_step`."""
@@ -155,27 +162,29 @@ def keras_io(network: Network, folder: pathlib.Path) -> dict[str, Work]:
 
         def gradient_penalty(self, real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
             """Computes the penalty."""
+            axes = list(range(1, len(real.shape)))
             mix = keras.random.uniform(
-                (tf.shape(real)[0], 1, 1, 1), seed=self.seed_generator
+                (tf.shape(real)[0], *(1 for _ in axes)), seed=self.seed_generator
             )
             between = real + mix * (fake - real)
             with tf.GradientTape() as tape:
                 tape.watch(between)
                 scores = self.discriminator(between, training=True)
             gradient = tape.gradient(scores, [between])[0]
-            norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3]))
+            norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=axes))
             return tf.reduce_mean((norm - 1.0) ** 2)
 
         def train_step(self, real: tf.Tensor) -> dict[str, tf.Tensor]:
             """Updates the discriminator, then the generator."""
             count = tf.shape(real)[0]
+            real = gan.prepare_real(real)
             fake = self.generator(self.latents(count), training=True)
             with tf.GradientTape() as tape:
                 d_loss = gan.adversarial_loss.discriminator(
                     self.discriminator(real, training=True),
                     self.discriminator(fake, training=True),
                 )
-                if wasserstein:
+                if network.wasserstein:
                     d_loss += 10.0 * self.gradient_penalty(real, fake)
             weights = self.discriminator.trainable_weights
             gradients = tape.gradient(d_loss, weights)
@@ -198,7 +207,7 @@ def keras_io(network: Network, folder: pathlib.Path) -> dict[str, Work]:
 
     model = Model()
     model.compile(jit_compile="auto")
-    return {"step": _step(model, _images(network)), "peak": peak_mb}
+    return {"step": _step(model, _real(network)), "peak": peak_mb}
 
 
 def pytorch(network: Network, folder: pathlib.Path, **how: bool) -> dict[str, Work]:
@@ -214,7 +223,7 @@ def pytorch(network: Network, folder: pathlib.Path, **how: bool) -> dict[str, Wo
         )
 
     gan.compile(adam("discriminator"), adam("generator"))
-    real = twins.images(_images(network)).contiguous(memory_format=gan.format)
+    real = _torch_real(twins, network).contiguous(memory_format=gan.format)
     return {
         "step": lambda: {name: float(x) for name, x in gan.step(real).items()},
         "peak": peak_mb,
@@ -249,7 +258,7 @@ def _gan(
     import tf_ttur
 
     networks = importlib.import_module(f"tf_ttur.networks.{network.family}")
-    wasserstein = network.family == "resnet"
+    wasserstein = network.wasserstein
     if latent is None:
         latent = (
             tf_ttur.NormalLatent(128) if wasserstein else tf_ttur.UniformLatent(100)
@@ -262,7 +271,8 @@ def _gan(
         network_of(network.size, width=network.width)
         for network_of in (networks.generator, networks.discriminator)
     ]
-    gan = tf_ttur.GAN(*map(layers, pair) if layers else pair, latent=latent)
+    kind = networks.TextGAN if network.family == "text" else tf_ttur.GAN
+    gan = kind(*map(layers, pair) if layers else pair, latent=latent)
     gan.compile(
         **optimizers,
         loss="wasserstein" if wasserstein else "non_saturating",
@@ -316,9 +326,18 @@ def _stock(model: Any) -> Any:
     return stock
 
 
-def _images(network: Network, count: int = BATCH) -> np.ndarray:
+def _real(network: Network, count: int = BATCH) -> np.ndarray:
+    """Makes images, or token ids."""
+    if network.family == "text":
+        drawn = np.random.default_rng(0).integers(0, network.size, (count, 32))
+        return drawn.astype(np.int32)
     shape = (count, network.size, network.size, 3)
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def _torch_real(twins: Any, network: Network) -> Any:
+    make = twins.tokens if network.family == "text" else twins.images
+    return make(_real(network))
 
 
 def _save_weights(gan: Any, path: pathlib.Path) -> None:
@@ -407,7 +426,7 @@ def our_gradients(
         gan = _gan(network, layers, latent=Given(), optimizers=optimizers)
         _save_weights(gan, folder / "weights.npz")
         with mock.patch.object(keras.random, "uniform", return_value=tf.constant(mix)):
-            losses = _step(gan, _images(network))()
+            losses = _step(gan, _real(network))()
         kept = {
             id(variable): kept
             for player in PLAYERS
@@ -440,7 +459,7 @@ def pytorch_gradients(
         kinked = {"relu": silu, "leaky_relu": silu} if smoothly else {}
         with mock.patch.multiple(twins.F, **kinked) if kinked else nullcontext():
             losses = gan.step(
-                twins.images(_images(network)),
+                _torch_real(twins, network),
                 draw=lambda count: twins.torch.from_numpy(next(left)),
                 mix=twins.torch.from_numpy(mix),
             )
@@ -490,9 +509,9 @@ def operations(generator: Any, discriminator: Any) -> float:
     if keras.layers.BatchNormalization in kinds:
         # One forward pass of the generator serves both updates.
         return g_all + update_discriminator + update_generator
-    last = [
-        name for name in d if name in ("scores", "block_4_conv_2", "block_4_shortcut")
-    ]
+    block = max(name[:7] for name in d if name.startswith("block_"))
+    ends = ("scores", f"{block}_conv_2", f"{block}_shortcut")
+    last = [name for name in d if name in ends]
     linear, scores = sum(d[name] for name in last), d["scores"]
     penalty = (
         # Forward as far as the last layer that is not linear; back to the images.
@@ -537,6 +556,10 @@ def rows(
     if not installed("torch"):
         yield "PyTorch", "left out: pip install -r requirements-bench.txt"
         peers = {name: peer for name, peer in peers.items() if peer.needs != "torch"}
+    if network.family == "text":
+        # It is of stock layers, and PyTorch has no such format for lines.
+        same = ("stock_xla", "torch_channels_last")
+        peers = {name: peer for name, peer in peers.items() if name not in same}
     if checked := [name for name, peer in peers.items() if peer.needs == "torch"]:
         yield from arithmetic(network, folder, "torch_compile" in checked)
     with workers((ours, network, folder)) as (us,):
@@ -654,7 +677,7 @@ def arithmetic(
 ) -> Iterator[tuple[str, Any]]:
     """Compares one step of ours and of PyTorch's."""
     random = np.random.default_rng(1)
-    if network.family == "resnet":
+    if network.wasserstein:
         latents = random.normal(size=(2, BATCH, 128))
     else:
         latents = random.uniform(-1, 1, (1, BATCH, 100))
@@ -781,11 +804,15 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "networks",
         None,
-        f"Which of {', '.join(NETWORKS)}; by default those of 32x32 images.",
+        f"Which of {', '.join(NETWORKS)}; by default those of 32x32 images and the "
+        "small one of text.",
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "slow", False, "By default, those of 64x64, too.", flag_values=values
+        "slow",
+        False,
+        "By default, those of 64x64 and the paper's of text, too.",
+        flag_values=values,
     )
     flags.DEFINE_list("peers", list(PEERS), "Whom to compare with.", flag_values=values)
     flags.DEFINE_integer(

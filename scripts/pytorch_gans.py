@@ -3,7 +3,8 @@
 Layers are named as in `tf_ttur.networks`. A 5x5 stride-2 SAME convolution of TensorFlow
 pads images by 1 before and 2 after, PyTorch's by 2 on both sides, of which the last is
 not read. Seen in a mirror the two are the same, so the twins work on images mirrored in
-both directions, with mirrored kernels, and PyTorch needs no padding of its own.
+both directions, with mirrored kernels, and PyTorch needs no padding of its own. Text is
+as it is: its convolutions have no stride.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ nn, F = torch.nn, torch.nn.functional
 
 
 # --- Networks ----------------------------------------------------------------------
+
+_LENGTH = 32  # symbols in a line of text
 
 
 class DCGANGenerator(nn.Module):
@@ -112,6 +115,53 @@ class ResNetDiscriminator(nn.Module):
         return self.scores(x.flatten(1))
 
 
+class TextGenerator(nn.Module):
+    """Latents (n, 128) -> probabilities of token ids (n, size, 32)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.width = width
+        self.linear = nn.Linear(128, width * _LENGTH)
+        for index in range(1, 6):
+            self.add_module(f"block_{index}", TextBlock(width))
+        self.conv = nn.Conv1d(width, size, 1)
+
+    def forward(self, z: Any) -> Any:
+        """Generates lines."""
+        x = self.linear(z).view(-1, self.width, _LENGTH)
+        x = self.block_3(self.block_2(self.block_1(x)))
+        return F.softmax(self.conv(self.block_5(self.block_4(x))), dim=1)
+
+
+class TextDiscriminator(nn.Module):
+    """Probabilities of token ids (n, size, 32) -> scores (n, 1)."""
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.conv = nn.Conv1d(size, width, 1)
+        for index in range(1, 6):
+            self.add_module(f"block_{index}", TextBlock(width))
+        self.scores = nn.Linear(width * _LENGTH, 1)
+
+    def forward(self, x: Any) -> Any:
+        """Judges lines."""
+        x = self.block_3(self.block_2(self.block_1(self.conv(x))))
+        return self.scores(self.block_5(self.block_4(x)).flatten(1))
+
+
+class TextBlock(nn.Module):
+    """Two convolutions along a line, beside it as it is."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv_1 = nn.Conv1d(width, width, 5, padding=2)
+        self.conv_2 = nn.Conv1d(width, width, 5, padding=2)
+
+    def forward(self, x: Any) -> Any:
+        """Applies the block."""
+        return x + 0.3 * self.conv_2(F.relu(self.conv_1(F.relu(x))))
+
+
 class UpBlock(nn.Module):
     """Doubles height and width."""
 
@@ -165,6 +215,7 @@ def _layer_norm(channels: int) -> Any:
 NETWORKS = {
     "dcgan": (DCGANGenerator, DCGANDiscriminator),
     "resnet": (ResNetGenerator, ResNetDiscriminator),
+    "text": (TextGenerator, TextDiscriminator),
 }
 
 
@@ -189,11 +240,21 @@ def keras_views(
         layer = path.replace(".", "_")
         for name, parameter in module.named_parameters(recurse=False):
             array = tensors(parameter).detach().numpy()
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if isinstance(
+                module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+            ):
                 key = {"weight": "kernel", "bias": "bias"}[name]
             else:
                 key = {"weight": "gamma", "bias": "beta"}[name]
-            if isinstance(module, nn.Linear):
+            if isinstance(network, TextGenerator | TextDiscriminator):
+                if isinstance(module, nn.Linear) and array.size > 1:
+                    # (channels, positions) to (positions, channels)
+                    shape = (-1, _LENGTH, *array.shape[1:])
+                    if module.out_features == 1:
+                        shape = (1, -1, _LENGTH)
+                    array = array.reshape(shape)
+                array = array.transpose()  # All axes the other way round.
+            elif isinstance(module, nn.Linear):
                 array = _dense_view(array, module, network.start)
             elif key == "kernel":
                 array = array[:, :, ::-1, ::-1]
@@ -222,6 +283,11 @@ def images(array: np.ndarray) -> Any:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
+def tokens(array: np.ndarray) -> Any:
+    """Makes a tensor of token ids."""
+    return torch.from_numpy(array.astype(np.int64))
+
+
 # --- The step ----------------------------------------------------------------------
 
 
@@ -229,8 +295,8 @@ class GAN:
     """Two networks and the step of `tf_ttur.GAN` as PyTorch's users write it.
 
     Args:
-        family: "dcgan" or "resnet".
-        size: Height and width of the images.
+        family: "dcgan", "resnet" or "text".
+        size: Height and width of the images; of text, the number of token ids.
         width: As for `tf_ttur.networks`.
         weights: Initial weights, as "generator/LAYER/VARIABLE", in Keras's layout.
         channels_last: Whether images and kernels have that memory format.
@@ -264,7 +330,8 @@ class GAN:
             if channels_last:
                 setattr(self, player, network.to(memory_format=torch.channels_last))
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.wasserstein = family == "resnet"
+        self.size, self.text = size, family == "text"
+        self.wasserstein = family != "dcgan"
         if self.wasserstein:
             self._critic_gradients = self._wasserstein_gradients
             if compiled:
@@ -298,7 +365,7 @@ class GAN:
         """Updates the discriminator, then the generator.
 
         Args:
-            real: Images, (n, 3, size, size).
+            real: Images, (n, 3, size, size), or token ids, int64 (n, 32).
             draw: Draws latents; by default `latents`.
             mix: (n,) mixing numbers of the penalty; by default uniform ones.
 
@@ -307,11 +374,15 @@ class GAN:
         """
         draw = draw or self.latents
         count = len(real)
+        if self.text:
+            real = F.one_hot(real, self.size).float().transpose(1, 2)
         if self.wasserstein:
             with torch.no_grad():
                 fake = self.generator(draw(count))
             mix = torch.rand(count) if mix is None else mix
-            losses = self._critic_gradients(real, fake, mix.view(-1, 1, 1, 1))
+            losses = self._critic_gradients(
+                real, fake, mix.view(-1, *[1] * (fake.dim() - 1))
+            )
         else:
             fake = self.generator(draw(count))
             loss = self._critic_loss(real, fake.detach())

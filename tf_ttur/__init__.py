@@ -16,6 +16,7 @@ _HOMES = {
     "ttur": "optimizers",
     "FrechetDistance": "callbacks",
     "NaNGuard": "callbacks",
+    "NgramJSD": "callbacks",
 }
 
 __all__ = sorted(_HOMES)

@@ -44,6 +44,8 @@ def train(argv: Sequence[str] | None = None) -> int:
             return
         preset = presets.get(values.preset)
         changes = {key: values[key].value for key in _OVERRIDES}
+        if changes["text_files"] is not None and changes["dataset"] is None:
+            changes["dataset"] = "text_files"
         if changes["dataset"] not in (None, preset.dataset):
             # The size and the part that the data set has in the paper.
             preset = dataclasses.replace(preset, image_size=None, split=None)
@@ -51,9 +53,12 @@ def train(argv: Sequence[str] | None = None) -> int:
         if values.original_quirks:
             preset = preset.with_original_quirks()
         if values.dry_run:
-            from tf_ttur import datasets, losses
+            from tf_ttur import datasets, losses, text_data
 
-            datasets.check_name(preset.dataset)
+            if preset.network == "text":
+                text_data.check(preset.dataset, preset.text_files, preset.unit)
+            else:
+                datasets.check_name(preset.dataset)
             losses.get(preset.loss)
             print(json.dumps(dataclasses.asdict(preset), indent=2))
             return
@@ -71,8 +76,9 @@ def train(argv: Sequence[str] | None = None) -> int:
 
   train.py [--preset=NAME] [--workdir=DIR] [flags]
 
-Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. Starting again
-in the same folder goes on where it stopped. What XLA compiles is kept in the folder xla
+Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. On text:
+--preset=text_wgan_gp_ttur, with --text_files for your own. Starting again in the same
+folder goes on where it stopped. What XLA compiles is kept in the folder xla
 of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
 
@@ -121,13 +127,20 @@ def report(summary: dict, workdir: pathlib.Path) -> str:
     """
     key, start, best = summary["metric"], summary["start"], summary["best"]
     name = summary["metric_title"]
-    last = f"{workdir}/samples/step_{summary['last']['step']:08d}.png"
+    shown = "{:.4g}" if key.startswith("jsd_") else "{:.2f}"
+    values = [shown.format(point[key]) for point in (start, best)]
+    count = f"n = {summary['num_samples']:,}"
+    if f"{key}_floor" in summary:
+        floor = shown.format(summary[f"{key}_floor"])
+        count += f"; as many real lines: {floor}"
+    ending = "txt" if key.startswith("jsd_") else "png"
+    last = f"{workdir}/samples/step_{summary['last']['step']:08d}.{ending}"
     return "\n".join(
         (
             f"Run folder: {workdir} (config.json, metrics.jsonl, samples/, "
             "checkpoints/, best/, curve.png, summary.json)",
-            f"{name}: {start[key]:.2f} at step {start['step']}, {best[key]:.2f} at the "
-            f"best step {best['step']} (n = {summary['num_samples']:,})",
+            f"{name}: {values[0]} at step {start['step']}, {values[1]} at the best "
+            f"step {best['step']} ({count})",
             f"Look: {last} and {workdir}/curve.png, or "
             f"tensorboard --logdir={workdir}/tensorboard",
         )
@@ -137,6 +150,8 @@ def report(summary: dict, workdir: pathlib.Path) -> str:
 # Flags that replace a setting of the preset.
 _OVERRIDES = (
     "dataset",
+    "text_files",
+    "unit",
     "steps",
     "batch_size",
     "loss",
@@ -164,17 +179,26 @@ def _define(values: flags.FlagValues) -> None:
     text(
         "dataset",
         None,
-        "digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder.",
+        "Images: digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder. Text: "
+        "pydoc_topics (Python's own help), lm1b (One Billion Word) or text_files.",
     )
+    text(
+        "text_files",
+        None,
+        "Text to train on: a pattern, in quotes, such as 'books/*.txt'; a line is a "
+        "sample.",
+    )
+    text("unit", None, "What a symbol of text is: characters or bytes.")
     text(
         "data_dir",
         None,
         "Where the data set is: the folder that TFDS prepared it in, or that of the "
         "images; for lsun/bedroom also that of its LMDB (bedroom_train_lmdb, needs the "
-        "extra lsun) or of folders 0, 1, ... of images.",
+        "extra lsun) or of folders 0, 1, ... of images; for lm1b also that of the "
+        "authors' two folders of shards.",
     )
     number("steps", "Generator updates in all.")
-    number("batch_size", "Images per discriminator update.")
+    number("batch_size", "Images, or lines of text, per discriminator update.")
     text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")
     rate("discriminator_lr", "The discriminator's learning rate (b in the paper).")
     rate("generator_lr", "The generator's learning rate (a in the paper).")

@@ -4,6 +4,8 @@ The only place that wires the other modules together. The run folder is:
 
     config.json  metrics.jsonl  log.txt  reference.npz  tensorboard/
     samples/step_00001000.png   checkpoints/   best/   curve.png   summary.json
+
+and on text vocabulary.json and samples/step_00001000.txt in place of two of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -29,11 +31,12 @@ from fid.files import InputError, read_json, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
-from tf_ttur import callbacks, datasets, plots, termination
+from tf_ttur import callbacks, datasets, plots, termination, text_data
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
-from tf_ttur.networks import began, dcgan, resnet
+from tf_ttur.networks import began, dcgan, resnet, text
 from tf_ttur.networks.classifier import digits_classifier
+from tf_ttur.ngrams import NgramReference
 from tf_ttur.optimizers import ttur
 from tf_ttur.presets import Preset
 
@@ -45,7 +48,8 @@ _GRID_SEED = 1
 _DISTANCE_SEED = 2
 # Temporary files of `fid.files.atomic_path` in a run folder.
 _UNFINISHED = re.compile(
-    r"\.(config|metrics|reference|step_\d+|best|curve|summary)\.[a-z]+\.[^.]+\.[a-z]+"
+    r"\.(config|metrics|reference|vocabulary|step_\d+|best|curve|summary)"
+    r"\.[a-z]+\.[^.]+\.[a-z]+"
 )
 
 
@@ -61,7 +65,7 @@ def run(
     Args:
         preset: What to train.
         workdir: The run folder; made where missing.
-        data_dir: Where the data set is; see `datasets.load`.
+        data_dir: Where the data set is; see `datasets.load` and `text_data.load`.
         inception: Path of the 2015 graph; see `fid.download.find_graph`.
         download: Whether TensorFlow Datasets may download what is missing.
 
@@ -69,89 +73,153 @@ def run(
         What summary.json says.
 
     Raises:
-        InputError: The folder holds another configuration, is in use, or the data or
-            the graph are not to be had.
+        InputError: The folder holds another configuration, is in use, the data or the
+            graph are not to be had, or `inception` or `download` is given for text.
         callbacks.Diverged: A loss became NaN.
     """
     workdir = pathlib.Path(workdir)
     with _only_user(workdir), _logging_to(workdir / "log.txt"):
-        data = datasets.load(
-            preset.dataset,
-            data_dir=data_dir,
-            image_size=preset.image_size,
-            split=preset.split,
-            download=download,
-        )
-        gan = build(preset, data.image_shape)
-        # Made once for its checks, such as that the set fills a batch.
-        data.training(preset.batch_size, preset.seed)
-        extractor = _extractor(preset.extractor, data, inception)
-        config = dataclasses.asdict(preset) | {
-            "data_dir": data_dir,
-            "num_examples": data.num_examples,
-            "image_shape": list(data.image_shape),
-            "extractor": extractor.name,
-            "extractor_sha256": extractor.fingerprint,
-        }
-        # Last of all: settings that cannot be trained must not claim the folder.
-        _claim(workdir / "config.json", config)
-        reference = _reference(workdir / "reference.npz", data, extractor)
+        if preset.network != "text":
+            made = _prepare_images(preset, workdir, data_dir, inception, download)
+        elif inception is None and not download:
+            made = _prepare_text(preset, workdir, data_dir)
+        else:
+            given = "--download" if inception is None else "--inception"
+            raise InputError(f"{given} is for images; {preset.name} is of text.")
         _log.info(
-            "%s: %d images %s of %s; discriminator %.3g, generator %.3g; %d steps.",
-            preset.name,
-            data.num_examples,
-            data.image_shape,
-            data.name,
+            "%s; discriminator %.3g, generator %.3g; %d steps.",
+            f"{preset.name}: {made.what}",
             preset.discriminator_lr,
             preset.generator_lr,
             preset.steps,
         )
-        distance = callbacks.FrechetDistance(
-            reference,
-            every=min(preset.every, preset.steps),
-            num_samples=preset.num_samples,
-            extractor=extractor,
-            seed=_DISTANCE_SEED,
-            quantize=preset.quantize,
-            batch_size=preset.sample_batch,
-            last=preset.steps,
-        )
-        samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
-        return _train(preset, workdir, config, data, gan, distance, samples)
+        return _train(preset, workdir, *made[1:])
 
 
-def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
+class _Prepared(NamedTuple):
+    """What is trained, and how it is measured."""
+
+    what: str
+    config: dict[str, Any]
+    data: datasets.ImageData | text_data.TextData
+    gan: GAN
+    measurement: callbacks.Measurement
+    samples: callbacks.Samples
+
+
+def _prepare_images(
+    preset: Preset,
+    workdir: pathlib.Path,
+    data_dir: str | None,
+    inception: str | None,
+    download: bool,
+) -> _Prepared:
+    data = datasets.load(
+        preset.dataset,
+        data_dir=data_dir,
+        image_size=preset.image_size,
+        split=preset.split,
+        download=download,
+    )
+    gan = build(preset, data.image_shape)
+    # Made once for its checks, such as that the set fills a batch.
+    data.training(preset.batch_size, preset.seed)
+    extractor = _extractor(preset.extractor, data, inception)
+    config = dataclasses.asdict(preset) | {
+        "data_dir": data_dir,
+        "num_examples": data.num_examples,
+        "image_shape": list(data.image_shape),
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.fingerprint,
+    }
+    # Last of all: settings that cannot be trained must not claim the folder.
+    _claim(workdir / "config.json", config)
+    distance = callbacks.FrechetDistance(
+        _reference(workdir / "reference.npz", data, extractor),
+        every=min(preset.every, preset.steps),
+        num_samples=preset.num_samples,
+        extractor=extractor,
+        seed=_DISTANCE_SEED,
+        quantize=preset.quantize,
+        batch_size=preset.sample_batch,
+        last=preset.steps,
+    )
+    samples = callbacks.SampleGrid(workdir / "samples", seed=_GRID_SEED)
+    what = f"{data.num_examples} images {data.image_shape} of {data.name}"
+    return _Prepared(what, config, data, gan, distance, samples)
+
+
+def _prepare_text(
+    preset: Preset, workdir: pathlib.Path, data_dir: str | None
+) -> _Prepared:
+    limit = {} if preset.max_lines is None else {"max_lines": preset.max_lines}
+    data = text_data.load(
+        preset.dataset,
+        data_dir=data_dir,
+        text_files=preset.text_files,
+        unit=preset.unit,
+        held_out=preset.num_samples,
+        **limit,
+    )
+    shape = (text_data.LENGTH, len(data.vocabulary))
+    gan = build(preset, shape)
+    data.training(preset.batch_size, preset.seed)
+    divergence = callbacks.NgramJSD(
+        NgramReference(data.tokens, data.held_out),
+        every=min(preset.every, preset.steps),
+        num_samples=preset.num_samples,
+        seed=_DISTANCE_SEED,
+        batch_size=preset.sample_batch,
+        last=preset.steps,
+    )
+    config = dataclasses.asdict(preset) | {
+        "data_dir": data_dir,
+        "num_examples": len(data.tokens),
+        "text_shape": list(shape),
+        "text_sha256": data.digest,
+    }
+    _claim(workdir / "config.json", config)
+    data.vocabulary.save(workdir / "vocabulary.json")
+    samples = callbacks.TextSamples(
+        workdir / "samples", data.vocabulary, seed=_GRID_SEED
+    )
+    what = (
+        f"{len(data.tokens)} lines of {data.name}, {shape[1]} token ids; as many held-"
+        f"out lines as are generated have {divergence.key} "
+        f"{divergence.floors[f'{divergence.key}_floor']:.4g}"
+    )
+    return _Prepared(what, config, data, gan, divergence, samples)
+
+
+def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
     """Builds and compiles the model of a preset.
 
     Args:
         preset: The settings.
-        image_shape: (H, W, C) of the images, H = W.
+        shape: (H, W, C) of the images, H = W; of text, (length of a line, number of
+            token ids).
 
     Returns:
         The compiled `GAN`.
     """
-    size, _, channels = image_shape
+    if preset.network == "text":
+        network, model = text, text.TextGAN
+        sizes = {"length": shape[0], "vocabulary_size": shape[1]}
+    else:
+        network = {"dcgan": dcgan, "resnet": resnet, "began": began}[preset.network]
+        model = began.BEGAN if preset.network == "began" else GAN
+        sizes = {"size": shape[0], "channels": shape[2]}
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension
     )
-    network = {"dcgan": dcgan, "resnet": resnet, "began": began}[preset.network]
-    model = began.BEGAN if preset.network == "began" else GAN
+    shared = {**sizes, "width": preset.width, "seed": preset.seed}
     gan = model(
         network.generator(
-            size,
-            channels,
-            preset.width,
-            preset.latent_dimension,
-            seed=preset.seed,
+            **shared,
+            latent_dimension=preset.latent_dimension,
             **preset.generator_options,
         ),
-        network.discriminator(
-            size,
-            channels,
-            preset.width,
-            seed=preset.seed,
-            **preset.discriminator_options,
-        ),
+        network.discriminator(**shared, **preset.discriminator_options),
         latent,
         seed=preset.seed,
         ema_decay=preset.ema_decay,
@@ -184,7 +252,7 @@ def _train(
     preset: Preset,
     workdir: pathlib.Path,
     config: dict[str, Any],
-    data: datasets.ImageData,
+    data: datasets.ImageData | text_data.TextData,
     gan: GAN,
     measurement: callbacks.Measurement,
     samples: callbacks.StepCallback,
@@ -212,7 +280,7 @@ def _fit(
     preset: Preset,
     workdir: pathlib.Path,
     config: dict[str, Any],
-    data: datasets.ImageData,
+    data: datasets.ImageData | text_data.TextData,
     gan: GAN,
     measurement: callbacks.Measurement,
     samples: callbacks.StepCallback,
@@ -227,15 +295,15 @@ def _fit(
         measurement.announce(gan)
         value = measurement.measure(gan)
         _log.info("step 0/%d  %s %.4g", preset.steps, measurement.key, value)
-        metrics.write(0, {measurement.key: value})
+        metrics.write(0, {measurement.key: value, **measurement.further})
         checkpoints.save(gan, 0, value)
-    pictures = samples if isinstance(samples, callbacks.SampleGrid) else None
+    shown = samples if isinstance(samples, callbacks.Samples) else None
     in_order = [
         callbacks.NaNGuard(),
         measurement,
         samples,
         metrics,
-        callbacks.TensorBoardLog(workdir / "tensorboard", pictures, config),
+        callbacks.TensorBoardLog(workdir / "tensorboard", shown, config),
         checkpoints,
         callbacks.Progress(preset.steps, measurement.key),
         keras.callbacks.LambdaCallback(
@@ -247,7 +315,7 @@ def _fit(
     for first, last, interval in ((0, whole, every), (whole, preset.steps, None)):
         if start < last:
             interval = interval or last - first
-            images = data.training(
+            batches = data.training(
                 preset.batch_size,
                 preset.seed,
                 start_step=start,
@@ -255,7 +323,7 @@ def _fit(
             )
             try:
                 gan.fit(
-                    images,
+                    batches,
                     initial_epoch=start // every,
                     epochs=-(-last // every),
                     steps_per_epoch=interval,
@@ -313,7 +381,9 @@ def _finish(
     rows = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
     measured = [row for row in rows if row.get(key) is not None]
     best = min(measured, key=lambda row: row[key])
-    plots.training_curve(rows, key, workdir / "curve.png", preset.name, title)
+    plots.training_curve(
+        rows, key, workdir / "curve.png", preset.name, title, measurement.beside
+    )
 
     def point(row: dict[str, Any]) -> dict[str, Any]:
         return {"step": row["step"], key: row[key]}

@@ -39,25 +39,38 @@ def training_curve(
     path: str | os.PathLike[str],
     title: str = "",
     label: str | None = None,
+    beside: Sequence[str] = (),
 ) -> None:
     """Draws the losses and the distance of a run over its steps.
 
+    Where the rows hold the floor of what is drawn, such as `jsd_4_floor`, it is drawn
+    as a line, and the axis is not logarithmic.
+
     Args:
         rows: Rows of metrics.jsonl, in order.
-        distance_key: Name of the distance in them, `fid` or `frechet_<extractor>`.
+        distance_key: Name of the distance in them, `fid`, `frechet_<extractor>` or
+            `jsd_4`.
         path: Where the PNG goes.
         title: Title of the figure.
         label: What the distance is called; None means its name in the rows.
+        beside: Names of further values to draw in the same axes.
     """
     figure = _figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for key, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
+    for key, player in (("d_loss", "discriminator"), ("g_loss", "generator")):
         points = _points(rows, key)
-        upper.plot(*points, color=_COLOURS[key], marker=".", label=label)
+        upper.plot(*points, color=_COLOURS[key], marker=".", label=player)
     upper.set_ylabel("loss (mean over the interval)")
     upper.legend(frameon=False)
+    colours = (_COLOURS["distance"], *_SERIES)
+    floors = False
+    for key, colour in zip((distance_key, *beside), colours, strict=False):
+        name = key if beside else None
+        lower.plot(*_points(rows, key), color=colour, marker=".", label=name)
+        for floor in _points(rows, f"{key}_floor")[1][-1:]:
+            name, floors = f"{key} of real lines: {floor:.4g}", True
+            lower.axhline(floor, color=colour, linestyle="--", linewidth=1, label=name)
     steps, values = _points(rows, distance_key)
-    lower.plot(steps, values, color=_COLOURS["distance"], marker=".")
     if values:
         best = min(range(len(values)), key=values.__getitem__)
         lower.plot(
@@ -65,10 +78,10 @@ def training_curve(
             values[best],
             "o",
             color=_COLOURS["best"],
-            label=f"best: {values[best]:.2f} at step {steps[best]}",
+            label=f"best: {values[best]:.4g} at step {steps[best]}",
         )
         lower.legend(frameon=False)
-        if min(values) > 0:
+        if min(values) > 0 and not floors:
             lower.set_yscale("log")
     lower.set_ylabel(label or distance_key)
     lower.set_xlabel("step (generator updates)")

@@ -22,10 +22,11 @@ class Preset:
     Attributes:
         name: Its name, for `--preset`.
         summary: What it is, a line.
-        dataset: One of `datasets.NAMES`.
+        dataset: One of `datasets.NAMES`, or of `text_data.NAMES` for text.
         image_size: Side of the images; None means the data set's own.
-        network: The family of networks, `dcgan`, `resnet` or `began`.
-        width: Channels next to the image; the paper's DCGAN has 64.
+        network: The family of networks, `dcgan`, `resnet` or `began`, or `text`.
+        width: Channels next to the image, the paper's DCGAN has 64; or of the blocks
+            for text, where the paper has 512.
         latent: Distribution of the latents, `uniform` or `normal`.
         latent_dimension: Their length.
         loss: A loss of `losses.get`.
@@ -36,14 +37,17 @@ class Preset:
         generator_lr: The generator's learning rate (the paper's a).
         beta_1: Adam's first decay, for both.
         beta_2: Adam's second decay, for both.
-        batch_size: Images per discriminator update.
+        batch_size: Images, or lines, per discriminator update.
         steps: Generator updates in all.
         every: Steps between measurements, which are also checkpoints.
-        num_samples: Generated images in a measurement.
+        num_samples: Generated images, or lines, in a measurement.
+        unit: What a symbol of text is, `characters` or `bytes`; None for images.
+        text_files: The pattern of the data set `text_files`.
+        max_lines: The most lines of text to read; None for 10 million, the paper's.
         split: The part of the data set, as in `datasets.load`; None for the paper's.
         halve_every: Steps after which both learning rates are halved, again and again;
             0 for never.
-        sample_batch: Images generated at a time in a measurement. It matters only
+        sample_batch: Samples generated at a time in a measurement. It matters only
             where an image depends on those beside it (`batch_statistics`).
         quantize: How they are rounded before it; see `fid.images.quantize`.
         extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
@@ -76,6 +80,9 @@ class Preset:
     steps: int
     every: int
     num_samples: int
+    unit: str | None = None
+    text_files: str | None = None
+    max_lines: int | None = None
     split: str | None = None
     halve_every: int = 0
     sample_batch: int = 250
@@ -98,9 +105,11 @@ class Preset:
         """
         changes = {key: value for key, value in changes.items() if value is not None}
         changed = dataclasses.replace(self, **changes)
-        for key in ("steps", "batch_size", "every", "width", "latent_dimension"):
-            if getattr(changed, key) < 1:
-                raise InputError(f"{key} is {getattr(changed, key)}; it must be >= 1.")
+        for key, least in _LEAST.items():
+            if getattr(changed, key) < least:
+                raise InputError(
+                    f"{key} is {getattr(changed, key)}; it must be >= {least}."
+                )
         for key in ("discriminator_lr", "generator_lr"):
             if not 0 < getattr(changed, key) < float("inf"):
                 raise InputError(
@@ -113,6 +122,16 @@ class Preset:
                 f"extractor is {changed.extractor!r}; choose from auto, inception and "
                 "pixels."
             )
+        # What would be read by nobody is a mistake.
+        text = changed.network == "text"
+        for key, default in (_OF_IMAGES if text else _OF_TEXT).items():
+            if getattr(changed, key) != default:
+                raise InputError(
+                    f"{key} is {getattr(changed, key)!r}, a setting of "
+                    f"{'images' if text else 'text'}; {self.name} is of "
+                    f"{'text' if text else 'images'}. Leave it out, or choose another "
+                    f"--preset{'.' if text else ', such as text_wgan_gp_ttur.'}"
+                )
         if changed.network == "began" and changed.loss != "wasserstein":
             raise InputError(
                 f"loss is {changed.loss!r}; BEGAN has a loss of its own, a form of "
@@ -155,18 +174,29 @@ class Preset:
         return self.override(**self.quirks)
 
 
+_LEAST = {"steps": 1, "batch_size": 1, "every": 1, "width": 1,
+          "latent_dimension": 1, "num_samples": 2, "sample_batch": 1}  # fmt: skip
+_OF_TEXT = {"unit": None, "text_files": None, "max_lines": None}
+_OF_IMAGES = {"image_size": None, "split": None, "quantize": "none",
+              "extractor": "auto"}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
     """What is published about an experiment.
 
     Attributes:
-        mean_minimum: The lowest point of the mean curve of 8 runs: what a reproduction
-            should aim at. Read from the released figures, good to 0.15.
-        best: The lowest FID of all runs and steps; None where the paper gives none.
+        mean_minimum: The lowest point of the mean curve of all runs: what a
+            reproduction should aim at. Read from the released figures; FID is good to
+            0.15.
+        best: The lowest value of all runs and steps; None where the paper gives none.
         step: The step of that.
         minutes: Its wall-clock minutes, on hardware that is not named.
         source: Where the best is from.
         caveat: What else to know.
+        metric: What was measured, `FID`, `JSD-4` or `JSD-6`.
+        runs: How many runs there were.
+        further: The same of another metric.
     """
 
     mean_minimum: float
@@ -175,6 +205,9 @@ class Published:
     minutes: int | None = None
     source: str = "Table 1 of the paper"
     caveat: str = ""
+    metric: str = "FID"
+    runs: int = 8
+    further: Published | None = None
 
 
 def _dcgan(**settings: Any) -> Preset:
@@ -280,6 +313,36 @@ def _began(**settings: Any) -> Preset:
         "halve_every": 100_000,
     }
     return Preset(**shared | settings)
+
+
+def _text(**settings: Any) -> Preset:
+    """What the language experiments share (its code, WGAN_GP/gan_language_JSD.py)."""
+    shared = {
+        "image_size": None,
+        "network": "text",
+        "unit": "characters",
+        "latent": "normal",
+        "latent_dimension": 128,
+        "loss": "wasserstein",
+        "gradient_penalty": 10.0,
+        "reuse_latents": False,
+        "beta_1": 0.5,
+        "beta_2": 0.9,
+        "batch_size": 64,
+        "num_samples": 640,
+        "sample_batch": 64,
+    }
+    return Preset(**shared | settings)
+
+
+def _help_text(**settings: Any) -> Preset:
+    """A small language GAN on the embedded text: minutes on a CPU; not in the paper.
+
+    Both settings take about as much processor time. Runs are too short for XLA to earn
+    its compilation, the longer the more discriminator steps there are.
+    """
+    shared = {"dataset": "pydoc_topics", "width": 64, "jit_compile": False}
+    return _text(**shared | settings)
 
 
 def _pair(
@@ -411,6 +474,24 @@ PRESETS: dict[str, Preset] = {
             orig=_rates(2e-5),
             **_LSUN,
         ),
+        *_pair(
+            _help_text,
+            "text_wgan_gp",
+            "WGAN-GP on the sentences of Python's help pages (minutes)",
+            ttur=_rates(3e-4, 1e-4, discriminator_steps=1, steps=2100, every=70),
+            orig=_rates(1e-4, discriminator_steps=10, steps=300, every=10),
+        ),
+        *_pair(
+            _text,
+            "lm1b_wgan_gp",
+            "WGAN-GP on the lines of One Billion Word",
+            ttur=_rates(3e-4, 1e-4, discriminator_steps=1),
+            orig=_rates(1e-4, discriminator_steps=10),
+            dataset="lm1b",
+            width=512,
+            steps=200_000,
+            every=100,
+        ),
     )
 }
 DEFAULT = "digits_dcgan_ttur"
@@ -423,6 +504,27 @@ _EQUILIBRIUM = (
     "The paper reports no difference between the two settings: the equilibrium term "
     "ties both gradients together. Values from figures deleted since."
 )
+_N_GRAMS = (
+    "As many held-out lines of real text are away from the training set, too; the "
+    "paper does not report how far, a run here does (the floor). The original's "
+    "symbols are bytes under Python 2 and characters under Python 3; which they were "
+    "in the published runs is not known (--unit)."
+)
+
+
+def _divergences(
+    jsd_4: tuple[float, float, int, int], jsd_6: tuple[float, float, int, int]
+) -> Published:
+    """Each: minimum of the mean curve, best, its step, its minutes."""
+    shared = {"source": "Table 1 of the paper", "runs": 10}
+    return Published(
+        *jsd_4,
+        **shared,
+        metric="JSD-4",
+        caveat=_N_GRAMS,
+        further=Published(*jsd_6, **shared, metric="JSD-6"),
+    )
+
 
 PUBLISHED: dict[str, Published] = {
     "celeba_dcgan_ttur": Published(14.0, 12.5, 225_000),
@@ -489,6 +591,12 @@ PUBLISHED: dict[str, Published] = {
     ),
     "lsun_began_ttur": Published(123.7, source="", caveat=_EQUILIBRIUM),
     "lsun_began_orig": Published(124.3, source="", caveat=_EQUILIBRIUM),
+    "lm1b_wgan_gp_ttur": _divergences(
+        (0.376, 0.35, 98_000, 1150), (0.760, 0.74, 100_000, 1120)
+    ),
+    "lm1b_wgan_gp_orig": _divergences(
+        (0.394, 0.38, 33_000, 1040), (0.787, 0.77, 32_000, 1070)
+    ),
 }
 
 
@@ -527,38 +635,49 @@ def describe(name: str) -> str:
     """
     preset = get(name)
     published = PUBLISHED.get(name)
-    where = "" if preset.dataset == "digits" else " --data_dir=DIR"
+    embedded = preset.dataset in ("digits", "pydoc_topics")
+    where = "" if embedded else " --data_dir=DIR"
     lines = [f"python scripts/train.py --preset={name}{where}", "", preset.summary]
     if published is None:
         lines.append("Not in the paper.")
     else:
-        lines.append(
-            f"Expected: FID {published.mean_minimum}, the lowest point of the mean "
-            "curve of 8 runs (read from the released figures, good to 0.15)."
-        )
-        if published.best is not None:
-            minutes = published.minutes
-            lines.append(
-                f"Published: {published.best} at step {published.step:,}"
-                + (f" after {minutes:,} minutes" if minutes else "")
-                + f" ({published.source}), the best of 8 runs and all their "
-                "measurements, which one run does not reach but by luck."
-            )
+        lines += _told(published)
+        if published.further is not None:
+            lines += _told(published.further)
         lines.append(
             f"Time: about {_gpu_hours(preset):.0f} h on one current GPU. An estimate "
             "from counted operations; nobody has run it here."
         )
         if published.caveat:
             lines.append(published.caveat)
-    size, split = f"{preset.image_size}x{preset.image_size}", preset.split or "train"
+    data = f"split {preset.split or 'train'}, {preset.image_size}x{preset.image_size}"
+    if preset.network == "text":
+        data = f"lines of 32 {preset.unit}"
     lines.append(
-        f"Data: {preset.dataset}, split {split}, {size}; measured every "
-        f"{preset.every:,} steps on {preset.num_samples:,} samples."
+        f"Data: {preset.dataset}, {data}; measured every {preset.every:,} steps on "
+        f"{preset.num_samples:,} samples."
     )
     if preset.quirks:
         quirks = ", ".join(f"{k}={v}" for k, v in preset.quirks.items())
         lines.append(f"With --original_quirks: {quirks}.")
     return "\n".join(lines)
+
+
+def _told(published: Published) -> list[str]:
+    metric, runs, minutes = published.metric, published.runs, published.minutes
+    good = ", good to 0.15" if metric == "FID" else ""
+    lines = [
+        f"Expected: {metric} {published.mean_minimum}, the lowest point of the mean "
+        f"curve of {runs} runs (read from the released figures{good})."
+    ]
+    if published.best is not None:
+        lines.append(
+            f"Published: {metric} {published.best} at step {published.step:,}"
+            + (f" after {minutes:,} minutes" if minutes else "")
+            + f" ({published.source}), the best of {runs} runs and all their "
+            "measurements, which one run does not reach but by luck."
+        )
+    return lines
 
 
 def table() -> str:
@@ -573,13 +692,15 @@ def table() -> str:
             "D steps",
             "batch",
             "steps",
-            "published FID",
+            "published FID, or JSD-4 and JSD-6",
             "mean minimum",
         )
     ]
     for name, preset in PRESETS.items():
         published = PUBLISHED.get(name)
-        best = published and published.best
+        results = [published] if published else []
+        results += [x.further for x in results if x.further]
+        best = [f"{x.best} at {x.step:,}" for x in results if x.best]
         rows.append(
             (
                 name,
@@ -590,8 +711,8 @@ def table() -> str:
                 str(preset.discriminator_steps),
                 str(preset.batch_size),
                 f"{preset.steps:,}",
-                f"{best} at {published.step:,}" if best else "-",
-                str(published.mean_minimum) if published else "-",
+                ", ".join(best) or "-",
+                ", ".join(str(x.mean_minimum) for x in results) or "-",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -601,13 +722,15 @@ def table() -> str:
     )
 
 
-# Multiply-adds of a forward pass for one image, (generator, discriminator).
+# Multiply-adds of a forward pass for one image, or one line of a vocabulary of 2,048:
+# (generator, discriminator).
 _OPERATIONS = {
     ("dcgan", 32): (0.041e9, 0.041e9),
     ("dcgan", 64): (0.163e9, 0.162e9),
     ("resnet", 32): (0.112e9, 0.107e9),
     ("resnet", 64): (1.79e9, 1.70e9),
     ("began", 64): (1.62e9, 4.97e9),
+    ("text", None): (0.455e9, 0.453e9),
 }
 # What one current GPU is taken to do.
 _OPERATIONS_PER_SECOND = 1e13

@@ -39,7 +39,7 @@ def reproduce(
         name: Both presets' name without `_ttur` and `_orig`, such as `celeba_dcgan`.
         seeds: How many seeds: 0, 1, ...; the paper's runs are 8.
         workdir: Where the runs and `results.json` go.
-        data_dir: Where the data set is; see `datasets.load`.
+        data_dir: Where the data set is; see `datasets.load` and `text_data.load`.
         inception: Path of the 2015 graph; see `fid.download.find_graph`.
         original_quirks: Whether to train and measure with the original's accidents.
         **changes: Settings to change in all presets, as for `Preset.override`.
@@ -79,7 +79,8 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     Returns:
         `metric`, `runs`, and two points, {"step", "value"}: `best`, the lowest of all
         runs and steps, as in the paper's table; and `mean_minimum`, the lowest of the
-        mean curve, over the steps that every run has measured.
+        mean curve, over the steps that every run has measured. Of text it is that of
+        `jsd_4`, and `further` is the same of `jsd_6`.
 
     Example:
         >>> from tf_ttur import reproduce
@@ -89,8 +90,17 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
         {'step': 2, 'value': 6.0}
     """
     metric = next(
-        key for key in runs[0][0] if key == "fid" or key.startswith("frechet_")
+        key
+        for key in runs[0][0]
+        if key in ("fid", "jsd_4") or key.startswith("frechet_")
     )
+    found = _summarize(runs, metric)
+    if metric == "jsd_4":
+        found["further"] = _summarize(runs, "jsd_6")
+    return found
+
+
+def _summarize(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> dict[str, Any]:
     curves = [
         {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
         for rows in runs
@@ -116,16 +126,41 @@ def row(name: str, ours: dict[str, Any] | None = None) -> str:
 
     Returns:
         A line of Markdown: experiment, rates, the paper's best, the minimum of its
-        code's mean curve, and our own two.
+        code's mean curve, and our own two. Of text there are two lines, of 4-grams and
+        of 6-grams.
 
     Example:
         >>> from tf_ttur import reproduce
         >>> print(reproduce.row("celeba_dcgan_ttur"))
         | `celeba_dcgan_ttur` | 1e-05, 0.0005 | 12.5 at 225,000 | 14.0 | not run | not run |
     """  # noqa: E501
-    preset, published = presets.get(name), presets.PUBLISHED.get(name)
+    published = presets.PUBLISHED.get(name)
+    if presets.get(name).network != "text":
+        return _row(name, "", published, ours, 2)
+    return "\n".join(
+        (
+            _row(name, ", JSD-4", published, ours, 4),
+            _row(
+                name,
+                ", JSD-6",
+                published and published.further,
+                ours and ours["further"],
+                4,
+            ),
+        )
+    )
+
+
+def _row(
+    name: str,
+    suffix: str,
+    published: presets.Published | None,
+    ours: dict[str, Any] | None,
+    digits: int,
+) -> str:
+    preset = presets.get(name)
     cells = [
-        f"`{name}`",
+        f"`{name}`{suffix}",
         f"{preset.discriminator_lr:g}, {preset.generator_lr:g}",
         _point(published.best, published.step) if published else "-",
         str(published.mean_minimum) if published else "-",
@@ -134,7 +169,7 @@ def row(name: str, ours: dict[str, Any] | None = None) -> str:
         if ours is None:
             cells.append("not run")
         else:
-            cells.append(_point(round(ours[key]["value"], 2), ours[key]["step"]))
+            cells.append(_point(round(ours[key]["value"], digits), ours[key]["step"]))
     return f"| {' | '.join(cells)} |"
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["sample"]
 
 # Kinds of files that --output cannot mean as the name of a folder.
-_OTHER_FILES = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".tar", ".webp")
+_OTHER_FILES = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".tar", ".txt", ".webp"
+)  # fmt: skip
 
 
 def sample(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +43,41 @@ def sample(argv: Sequence[str] | None = None) -> int:
   sample.py WORKDIR [--output=PATH] [flags]
 
 PATH ends in .png: a grid of samples. In .zip: an archive of PNGs, for any tool that
-measures FID. Else: a folder of PNGs. Equal seeds give equal images."""
+measures FID. Else: a folder of PNGs. Of a run on text, PATH ends in .txt and gets a
+sample a line. Equal seeds give equal samples."""
     return run(main, _define, usage, argv)
 
 
 def _sample(workdir: pathlib.Path, values: flags.FlagValues) -> str:
+    from tf_ttur import sampling
+
+    if sampling.makes_text(workdir):
+        return _sample_text(workdir, values)
+    return _sample_images(workdir, values)
+
+
+def _sample_text(workdir: pathlib.Path, values: flags.FlagValues) -> str:
+    from tf_ttur import sampling
+
+    output = pathlib.Path(values.output or workdir / f"{values.checkpoint}.txt")
+    if output.suffix.lower() != ".txt":
+        raise InputError(
+            f"--output={output}: {workdir} is a run on text; expected a .txt."
+        )
+    for name in ("interpolate", "quantize", "grid", "overwrite"):
+        if values[name].present:
+            raise InputError(f"--{name} is for images; {workdir} is a run on text.")
+    check_writable(output)
+    gan, vocabulary = sampling.load_text_run(workdir, values.checkpoint)
+    config = read_json(workdir / "config.json")
+    count = values.num_samples or config["num_samples"]
+    batch_size = values.batch_size or config["sample_batch"]
+    lines = gan.generate_text(count, vocabulary, values.seed, batch_size)
+    sampling.save_text(output, lines)
+    return f"{count:,} lines from step {gan.steps} of {workdir}: {output}"
+
+
+def _sample_images(workdir: pathlib.Path, values: flags.FlagValues) -> str:
     rows, columns = _grid(values.grid)
     name = f"{values.checkpoint}{'_interpolation' if values.interpolate else ''}.png"
     output = pathlib.Path(values.output or workdir / name)
@@ -153,7 +185,11 @@ def _define(values: flags.FlagValues) -> None:
 
     text("checkpoint", "best", "best, last, or the step of a checkpoint that is kept.")
     text("output", None, "Where to; by default a grid in the run folder.")
-    number("num_samples", None, "Images for a folder or .zip; else as in the run.")
+    number(
+        "num_samples",
+        None,
+        "Images for a folder or .zip, or lines; else as in the run.",
+    )
     number("seed", 0, "Seed of the latents.", 0)
     text("grid", "8x8", "Rows and columns of a grid or an interpolation.")
     switch(
@@ -161,7 +197,7 @@ def _define(values: flags.FlagValues) -> None:
         "Each row goes from one sample to another in as many steps as there are "
         "columns.",
     )
-    number("batch_size", None, "Images at a time; else as in the run.")
+    number("batch_size", None, "Samples at a time; else as in the run.")
     flags.DEFINE_enum(
         "quantize",
         None,

@@ -1,4 +1,4 @@
-"""Generated images as pictures: grids, interpolations, folders and archives."""
+"""Samples as files: grids, interpolations, folders and archives of images; lines."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ from fid.images import quantize
 
 if TYPE_CHECKING:
     from tf_ttur.gan import GAN
+    from tf_ttur.networks.text import TextGAN
+    from tf_ttur.text_data import Vocabulary
 
 __all__ = [
     "image_grid",
     "interpolation",
     "load_run",
+    "load_text_run",
+    "makes_text",
     "save_images",
     "save_png",
+    "save_text",
     "to_bytes",
 ]
 
@@ -95,11 +100,41 @@ def _png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def save_text(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Writes lines as UTF-8, whole or not at all.
+
+    Args:
+        path: Where they go.
+        lines: Text, without line breaks.
+    """
+    with atomic_write(path) as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
+
+
 # Runs ---------------------------------------------------------------------------------
 
 
+def makes_text(workdir: str | os.PathLike[str]) -> bool:
+    """Says whether a run makes text, and not images.
+
+    Args:
+        workdir: The run folder.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise InputError(
+            f"{printable(workdir)} is no run folder: it has no config.json. Name a "
+            "--workdir of train.py."
+        )
+    config = read_json(workdir / "config.json")
+    return isinstance(config, dict) and config.get("network") == "text"
+
+
 def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> GAN:
-    """Loads the model of a run folder, to sample from.
+    """Loads the model of a run folder, to sample images from.
 
     Args:
         workdir: The run folder.
@@ -113,21 +148,61 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
         InputError: There is no such run or checkpoint, it is damaged, or it makes no
             images.
     """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").exists():
+    if makes_text(workdir):
+        raise InputError(f"{printable(workdir)} is a run on text; it makes no images.")
+    path, model = _load(workdir, checkpoint)
+    from tf_ttur.gan import GAN
+
+    if not isinstance(model, GAN) or len(model.image_shape) != 3:
+        raise InputError(f"{printable(path)} holds no GAN of images.")
+    return model
+
+
+def load_text_run(
+    workdir: str | os.PathLike[str], checkpoint: str | int = "best"
+) -> tuple[TextGAN, Vocabulary]:
+    """Loads the model of a run folder, to sample text from.
+
+    Args:
+        workdir: The run folder.
+        checkpoint: As for `load_run`.
+
+    Returns:
+        The `TextGAN`, not compiled, and the symbols that it writes.
+
+    Raises:
+        InputError: There is no such run or checkpoint, it is damaged, or it makes no
+            text.
+    """
+    if not makes_text(workdir):
+        raise InputError(f"{printable(workdir)} is a run on images; it makes no text.")
+    path, model = _load(workdir, checkpoint)
+    from tf_ttur.networks.text import TextGAN
+    from tf_ttur.text_data import Vocabulary
+
+    if not isinstance(model, TextGAN):
+        raise InputError(f"{printable(path)} holds no GAN of text.")
+    vocabulary = Vocabulary.load(pathlib.Path(workdir, "vocabulary.json"))
+    if len(vocabulary) != model.image_shape[-1]:
         raise InputError(
-            f"{printable(workdir)} is no run folder: it has no config.json. Name a "
-            "--workdir of train.py."
+            f"{printable(workdir)}/vocabulary.json has {len(vocabulary)} token ids, "
+            f"{path.name} {model.image_shape[-1]}: bring the run's own one back."
         )
-    path = _checkpoint(workdir, checkpoint)
+    return model, vocabulary
+
+
+def _load(
+    workdir: str | os.PathLike[str], checkpoint: str | int
+) -> tuple[pathlib.Path, Any]:
+    path = _checkpoint(pathlib.Path(workdir), checkpoint)
     import keras
 
     # Registers the classes that a checkpoint may hold.
     from tf_ttur import gan, latents, layers  # noqa: F401
-    from tf_ttur.networks import began, dcgan, resnet  # noqa: F401
+    from tf_ttur.networks import began, dcgan, resnet, text  # noqa: F401
 
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        return path, keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # h5py, zipfile and Keras raise errors of every kind.
         # Keras ends with what went wrong, after much about where.
         reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
@@ -135,9 +210,6 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
             f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
             "Choose another --checkpoint."
         ) from error
-    if not isinstance(model, gan.GAN) or len(model.image_shape) != 3:
-        raise InputError(f"{printable(path)} holds no GAN of images.")
-    return model
 
 
 def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:

@@ -27,7 +27,7 @@ from fid.files import InputError, printable, read_json, write_json
 from tf_ttur.datasets import batches, prepared
 from tf_ttur.ngrams import MAX_TOKENS
 
-__all__ = ["LENGTH", "NAMES", "UNITS", "TextData", "Vocabulary", "load"]
+__all__ = ["LENGTH", "NAMES", "UNITS", "TextData", "Vocabulary", "check", "load"]
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +73,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         _check_unit(self.unit)
         limit = _CODES[self.unit]
-        whole = all(type(x) is int and 0 <= x < limit for x in self.codes)
+        # No text has half of a pair of UTF-16.
+        whole = all(
+            type(x) is int and 0 <= x < limit and not 0xD800 <= x < 0xE000
+            for x in self.codes
+        )
         if not whole or not 0 < len(self.codes) < MAX_TOKENS:
             raise ValueError(
                 f"A vocabulary of {self.unit} has 1 to {MAX_TOKENS - 1} whole numbers "
-                f"below {limit}."
+                f"below {limit}, surrogates left out."
             )
         if len(set(self.codes)) < len(self.codes):
             raise ValueError("A symbol stands twice in the vocabulary.")
@@ -291,14 +295,7 @@ def load(
         >>> next(iter(data.training(batch_size=64, seed=0))).shape
         TensorShape([64, 32])
     """
-    _check_unit(unit)
-    if name not in NAMES:
-        raise InputError(f"Unknown text {name!r}: choose from {', '.join(NAMES)}.")
-    if (text_files is not None) != (name == "text_files"):
-        raise InputError(
-            "The text 'text_files' and the pattern --text_files go together; got "
-            f"{name!r} and {text_files!r}."
-        )
+    check(name, text_files, unit)
     if held_out < 1 or max_lines < 2 or not 2 <= max_vocabulary <= MAX_TOKENS:
         raise InputError(
             f"held_out is {held_out}, max_lines {max_lines} and max_vocabulary "
@@ -328,6 +325,27 @@ def load(
         data.digest[:12],
     )
     return data
+
+
+def check(name: str, text_files: str | None, unit: str) -> None:
+    """Refuses what `load` does not know.
+
+    Args:
+        name: The name of a text.
+        text_files: The pattern of its files.
+        unit: What a symbol is.
+
+    Raises:
+        InputError: One of them is wrong, or they do not go together.
+    """
+    _check_unit(unit)
+    if name not in NAMES:
+        raise InputError(f"Unknown text {name!r}: choose from {', '.join(NAMES)}.")
+    if (text_files is not None) != (name == "text_files"):
+        raise InputError(
+            "The text 'text_files' and the pattern --text_files go together; got "
+            f"{name!r} and {text_files!r}."
+        )
 
 
 def _check_unit(unit: str) -> None:

@@ -22,6 +22,28 @@ def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
         assert picture.min() < 50 < 200 < picture.max()
 
 
+def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
+    rows = [
+        {"step": 0, "jsd_4": 0.9, "jsd_4_floor": 0.3, "jsd_6": 1.0, "jsd_6_floor": 0.7},
+        {"step": 5, "jsd_4": 0.4, "jsd_4_floor": 0.3, "jsd_6": 0.8, "jsd_6_floor": 0.7},
+    ]
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    path = tmp_path / "x.png"
+    plots.training_curve(rows, "jsd_4", path, label="divergence", beside=["jsd_6"])
+    axes = figures[0].axes[1]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+    assert lines == {
+        "jsd_4": [0.9, 0.4],
+        "jsd_6": [1.0, 0.8],
+        "jsd_4 of real lines: 0.3": [0.3, 0.3],
+        "jsd_6 of real lines: 0.7": [0.7, 0.7],
+        "best: 0.4 at step 5": [0.4],
+    }
+    assert axes.get_ylabel() == "divergence"
+    assert axes.get_yscale() == "linear"
+
+
 def test_a_band_is_mean_lowest_and_highest_of_its_curves():
     curves = [([0, 2, 4], [8.0, 4.0, 0.0]), ([0, 1, 4], [4.0, 2.0, 5.0])]
     band = plots.band(curves, [0, 1, 2, 4])

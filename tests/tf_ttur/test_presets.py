@@ -112,7 +112,8 @@ def test_a_preset_is_told_in_words(capsys):
         assert first.startswith(f"python scripts/train.py --preset={name}")
         if name in presets.PUBLISHED:
             text = "\n".join(rest)
-            assert f"FID {presets.PUBLISHED[name].mean_minimum}" in text
+            metric = "JSD-4" if "lm1b" in name else "FID"
+            assert f"{metric} {presets.PUBLISHED[name].mean_minimum}" in text
             assert re.search(r"about [1-9]\d* h on one current GPU. An estimate", text)
     assert cli.train(["train.py", "--list_presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -122,6 +123,46 @@ def test_a_preset_is_told_in_words(capsys):
         "svhn_dcgan_orig", "svhn_cropped", "dcgan", "5e-05", "5e-05", "1", "64",
         "200,000", "21.4", "at", "185,000", "55.1",
     ]  # fmt: skip
+
+
+def test_what_is_published_of_text_is_told(capsys):
+    argv = ["train.py", "--describe", "--preset=lm1b_wgan_gp_orig"]
+    assert cli.train(argv) == 0
+    text = capsys.readouterr().out
+    assert "JSD-4 0.38 at step 33,000 after 1,040 minutes (Table 1" in text
+    assert "JSD-6 0.77 at step 32,000 after 1,070 minutes (Table 1" in text
+    assert "JSD-6 0.787, the lowest point of the mean curve of 10 runs" in text
+    assert "lines of 32 characters; measured every 100 steps on 640 samples" in text
+    assert cli.train(["train.py", "--list_presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("lm1b_wgan_gp_ttur"))
+    assert row.endswith("0.35 at 98,000, 0.74 at 100,000       0.376, 0.76")
+
+
+def test_settings_of_text_are_the_papers():
+    ttur, orig = (presets.get(f"lm1b_wgan_gp_{x}") for x in reproduce.SETTINGS)
+    rates = [(x.discriminator_lr, x.generator_lr) for x in (ttur, orig)]
+    assert rates == [(3e-4, 1e-4), (1e-4, 1e-4)]
+    assert (ttur.discriminator_steps, orig.discriminator_steps) == (1, 10)
+    for preset in (ttur, orig):
+        assert (preset.beta_1, preset.beta_2) == (0.5, 0.9)
+        assert (preset.latent, preset.latent_dimension) == ("normal", 128)
+        assert (preset.batch_size, preset.width) == (64, 512)
+        assert (preset.steps, preset.every, preset.num_samples) == (200_000, 100, 640)
+        assert (preset.loss, preset.gradient_penalty) == ("wasserstein", 10)
+        published = presets.PUBLISHED[preset.name]
+        for each in (published, published.further):
+            assert each.step <= preset.steps
+            assert each.best < each.mean_minimum
+        with pytest.raises(InputError, match="no quirks to turn on"):
+            preset.with_original_quirks()
+
+
+def test_settings_of_images_and_of_text_do_not_mix():
+    with pytest.raises(InputError, match="unit is 'bytes', a setting of text"):
+        presets.get("digits_dcgan_ttur").override(unit="bytes")
+    with pytest.raises(InputError, match="image_size is 32, a setting of images"):
+        presets.get("text_wgan_gp_ttur").override(image_size=32)
 
 
 def test_quirks_enter_the_configuration(capsys):
@@ -140,8 +181,9 @@ def test_quirks_enter_the_configuration(capsys):
 def test_the_page_of_results_has_every_row():
     lines = RESULTS.read_text(encoding="utf-8").splitlines()
     for name in presets.PUBLISHED:
-        ours = reproduce.row(name).removesuffix("not run | not run |")
-        assert sum(line.startswith(ours) for line in lines) == 1, name
+        for row in reproduce.row(name).splitlines():
+            ours = row.removesuffix("not run | not run |")
+            assert sum(line.startswith(ours) for line in lines) == 1, row
 
 
 def test_curves_become_figures():
@@ -158,6 +200,25 @@ def test_curves_become_figures():
     }
     row = reproduce.row("celeba_dcgan_orig", reproduce.summarize(runs))
     assert row.endswith("| 21.4 at 70,000 | 30.6 | 1 at 30 | 6.0 at 10 |")
+
+
+def test_curves_of_text_become_two_rows():
+    def curve(*values):
+        return [
+            {"step": 100 * i, "jsd_1": 0.1, "jsd_4": v, "jsd_4_floor": 0.2, "jsd_6": w}
+            for i, (v, w) in enumerate(values)
+        ]
+
+    runs = [curve((0.9, 1.0), (0.5, 0.8), (0.41236, 0.9)),
+            curve((0.9, 1.0), (0.5, 0.9), (0.7, 0.9))]  # fmt: skip
+    assert reproduce.row("lm1b_wgan_gp_ttur", reproduce.summarize(runs)).split(
+        "\n"
+    ) == [
+        "| `lm1b_wgan_gp_ttur`, JSD-4 | 0.0003, 0.0001 | 0.35 at 98,000 | 0.376 | "
+        "0.4124 at 200 | 0.5 at 100 |",
+        "| `lm1b_wgan_gp_ttur`, JSD-6 | 0.0003, 0.0001 | 0.74 at 100,000 | 0.76 | "
+        "0.8 at 100 | 0.85 at 100 |",
+    ]
 
 
 @pytest.mark.slow

@@ -43,10 +43,15 @@ class Measurement(StepCallback):
 
     Attributes:
         values: (step, value) of each measurement during `fit`.
+        further: What else the last measurement found, numbers by their names in the
+            logs.
         seconds: Seconds spent in measuring so far, the try included.
     """
 
+    #: What samples are called.
     unit = "samples"
+    #: Which further values a figure shows beside the value.
+    beside: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class Measurement(StepCallback):
         self.every, self.num_samples = every, num_samples
         self.batch_size, self.last = batch_size, last
         self.values: list[tuple[int, float]] = []
+        self.further: dict[str, float] = {}
         self.seconds = 0.0
         self._announced = False
 
@@ -165,7 +171,7 @@ class Measurement(StepCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the epoch's last value to its logs."""
         if logs is not None and self.values and self.values[-1][0] > self._epoch_start:
-            logs[self.key] = self.values[-1][1]
+            logs |= {self.key: self.values[-1][1], **self.further}
 
     @contextlib.contextmanager
     def _trying(self, gan: Any) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains, checkpoints aside."""
+"""What a run leaves behind while it trains, samples and checkpoints aside."""
 
 from __future__ import annotations
 
@@ -10,52 +10,16 @@ import pathlib
 import time
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from fid.files import InputError, atomic_path, read_json_lines
-from tf_ttur import sampling
 from tf_ttur.callbacks.measurement import Measurement
+from tf_ttur.callbacks.samples import Samples, verbatim
 from tf_ttur.callbacks.steps import StepCallback, scalars
 
-__all__ = ["MetricsLog", "Progress", "SampleGrid", "TensorBoardLog"]
+__all__ = ["MetricsLog", "Progress", "TensorBoardLog"]
 
 _log = logging.getLogger(__name__)
-
-
-class SampleGrid(StepCallback):
-    """Writes samples of fixed latents as `step_00001000.png` at each epoch's end.
-
-    Args:
-        folder: Where the pictures go.
-        count: Images in a picture.
-        seed: Seed of their latents.
-
-    Attributes:
-        grid: The last picture, uint8 (H, W, C); None before the first.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
-        super().__init__()
-        self.folder = pathlib.Path(folder)
-        self.count, self.seed = count, seed
-        self.grid: np.ndarray | None = None
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the picture of the untrained generator."""
-        if self.model.steps == 0:
-            self._write(0)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes the picture."""
-        self._write(self.step)
-
-    def _write(self, step: int) -> None:
-        if not self._writes:
-            return
-        images = self.model.generate(self.count, self.seed, batch_size=self.count)
-        self.grid = sampling.image_grid(sampling.to_bytes(images))
-        sampling.save_png(self.folder / f"step_{step:08d}.png", self.grid)
 
 
 class MetricsLog(StepCallback):
@@ -155,15 +119,15 @@ class TensorBoardLog(StepCallback):
 
     Args:
         folder: TensorBoard's log folder.
-        samples: Makes the pictures of samples, earlier in the same list of callbacks;
-            None writes no pictures.
+        samples: Whose samples are shown, earlier in the same list of callbacks; None
+            shows none.
         config: Written as text at the first step, JSON-able.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        samples: SampleGrid | None = None,
+        samples: Samples | None = None,
         config: Any = None,
     ):
         super().__init__()
@@ -179,11 +143,8 @@ class TensorBoardLog(StepCallback):
             return
         self._writer = tf.summary.create_file_writer(self.folder)
         if self.config is not None and self.model.steps == 0:
-            text = "\n".join(
-                f"    {x}" for x in json.dumps(self.config, indent=2).split("\n")
-            )
             with self._writer.as_default(step=0):
-                tf.summary.text("config", text)
+                tf.summary.text("config", verbatim(json.dumps(self.config, indent=2)))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the epoch's scalars and samples."""
@@ -193,7 +154,7 @@ class TensorBoardLog(StepCallback):
             for name, value in scalars(logs).items():
                 self._summary.scalar(name, value)
             if self.samples is not None:
-                self._summary.image("samples", self.samples.grid[np.newaxis])
+                self.samples.summarize(self._summary)
         self._writer.flush()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -224,7 +185,7 @@ class Progress(StepCallback):
         """Moves the bar."""
         shown = {k: f"{v:.3f}" for k, v in logs.items() if k.endswith("_loss")}
         if self._value is not None:
-            shown[self.key] = f"{self._value:.2f}"
+            shown[self.key] = f"{self._value:.4g}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(now - before)
 
@@ -232,7 +193,8 @@ class Progress(StepCallback):
         """Prints the epoch's line."""
         logs = scalars(logs)
         self._value = logs.get(self.key, self._value)
-        values = "  ".join(f"{k} {v:.4g}" for k, v in sorted(logs.items()))
+        shown = (x for x in sorted(logs.items()) if not x[0].endswith("_floor"))
+        values = "  ".join(f"{k} {v:.4g}" for k, v in shown)
         _log.info("step %d/%d  %s", self.step, self.steps, values)
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -112,7 +112,10 @@ def check_name(name: str) -> None:
         InputError: It is none of `NAMES`.
     """
     if name not in NAMES:
-        raise InputError(f"Unknown data set {name!r}: choose from {', '.join(NAMES)}.")
+        raise InputError(
+            f"Unknown data set {name!r}: choose from {', '.join(NAMES)}; for text, "
+            "choose a preset of text."
+        )
 
 
 def _digits(size: int) -> np.ndarray:

@@ -217,6 +217,8 @@ def nash(argv: Sequence[str] | None = None) -> int:
             raise flags.Error(f"give one run folder; got {len(args)}")
         workdir = pathlib.Path(args[0])
         preset, data_dir = _preset(workdir / "config.json")
+        if preset.network == "text":
+            raise InputError(f"{workdir} is a run on text; choose one on images.")
         checkpoint = _checkpoint(workdir, values.checkpoint)
 
         import numpy as np

@@ -1,0 +1,338 @@
+"""Whole runs on text: measured right, resumed bit for bit, refused, sampled."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+from pydoc_data.topics import topics
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.spatial.distance import jensenshannon
+
+from fid.files import InputError
+from tf_ttur import callbacks, cli, experiment, kill_test, presets, sample_cli, sampling
+
+ROOT = pathlib.Path(__file__).parents[2]
+LINES = [line for line in topics["while"].splitlines() if line.strip()]
+SAMPLES = 5
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Settings of a run of some seconds, on a page of Python's help."""
+    path = tmp_path_factory.mktemp("text") / "page.txt"
+    path.write_text("\n".join(LINES), encoding="utf-8")
+    return presets.get("text_wgan_gp_ttur").override(
+        dataset="text_files", text_files=str(path), width=2, steps=5, every=2,
+        batch_size=4, num_samples=SAMPLES, jit_compile=False,
+        discriminator_lr=1e-3, generator_lr=1e-3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, experiment.run(small, workdir)
+
+
+def rows(workdir):
+    return callbacks.MetricsLog.read(workdir / "metrics.jsonl")
+
+
+def divergence(ours, theirs, n):
+    """SciPy's, of the n-grams of lines, each a sequence of 32 symbols."""
+    counts = [
+        collections.Counter(
+            tuple(line[i : i + n]) for line in lines for i in range(33 - n)
+        )
+        for lines in (ours, theirs)
+    ]
+    keys = sorted(counts[0].keys() | counts[1].keys())
+    return jensenshannon(*([c[key] for key in keys] for c in counts), base=2) ** 2
+
+
+def test_the_run_folder_is_complete(whole, small):
+    workdir, summary = whole
+    names = {p.name for p in workdir.iterdir() if not p.name.startswith(".")}
+    assert names == {
+        "config.json", "metrics.jsonl", "log.txt", "vocabulary.json", "tensorboard",
+        "samples", "checkpoints", "best", "curve.png", "summary.json",
+    }  # fmt: skip
+    assert [row["step"] for row in rows(workdir)] == [0, 2, 4, 5]
+    jsd = {f"jsd_{n}" for n in range(1, 7)}
+    floors = {f"{name}_floor" for name in jsd}
+    assert set(rows(workdir)[0]) == {"step", "minutes", "measure_minutes"} | (
+        jsd | floors
+    )
+    assert jsd | floors | {"d_loss", "g_loss", "gradient_penalty"} < set(
+        rows(workdir)[-1]
+    )
+    values = {row["step"]: row["jsd_4"] for row in rows(workdir)}
+    best = min(values, key=values.get)
+    assert summary["metric"] == "jsd_4"
+    assert summary["best"] == {"step": best, "jsd_4": values[best]}
+    assert summary["jsd_4_floor"] == rows(workdir)[0]["jsd_4_floor"]
+    facts = json.loads((workdir / "best" / "best.json").read_text())
+    assert (facts["step"], facts["num_samples"]) == (best, SAMPLES)
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["unit"], config["num_examples"]) == (
+        "characters",
+        len(LINES) - SAMPLES,
+    )
+    steps = collections.defaultdict(set)
+    for events in (workdir / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(events)):
+            for value in event.summary.value:
+                steps[value.tag].add(event.step)
+    assert steps["jsd_6"] == steps["jsd_6_floor"] == steps["samples"] == {2, 4, 5}
+
+
+def test_divergences_and_floors_are_those_of_the_lines(whole, small):
+    workdir, _ = whole
+    lines = [line[:32].ljust(32, "`") for line in LINES]
+    model = keras.models.load_model(workdir / "checkpoints" / "step_00000005.keras")
+    chars = [
+        "?",
+        *map(chr, json.loads((workdir / "vocabulary.json").read_text())["codes"]),
+    ]
+    tokens = model.generate_tokens(SAMPLES, experiment._DISTANCE_SEED)
+    generated = ["".join(chars[x] for x in line) for line in tokens]
+    # The lines that are held out are not told: those that training never sees.
+    data = experiment.text_data.load(
+        "text_files", text_files=small.text_files, held_out=SAMPLES
+    )
+    held_out = data.vocabulary.decode(data.held_out)
+    train = list(
+        (collections.Counter(lines) - collections.Counter(held_out)).elements()
+    )
+    assert len(train) == len(lines) - SAMPLES
+    for n in range(1, 7):
+        row = rows(workdir)[-1]
+        assert row[f"jsd_{n}"] == pytest.approx(divergence(generated, train, n))
+        assert row[f"jsd_{n}_floor"] == pytest.approx(divergence(held_out, train, n))
+
+
+def test_samples_are_the_lines_of_fixed_latents(whole):
+    workdir, _ = whole
+    found = sorted((workdir / "samples").iterdir())
+    assert [p.name for p in found] == [f"step_{x:08d}.txt" for x in (0, 2, 4, 5)]
+    chars = [
+        "\ufffd",
+        *map(chr, json.loads((workdir / "vocabulary.json").read_text())["codes"]),
+    ]
+    model = keras.models.load_model(workdir / "checkpoints" / "step_00000005.keras")
+    probabilities = model.generate(64, experiment._GRID_SEED)
+    lines = ["".join(chars[x] for x in y) for y in probabilities.argmax(-1)]
+    assert found[-1].read_bytes().decode() == "".join(f"{x}\n" for x in lines)
+    assert found[0].read_bytes() != found[-1].read_bytes()
+
+
+class PowerCut(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def crash_at(owner, method, step):
+    """Before a method of a callback does its work at a step."""
+    original = getattr(owner, method)
+
+    def crash(self, *arguments):
+        if self.step == step:
+            raise PowerCut
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, method, crash)
+        yield
+
+
+def test_a_run_that_is_cut_goes_on_as_if_nothing_had_been(whole, small, tmp_path):
+    for cut in (
+        crash_at(callbacks.NaNGuard, "on_steps", 1),
+        crash_at(callbacks.NaNGuard, "on_steps", 3),
+        crash_at(callbacks.TextSamples, "on_epoch_end", 4),
+        crash_at(callbacks.Checkpoints, "on_epoch_end", 5),
+    ):
+        with cut, pytest.raises(PowerCut):
+            experiment.run(small, tmp_path)
+    left = tmp_path / "samples" / ".step_00000004.txt.x1y2_z34.txt"
+    left.write_text("half a li")
+    experiment.run(small, tmp_path)
+    assert not left.exists()
+    assert kill_test.differences(tmp_path, whole[0]) == []
+
+
+def test_another_text_or_unit_does_not_go_on(whole, small, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    with pytest.raises(InputError, match="unit is 'characters' there and 'bytes' now"):
+        experiment.run(small.override(unit="bytes"), tmp_path / "run")
+    text = pathlib.Path(small.text_files)
+    before = text.read_bytes()
+    try:
+        text.write_bytes(before.replace(b"while", b"WHILE", 1))
+        with pytest.raises(InputError, match="text_sha256 is '[0-9a-f]{64}' there and"):
+            experiment.run(small, tmp_path / "run")
+    finally:
+        text.write_bytes(before)
+    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        (b"", [], "text.txt is empty"),
+        (b"\x7fELF\0\0" * 99, [], "line 1 has a NUL byte: it is a binary file"),
+        (b"caf\xe9\n" * 999, [], "line 1 is not UTF-8 (byte 0xe9"),
+        (b"three\nlines\nonly\n", [], "3 lines, too few to hold 640 out"),
+        (b"x\n" * 800, ["--batch_size=900"], "160 lines to train on"),
+        (None, ["--text_files=nothing-*.txt"], "matches nothing"),
+        (None, ["--dataset=text_files"], "go together"),
+        (None, ["--dataset=cifar10"], "Unknown text 'cifar10'"),
+        (None, ["--dataset=lm1b", "--data_dir=/nowhere"], "lm1b is not in /nowhere"),
+        (None, ["--unit=words"], "Unknown unit 'words'"),
+        (None, ["--dry_run", "--unit=words"], "Unknown unit 'words'"),
+        (None, ["--set=num_samples=1"], "num_samples is 1; it must be >= 2"),
+        (None, ["--set=extractor=pixels"], "a setting of images; text_wgan_gp_ttur is"),
+        (None, ["--inception=x.pb"], "--inception is for images"),
+        (None, ["--download"], "--download is for images"),
+        (None, ["--preset=digits_dcgan_orig", "--unit=bytes"], "a setting of text"),
+        (None, ["--preset=digits_dcgan_orig", "--dataset=lm1b"], "a preset of text"),
+    ],
+)
+def test_bad_input_is_one_line_and_claims_no_folder(
+    tmp_path, capsys, content, flags, message
+):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+        flags = [*flags, f"--text_files={tmp_path}/t*.txt"]
+    flags = ["--preset=text_wgan_gp_ttur", "--set=width=2", "--steps=1", *flags]
+    assert cli.train(["train.py", f"--workdir={tmp_path}/run", *flags]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err.strip().splitlines()[-1]
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_lines_of_any_length_and_rare_symbols_are_trained_on(tmp_path, capsys):
+    """More different characters than token ids, as bytes, and lines of 1 to 90."""
+    random = np.random.default_rng(0)
+    lines = [
+        "".join(map(chr, random.integers(0x4E00, 0x4E00 + 3000, 1 + i % 90)))
+        for i in range(700)
+    ]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    argv = ["train.py", "--preset=text_wgan_gp_ttur", "--steps=1", "--set=width=2",
+            "--batch_size=2", "--set=num_samples=9", "--set=jit_compile=false",
+            f"--text_files={tmp_path}/text.txt"]  # fmt: skip
+    for unit, ids in (("characters", 2048), ("bytes", None)):
+        workdir = tmp_path / unit
+        assert cli.train([*argv, f"--unit={unit}", f"--workdir={workdir}"]) == 0
+        output = capsys.readouterr().out.splitlines()
+        assert "n-gram Jensen-Shannon divergence (jsd_4): " in output[1]
+        floor = json.loads((workdir / "summary.json").read_text())["jsd_4_floor"]
+        assert f"(n = 9; as many real lines: {floor:.4g})" in output[1]
+        assert f"Look: {workdir}/samples/step_00000001.txt" in output[2]
+        config = json.loads((workdir / "config.json").read_text())
+        distinct = len({x for line in lines for x in line[:32].encode()} | {96})
+        assert config["text_shape"] == [32, ids or distinct + 1]
+        text = (workdir / "samples" / "step_00000001.txt").read_text(encoding="utf-8")
+        assert len(text.split("\n")) == 65
+
+
+def sample(workdir, *flags):
+    return sample_cli.sample(["sample.py", str(workdir), *map(str, flags)])
+
+
+def test_lines_are_sampled(whole, tmp_path, capsys):
+    workdir, _ = whole
+    flags = ["--checkpoint=last", f"--seed={experiment._GRID_SEED}"]
+    output = tmp_path / "x.txt"
+    assert sample(workdir, *flags, "--num_samples=64", f"--output={output}") == 0
+    assert capsys.readouterr().out == (f"64 lines from step 5 of {workdir}: {output}\n")
+    wanted = workdir / "samples" / "step_00000005.txt"
+    assert output.read_bytes() == wanted.read_bytes()
+    # A fresh process knows all classes of the checkpoint.
+    fresh = tmp_path / "fresh.txt"
+    script = [sys.executable, ROOT / "scripts" / "sample.py", workdir, *flags]
+    subprocess.run([*script, f"--output={fresh}"], check=True)
+    assert fresh.read_bytes() == b"".join(
+        wanted.read_bytes().splitlines(keepends=True)[:SAMPLES]
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--output=x.png"], "is a run on text; expected a .txt"),
+        (["--output=x"], "is a run on text; expected a .txt"),
+        (["--interpolate"], "--interpolate is for images"),
+        (["--grid=2x2"], "--grid is for images"),
+        (["--output=/proc/x.txt"], "Cannot write /proc/x.txt"),
+        (["--checkpoint=3"], "no checkpoint of step 3"),
+    ],
+)
+def test_what_text_cannot_be_is_one_line(whole, capsys, flags, message):
+    assert sample(whole[0], *flags) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_runs_of_images_and_of_text_are_told_apart(whole, tmp_path, capsys):
+    with pytest.raises(InputError, match="is a run on text; it makes no images"):
+        sampling.load_run(whole[0])
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "vocabulary.json"
+    codes = json.loads(path.read_text())["codes"]
+    for wrong, message in (
+        (codes[1:], "bring the run's own one back"),
+        ([0xD800, *codes[1:]], "holds no vocabulary"),
+    ):
+        path.write_text(json.dumps({"unit": "characters", "codes": wrong}))
+        with pytest.raises(InputError, match=message):
+            sampling.load_text_run(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"network": "dcgan"}')
+    with pytest.raises(InputError, match="is a run on images; it makes no text"):
+        sampling.load_text_run(tmp_path / "run")
+    with pytest.raises(InputError, match="holds no GAN of images"):
+        sampling.load_run(tmp_path / "run")
+    assert sample(tmp_path / "run", "--output=x.txt") == 1
+    assert "expected a .png, a .zip or" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_text_is_swept_and_reproduced(small, tmp_path, capsys):
+    command = [sys.executable, "scripts/sweep.py", f"--workdir={tmp_path}/sweep",
+               "--preset=text_wgan_gp_ttur", "--pairs=3e-4:1e-4,1e-4:1e-4", "--seeds=1",
+               "--steps=3", "--every=2", "--num_samples=50", "--set=width=2",
+               "--set=batch_size=4"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True)
+    table = json.loads((tmp_path / "sweep" / "table.json").read_text())
+    assert table["metric"] == "jsd_4"
+    assert table["metric_title"] == "n-gram Jensen-Shannon divergence (jsd_4)"
+    for cell in table["cells"]:
+        rates = cell["discriminator_lr"], cell["generator_lr"]
+        folder = tmp_path / "sweep" / "d_{!r}_g_{!r}".format(*rates) / "seed_0"
+        assert cell["best"]["mean"] == min(row["jsd_4"] for row in rows(folder))
+    argv = ["x", "--preset=text_wgan_gp", "--seeds=1", "--steps=1",
+            f"--workdir={tmp_path}/rows"]  # fmt: skip
+    assert cli.reproduce(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == [
+        f"`text_wgan_gp_{setting}`, JSD-{n}"
+        for setting in ("ttur", "orig")
+        for n in (4, 6)
+    ]
+    results = json.loads((tmp_path / "rows" / "results.json").read_text())
+    found = rows(tmp_path / "rows" / "text_wgan_gp_orig" / "seed_0")
+    value = min(row["jsd_6"] for row in found)
+    assert results["orig"]["further"]["best"]["value"] == value

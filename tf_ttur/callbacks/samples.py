@@ -1,0 +1,126 @@
+"""Samples of the same latents over time, as pictures or as text."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tf_ttur import sampling
+from tf_ttur.callbacks.steps import StepCallback
+
+__all__ = ["SampleGrid", "Samples", "TextSamples", "verbatim"]
+
+
+class Samples(StepCallback):
+    """Writes samples as `step_00001000` and an ending at each epoch's end.
+
+    Args:
+        folder: Where the files go.
+        count: Samples in a file.
+        seed: Seed of their latents.
+    """
+
+    ending = ""
+
+    def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+        self.count, self.seed = count, seed
+
+    def write(self, path: pathlib.Path) -> None:
+        """Makes samples of the model and writes them, whole or not at all.
+
+        Args:
+            path: Where they go.
+        """
+        raise NotImplementedError
+
+    def summarize(self, summary: Any) -> None:
+        """Shows in TensorBoard what was written last.
+
+        Args:
+            summary: The module `tf.summary`, with a writer and a step.
+        """
+        raise NotImplementedError
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Writes samples of the untrained generator."""
+        if self.model.steps == 0:
+            self._write(0)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes samples."""
+        self._write(self.step)
+
+    def _write(self, step: int) -> None:
+        if self._writes:
+            self.write(self.folder / f"step_{step:08d}{self.ending}")
+
+
+class SampleGrid(Samples):
+    """Writes a grid of images as PNG; see `Samples`.
+
+    Attributes:
+        grid: The last picture, uint8 (H, W, C).
+    """
+
+    ending = ".png"
+
+    def write(self, path: pathlib.Path) -> None:
+        """Writes the picture."""
+        images = self.model.generate(self.count, self.seed, batch_size=self.count)
+        self.grid = sampling.image_grid(sampling.to_bytes(images))
+        sampling.save_png(path, self.grid)
+
+    def summarize(self, summary: Any) -> None:
+        """Shows the picture."""
+        summary.image("samples", self.grid[np.newaxis])
+
+
+class TextSamples(Samples):
+    """Writes lines of text, one a line, in UTF-8; see `Samples`.
+
+    Args:
+        folder: Where the files go.
+        vocabulary: The symbols, a `text_data.Vocabulary`.
+        count: Lines in a file.
+        seed: Seed of their latents.
+
+    Attributes:
+        lines: The last lines.
+    """
+
+    ending = ".txt"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        vocabulary: Any,
+        count: int = 64,
+        seed: int = 0,
+    ):
+        super().__init__(folder, count, seed)
+        self.vocabulary = vocabulary
+
+    def write(self, path: pathlib.Path) -> None:
+        """Writes the lines."""
+        self.lines = self.model.generate_text(
+            self.count, self.vocabulary, self.seed, batch_size=self.count
+        )
+        sampling.save_text(path, self.lines)
+
+    def summarize(self, summary: Any) -> None:
+        """Shows the lines."""
+        summary.text("samples", verbatim("\n".join(self.lines)))
+
+
+def verbatim(text: str) -> str:
+    """Makes Markdown of text that shows it as it is.
+
+    Args:
+        text: Any lines.
+    """
+    return "\n".join(f"    {line}" for line in text.split("\n"))
