@@ -51,9 +51,9 @@ def training_curve(
     """
     figure = _figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for key, label in (("d_loss", "discriminator"), ("g_loss", "generator")):
+    for key, network in (("d_loss", "discriminator"), ("g_loss", "generator")):
         points = _points(rows, key)
-        upper.plot(*points, color=_COLOURS[key], marker=".", label=label)
+        upper.plot(*points, color=_COLOURS[key], marker=".", label=network)
     upper.set_ylabel("loss (mean over the interval)")
     upper.legend(frameon=False)
     steps, values = _points(rows, distance_key)
