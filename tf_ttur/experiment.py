@@ -129,7 +129,22 @@ def build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
 
     Returns:
         The compiled `GAN`.
+
+    Raises:
+        InputError: The settings do not go together, or with the images.
     """
+    try:
+        return _build(preset, image_shape)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{preset.name} cannot be built with these settings: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _build(preset: Preset, image_shape: tuple[int, int, int]) -> GAN:
     size, _, channels = image_shape
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension

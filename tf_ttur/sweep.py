@@ -156,7 +156,7 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
     """
     kinds = typing.get_type_hints(type(preset))
     fixed = {*_VARIED, *_NAMES}
-    seen = set()
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -166,13 +166,12 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
                 f"--set={setting}: there is no setting {key!r} to set; choose from "
                 f"{', '.join(x for x in kinds if x not in fixed)}."
             )
-        if key in seen:
+        if key in values:
             raise InputError(f"{key} is set twice; leave one of the two out.")
-        seen.add(key)
-        # Not through `override` alone: to it, None is no change.
-        value = _convert(setting, kinds[key], text)
-        preset = dataclasses.replace(preset, **{key: value}).override()
-    return preset
+        values[key] = _convert(setting, kinds[key], text)
+    # All at once, since one may need another; and not by `override`, to which None is
+    # no change.
+    return dataclasses.replace(preset, **values)
 
 
 def _convert(setting: str, kind: Any, text: str) -> Any:

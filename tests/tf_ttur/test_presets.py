@@ -105,6 +105,56 @@ def test_rates_are_halved_where_the_preset_says_so():
         preset.override(loss="minimax")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_samples": 1}, {"sample_batch": 0}, {"discriminator_steps": 0},
+        {"halve_every": -1}, {"beta_1": float("nan")}, {"beta_2": 1.0},
+        {"ema_decay": 5.0}, {"gradient_penalty": -1.0},
+        {"gradient_penalty": float("inf")}, {"network": "vgg"}, {"latent": "cauchy"},
+        {"quantize": "floor"}, {"extractor": "vgg"}, {"seed": -1}, {"steps": 0},
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused(setting):
+    with pytest.raises(InputError, match=f"^{next(iter(setting))} is .*; (it|choose)"):
+        presets.get("digits_dcgan_ttur").override(**setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"generator_options": {"depth": 3}}, "unexpected keyword argument 'depth'"),
+        ({"generator_options": {"seed": 3}}, "multiple values"),
+        ({"network": "resnet", "discriminator_options": {"pack": 0}}, "pack 0"),
+        ({"network": "resnet", "discriminator_options": {"pack": "x"}}, "'str'"),
+        ({"network": "began", "loss": "wasserstein", "gradient_penalty": 1.0},
+         "no gradient penalty"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_are_refused(setting, message):
+    preset = presets.get("digits_dcgan_ttur").override(width=2, **setting)
+    with pytest.raises(InputError, match=f"digits_dcgan_ttur cannot.*{message}"):
+        experiment.build(preset, (32, 32, 1))
+
+
+@pytest.mark.parametrize("network", ["dcgan", "resnet", "began"])
+def test_networks_that_do_not_fit_the_images_are_refused(network):
+    preset = presets.get("digits_dcgan_ttur").override(
+        network=network, loss="wasserstein"
+    )
+    with pytest.raises(InputError, match="image_size is 33"):
+        experiment.build(preset, (33, 33, 1))
+
+
+def test_quirks_are_added_to_the_options_that_are_set():
+    preset = presets.get("cifar10_wgan_gp_ttur")
+    preset = preset.override(generator_options={"name": "mine"})
+    assert preset.with_original_quirks().generator_options == {
+        "name": "mine",
+        "batch_statistics": True,
+    }
+
+
 def test_a_preset_is_told_in_words(capsys):
     for name in presets.PRESETS:
         assert cli.train(["train.py", "--describe", f"--preset={name}"]) == 0
