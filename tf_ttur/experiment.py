@@ -25,7 +25,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from fid.extractors import Extractor, pixel_extractor
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, read_object, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
@@ -431,7 +431,7 @@ def _claim(path: pathlib.Path, config: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, config)
         return
-    found = read_json(path)
+    found = read_object(path)
     differences = [
         f"{key} is {found.get(key)!r} there and {config.get(key)!r} now"
         for key in sorted(found.keys() | config.keys())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from fid.cli import run
-from fid.files import InputError, check_writable, read_json
+from fid.files import InputError, check_writable, read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def _sample(workdir: pathlib.Path, values: flags.FlagValues) -> str:
     else:
         sampling.check_folder(output, values.overwrite)
     gan = sampling.load_run(workdir, values.checkpoint)
-    config = read_json(workdir / "config.json")
+    config = read_object(workdir / "config.json")
     # What the run was measured with, unless said otherwise.
     rule = values.quantize or config.get("quantize", "none")
     rule = "round" if rule == "none" else rule

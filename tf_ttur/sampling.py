@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fid.files import InputError, atomic_path, atomic_write, printable, read_json
+from fid.files import InputError, atomic_path, atomic_write, printable, read_object
 from fid.images import quantize
 
 if TYPE_CHECKING:
     from tf_ttur.gan import GAN
 
 __all__ = [
+    "checkpoints",
     "image_grid",
     "interpolation",
     "load_run",
@@ -141,7 +142,7 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
 
 
 def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
-    kept = dict([*_kept(workdir / "best"), *_kept(workdir / "checkpoints")])
+    kept = checkpoints(workdir / "best") | checkpoints(workdir / "checkpoints")
     if not kept:
         raise InputError(
             f"{printable(workdir)} has no checkpoint yet; the first one is written "
@@ -151,8 +152,7 @@ def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
         return kept[max(kept)]
     if checkpoint == "best":
         # Names the one that counts, where a crash left two.
-        facts = read_json(workdir / "best" / "best.json")
-        step = facts.get("step") if isinstance(facts, dict) else None
+        step = read_object(workdir / "best" / "best.json", "step")["step"]
     else:
         try:
             step = int(checkpoint)
@@ -168,10 +168,17 @@ def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
     return kept[step]
 
 
-def _kept(folder: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
-    for path in sorted(folder.glob("step_*.keras")):
-        if found := _CHECKPOINT_NAME.fullmatch(path.name):
-            yield int(found[1]), path
+def checkpoints(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Returns the checkpoints of a folder by their steps; other files are none.
+
+    Args:
+        folder: The folder, which need not exist.
+    """
+    return {
+        int(found[1]): path
+        for path in folder.glob("step_*.keras")
+        if (found := _CHECKPOINT_NAME.fullmatch(path.name))
+    }
 
 
 def interpolation(latent: Any, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -247,7 +254,7 @@ def save_images(
         >>> sorted(path.name for path in folder.iterdir())
         ['00000.png', '00001.png', '00002.png']
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.abspath(path))  # "." has no name to write beside
     digits = max(5, len(str(count - 1)))
 
     def write_all(write: Callable[[str, bytes], Any]) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, read_json, read_object, write_json
 from tf_ttur.presets import Preset
 
 __all__ = ["Cell", "Sweep", "grid", "load", "override", "run", "run_folder"]
@@ -242,7 +242,7 @@ def diverged(folder: pathlib.Path) -> dict[str, Any] | None:
         folder: The run folder.
     """
     path = folder / _DIVERGED
-    return read_json(path) if path.exists() else None
+    return read_object(path, "step") if path.exists() else None
 
 
 def run(

@@ -246,6 +246,22 @@ def test_other_extractor_weights_are_refused(whole, tmp_path):
         experiment.run(SMALL, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[]", "expected a JSON object"),
+        ("metrics.jsonl", "7\n", "line 1 is no JSON object with step, minutes"),
+        ("metrics.jsonl", '{"step": 0}\n', "line 1 is no JSON object with"),
+        ("best/best.json", '{"step": 7}', "expected a JSON object with file, step"),
+    ],
+)
+def test_a_damaged_file_is_named(whole, tmp_path, name, text, message):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        experiment.run(SMALL, tmp_path / "run")
+
+
 def test_lost_metrics_are_an_error(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
