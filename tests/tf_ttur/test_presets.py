@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fid.files import InputError
-from tf_ttur import cli, experiment, presets, reproduce
+from tf_ttur import callbacks, cli, experiment, presets, reproduce
 
 RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -231,5 +231,34 @@ def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
     assert results["orig"]["runs"] == 2
     assert cli.reproduce(argv) == 0  # finds all of it done
     assert capsys.readouterr().out == first
-    assert cli.reproduce(["x", "--preset=mnist_dcgan"]) == 1
-    assert "no preset 'mnist_dcgan_ttur'" in capsys.readouterr().err
+    assert results["orig"]["diverged"] == {}
+
+
+def test_a_row_tells_of_runs_that_diverged(tmp_path, monkeypatch, capsys):
+    def run(preset, folder, *_):
+        folder.mkdir(parents=True)
+        steps = 1 if preset.name.endswith("orig") and preset.seed == 1 else 3
+        rows = [{"step": i, "minutes": 0, "fid": 9.0 - i} for i in range(steps)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(text)
+        if steps == 1:
+            raise callbacks.Diverged("d_loss became nan", 1)
+
+    monkeypatch.setattr(experiment, "run", run)
+    argv = ["x", "--preset=celeba_dcgan", "--seeds=2", f"--workdir={tmp_path}"]
+    assert cli.reproduce(argv) == 0
+    out, err = capsys.readouterr()
+    assert "| 7.0 at 2 | 7.0 at 2 |" in out.splitlines()[0]
+    assert "| 7.0 at 2 | 9.0 at 0 |" in out.splitlines()[1]
+    assert "celeba_dcgan_orig: 1 of 2 runs diverged; the mean curve ends" in err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [results[x]["diverged"] for x in reproduce.SETTINGS] == [{}, {"1": 1}]
+    with pytest.raises(InputError, match="1 of 2 runs have no distance"):
+        reproduce.summarize([[{"step": 0, "fid": 1.0}], []])
+
+
+@pytest.mark.parametrize("name", ["mnist_dcgan", "digits_dcgan_ttur"])
+def test_an_experiment_is_named_without_its_setting(name, capsys):
+    assert cli.reproduce(["x", f"--preset={name}"]) == 1
+    error = capsys.readouterr().err
+    assert f"no experiment '{name}'; choose from digits_dcgan, " in error
