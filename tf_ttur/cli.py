@@ -47,6 +47,11 @@ def train(argv: Sequence[str] | None = None) -> int:
         if changes["dataset"] not in (None, preset.dataset):
             # The size and the part that the data set has in the paper.
             preset = dataclasses.replace(preset, image_size=None, split=None)
+        for setting in values.set:
+            if (key := setting.partition("=")[0]) in _OVERRIDES:
+                raise InputError(
+                    f"--set={setting}: {key} has a flag of its own: --{key}."
+                )
         preset = override(preset.override(**changes), values.set)
         if values.original_quirks:
             preset = preset.with_original_quirks()

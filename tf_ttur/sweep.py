@@ -292,8 +292,12 @@ def run(
             for (cell, seed), outcome in workers.wait():
                 progress.ended(cell, seed, outcome)
                 if "error" in outcome:
-                    failures.append(f"{cell}, seed {seed}: {outcome['error']}")
+                    what = outcome["error"].rstrip(".")
+                    failures.append(f"{cell}, seed {seed}: {what}")
     if failures:
+        if not any(workdir.glob("d_*/seed_*/config.json")):
+            # Settings that cannot be trained must not claim the folder.
+            (workdir / _MANIFEST).unlink()
         raise InputError(
             f"{len(failures)} of {len(sweep.runs)} runs failed, and {len(queue)} were "
             f"not tried: {'; '.join(failures)}. Mend what is wrong and start again: "

@@ -543,6 +543,8 @@ def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
         (["--seed=99999999999999999999"], 1, "seed is 99999999999999999999"),
         (["--dry_run", "--dataset=mnist"], 1, "Unknown data set 'mnist'"),
         (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
+        (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
+        (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
         (["--batch_size=5000"], 1, "lower the batch size"),
     ],
 )

@@ -306,6 +306,14 @@ def test_three_failures_in_a_row_end_the_sweep(tmp_path, workers):
     assert len(workers.started) == 4
 
 
+def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, workers):
+    workers.outcomes = {(A, 0): {"error": "no such data."}}
+    with pytest.raises(InputError, match=r"seed 0: no such data\. Mend"):
+        sweep.run(sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
+    workers.outcomes = {}
+    sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+
+
 # Settings -----------------------------------------------------------------------------
 
 
