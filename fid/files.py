@@ -20,6 +20,7 @@ __all__ = [
     "printable",
     "read_json",
     "read_json_lines",
+    "read_object",
     "sha256_of_file",
     "write_json",
 ]
@@ -173,17 +174,38 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{printable(path)} is not JSON: {error}.") from error
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """Reads a file that has a JSON value on every line and may still be written to.
+def read_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        *keys: What the object must have.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: The file cannot be read, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or not value.keys() >= {*keys}:
+        what = f" with {', '.join(keys)}" if keys else ""
+        raise InputError(f"{printable(path)} is damaged: expected a JSON object{what}.")
+    return value
+
+
+def read_json_lines(path: str | os.PathLike[str], *keys: str) -> list[dict[str, Any]]:
+    """Reads a file that has a JSON object on every line and may still be written to.
 
     Args:
         path: The file; a missing one has no lines.
+        *keys: What every object must have.
 
     Returns:
-        The values in order. A last line that a crash cut short is left out.
+        The objects in order. A last line that a crash cut short is left out.
 
     Raises:
-        InputError: Another line is not JSON, or the file cannot be read.
+        InputError: Another line is none, or the file cannot be read.
     """
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
@@ -202,6 +224,12 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
                 f"{printable(path)}, line {number} is not JSON: {error}. Mend or "
                 "delete it."
             ) from error
+        if not isinstance(values[-1], dict) or not values[-1].keys() >= {*keys}:
+            what = f" with {', '.join(keys)}" if keys else ""
+            raise InputError(
+                f"{printable(path)}, line {number} is no JSON object{what}. Mend or "
+                "delete it."
+            )
     return values
 
 

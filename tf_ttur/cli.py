@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fid.cli import run
-from fid.files import cache_dir
+from fid.files import InputError, cache_dir
 from tf_ttur import presets
 from tf_ttur.sweep import override
 
@@ -49,6 +49,11 @@ def train(argv: Sequence[str] | None = None) -> int:
         if changes["dataset"] not in (None, preset.dataset):
             # The size and the part that the data set has in the paper.
             preset = dataclasses.replace(preset, image_size=None, split=None)
+        for setting in values.set:
+            if (key := setting.partition("=")[0]) in _OVERRIDES:
+                raise InputError(
+                    f"--set={setting}: {key} has a flag of its own: --{key}."
+                )
         preset = override(preset.override(**changes), values.set)
         if values.original_quirks:
             preset = preset.with_original_quirks()
@@ -241,8 +246,11 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
         if args:
             raise flags.Error(f"unexpected argument {args[0]!r}")
         name = values.preset
-        for setting in ("ttur", "orig"):
-            presets.get(f"{name}_{setting}")
+        pairs = [x.removesuffix("_ttur") for x in presets.PRESETS if "_ttur" in x]
+        if name not in pairs:
+            raise InputError(
+                f"There is no experiment {name!r}; choose from {', '.join(pairs)}."
+            )
         compilation_cache()
         # TensorFlow is imported here, not for --help.
         from tf_ttur import reproduce
@@ -257,6 +265,12 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             steps=values.steps,
         )
         for setting, ours in results.items():
+            if ours["diverged"]:
+                print(
+                    f"{name}_{setting}: {len(ours['diverged'])} of {ours['runs']} runs "
+                    "diverged; the mean curve ends where the first did.",
+                    file=sys.stderr,
+                )
             print(reproduce.row(f"{name}_{setting}", ours))
 
     usage = """Reproduces an experiment of the paper; prints its rows of results.md.

@@ -27,7 +27,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from fid.extractors import Extractor, pixel_extractor
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, read_object, write_json
 from fid.images import Source
 from fid.measure import compute_statistics
 from fid.statistics import Statistics
@@ -201,7 +201,22 @@ def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
 
     Returns:
         The compiled `GAN`.
+
+    Raises:
+        InputError: The settings do not go together, or with the images.
     """
+    try:
+        return _build(preset, shape)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{preset.name} cannot be built with these settings: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _build(preset: Preset, shape: tuple[int, ...]) -> GAN:
     if preset.network == "text":
         network, model = text, text.TextGAN
         sizes = {"length": shape[0], "vocabulary_size": shape[1]}
@@ -486,7 +501,7 @@ def _claim(path: pathlib.Path, config: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, config)
         return
-    found = read_json(path)
+    found = read_object(path)
     differences = [
         f"{key} is {found.get(key)!r} there and {config.get(key)!r} now"
         for key in sorted(found.keys() | config.keys())

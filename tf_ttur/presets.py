@@ -11,8 +11,36 @@ from collections.abc import Mapping
 from typing import Any
 
 from fid.files import InputError
+from fid.images import QUANTIZE
 
 __all__ = ["PRESETS", "PUBLISHED", "Preset", "Published", "describe", "get", "table"]
+
+# The least that a whole number may be.
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "every": 1,
+    "width": 1,
+    "latent_dimension": 1,
+    "discriminator_steps": 1,
+    "sample_batch": 1,
+    "num_samples": 2,
+    "halve_every": 0,
+}
+_CHOICES = {
+    "network": ("dcgan", "resnet", "began", "text"),
+    "latent": ("uniform", "normal"),
+    "quantize": QUANTIZE,
+    "extractor": ("auto", "inception", "pixels"),
+}
+# Settings that only one of the two kinds of data has, and what they are for the other.
+_OF_TEXT = {"unit": None, "text_files": None, "max_lines": None}
+_OF_IMAGES = {
+    "image_size": None,
+    "split": None,
+    "quantize": "none",
+    "extractor": "auto",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +86,9 @@ class Preset:
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
         jit_compile: Whether XLA compiles the step; None leaves it to `GAN.compile`.
         seed: Seed of weights, data order and latents.
+
+    Raises:
+        InputError: A value cannot be.
     """
 
     name: str
@@ -104,46 +135,50 @@ class Preset:
             InputError: A value cannot be.
         """
         changes = {key: value for key, value in changes.items() if value is not None}
-        changed = dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)
+
+    def __post_init__(self) -> None:
         for key, least in _LEAST.items():
-            if getattr(changed, key) < least:
-                raise InputError(
-                    f"{key} is {getattr(changed, key)}; it must be >= {least}."
-                )
+            if (value := getattr(self, key)) < least:
+                raise InputError(f"{key} is {value}; it must be >= {least}.")
         for key in ("discriminator_lr", "generator_lr"):
-            if not 0 < getattr(changed, key) < float("inf"):
-                raise InputError(
-                    f"{key} is {getattr(changed, key)}; it must be positive."
-                )
-        if not 0 <= changed.seed < 2**31:
-            raise InputError(f"seed is {changed.seed}; it must be in 0..{2**31 - 1}.")
-        if changed.extractor not in ("auto", "inception", "pixels"):
+            if not 0 < (value := getattr(self, key)) < float("inf"):
+                raise InputError(f"{key} is {value}; it must be positive.")
+        for key in ("beta_1", "beta_2", "ema_decay"):
+            if not 0 <= (value := getattr(self, key)) < 1:
+                raise InputError(f"{key} is {value}; it must be in [0, 1).")
+        if not 0 <= self.gradient_penalty < float("inf"):
             raise InputError(
-                f"extractor is {changed.extractor!r}; choose from auto, inception and "
-                "pixels."
+                f"gradient_penalty is {self.gradient_penalty}; it must be >= 0."
             )
-        # What would be read by nobody is a mistake.
-        text = changed.network == "text"
-        for key, default in (_OF_IMAGES if text else _OF_TEXT).items():
-            if getattr(changed, key) != default:
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; it must be in 0..{2**31 - 1}.")
+        for key, choices in _CHOICES.items():
+            if (value := getattr(self, key)) not in choices:
                 raise InputError(
-                    f"{key} is {getattr(changed, key)!r}, a setting of "
+                    f"{key} is {value!r}; choose from {', '.join(choices)}."
+                )
+        # What would be read by nobody is a mistake.
+        text = self.network == "text"
+        for key, default in (_OF_IMAGES if text else _OF_TEXT).items():
+            if getattr(self, key) != default:
+                raise InputError(
+                    f"{key} is {getattr(self, key)!r}, a setting of "
                     f"{'images' if text else 'text'}; {self.name} is of "
                     f"{'text' if text else 'images'}. Leave it out, or choose another "
                     f"--preset{'.' if text else ', such as text_wgan_gp_ttur.'}"
                 )
-        if changed.network == "began" and changed.loss != "wasserstein":
+        if self.network == "began" and self.loss != "wasserstein":
             raise InputError(
-                f"loss is {changed.loss!r}; BEGAN has a loss of its own, a form of "
+                f"loss is {self.loss!r}; BEGAN has a loss of its own, a form of "
                 "'wasserstein'. Leave --loss out."
             )
-        pack = changed.discriminator_options.get("pack", 1)
-        if changed.batch_size % pack:
+        pack = self.discriminator_options.get("pack", 1)
+        if isinstance(pack, int) and pack > 0 and self.batch_size % pack:
             raise InputError(
-                f"batch_size is {changed.batch_size}; the original's quirks need a "
+                f"batch_size is {self.batch_size}; the original's quirks need a "
                 f"multiple of {pack} here."
             )
-        return changed
 
     @property
     def quirks(self) -> dict[str, Any]:
@@ -171,14 +206,11 @@ class Preset:
             raise InputError(
                 f"{self.name}: the original's {self.network} has no quirks to turn on."
             )
-        return self.override(**self.quirks)
-
-
-_LEAST = {"steps": 1, "batch_size": 1, "every": 1, "width": 1,
-          "latent_dimension": 1, "num_samples": 2, "sample_batch": 1}  # fmt: skip
-_OF_TEXT = {"unit": None, "text_files": None, "max_lines": None}
-_OF_IMAGES = {"image_size": None, "split": None, "quantize": "none",
-              "extractor": "auto"}  # fmt: skip
+        changes = {
+            key: {**getattr(self, key), **value} if isinstance(value, dict) else value
+            for key, value in self.quirks.items()
+        }
+        return self.override(**changes)
 
 
 @dataclasses.dataclass(frozen=True)

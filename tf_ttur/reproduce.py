@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import write_json
+from fid.files import InputError, write_json
 from tf_ttur import experiment, presets
 from tf_ttur.callbacks import Diverged, MetricsLog
 
@@ -45,7 +45,8 @@ def reproduce(
         **changes: Settings to change in all presets, as for `Preset.override`.
 
     Returns:
-        What `summarize` says of each of `SETTINGS`, which results.json holds too.
+        What `summarize` says of each of `SETTINGS`, with `diverged`, the step of each
+        seed whose run diverged; results.json holds it, too.
 
     Raises:
         InputError: There is no such experiment, or a run cannot start.
@@ -57,15 +58,16 @@ def reproduce(
         settings[setting] = preset.with_original_quirks() if original_quirks else preset
     results = {}
     for setting, preset in settings.items():
-        runs = []
+        runs, diverged = [], {}
         for seed in range(seeds):
             folder = workdir / preset.name / f"seed_{seed}"
             try:
                 experiment.run(preset.override(seed=seed), folder, data_dir, inception)
             except Diverged as error:
                 _log.warning("%s stopped early: %s", folder, error)
+                diverged[seed] = error.step
             runs.append(MetricsLog.read(folder / "metrics.jsonl"))
-        results[setting] = summarize(runs)
+        results[setting] = summarize(runs) | {"diverged": diverged}
         write_json(workdir / "results.json", results)
     return results
 
@@ -79,8 +81,12 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     Returns:
         `metric`, `runs`, and two points, {"step", "value"}: `best`, the lowest of all
         runs and steps, as in the paper's table; and `mean_minimum`, the lowest of the
-        mean curve, over the steps that every run has measured. Of text it is that of
-        `jsd_4`, and `further` is the same of `jsd_6`.
+        mean curve, over the steps that every run has measured: up to where the first
+        of them diverged. Of text it is that of `jsd_4`, and `further` is the same
+        of `jsd_6`.
+
+    Raises:
+        InputError: A run has no distance.
 
     Example:
         >>> from tf_ttur import reproduce
@@ -89,10 +95,9 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
         >>> reproduce.summarize(runs)["mean_minimum"]
         {'step': 2, 'value': 6.0}
     """
+    names = {key for rows in runs for row in rows for key in row}
     metric = next(
-        key
-        for key in runs[0][0]
-        if key in ("fid", "jsd_4") or key.startswith("frechet_")
+        (x for x in names if x in ("fid", "jsd_4") or x.startswith("frechet_")), None
     )
     found = _summarize(runs, metric)
     if metric == "jsd_4":
@@ -100,11 +105,18 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     return found
 
 
-def _summarize(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> dict[str, Any]:
+def _summarize(
+    runs: Sequence[Sequence[dict[str, Any]]], metric: str | None
+) -> dict[str, Any]:
     curves = [
         {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
         for rows in runs
     ]
+    if not all(curves):
+        raise InputError(
+            f"{sum(not curve for curve in curves)} of {len(curves)} runs have no "
+            "distance, not even at step 0: look into their log.txt."
+        )
     value, step = min((v, s) for curve in curves for s, v in curve.items())
     common = sorted(set.intersection(*map(set, curves)))
     mean = [float(np.mean([curve[step] for curve in curves])) for step in common]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from fid.cli import run
-from fid.files import InputError, check_writable, read_json
+from fid.files import InputError, check_writable, read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ def _sample_text(workdir: pathlib.Path, values: flags.FlagValues) -> str:
             raise InputError(f"--{name} is for images; {workdir} is a run on text.")
     check_writable(output)
     gan, vocabulary = sampling.load_text_run(workdir, values.checkpoint)
-    config = read_json(workdir / "config.json")
+    config = read_object(workdir / "config.json")
     count = values.num_samples or config["num_samples"]
     batch_size = values.batch_size or config["sample_batch"]
     lines = gan.generate_text(count, vocabulary, values.seed, batch_size)
@@ -102,7 +102,7 @@ def _sample_images(workdir: pathlib.Path, values: flags.FlagValues) -> str:
     else:
         sampling.check_folder(output, values.overwrite)
     gan = sampling.load_run(workdir, values.checkpoint)
-    config = read_json(workdir / "config.json")
+    config = read_object(workdir / "config.json")
     # What the run was measured with, unless said otherwise.
     rule = values.quantize or config.get("quantize", "none")
     rule = "round" if rule == "none" else rule

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from fid.files import InputError, atomic_path, atomic_write, printable, read_json
+from fid.files import InputError, atomic_path, atomic_write, printable, read_object
 from fid.images import quantize
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tf_ttur.text_data import Vocabulary
 
 __all__ = [
+    "checkpoints",
     "image_grid",
     "interpolation",
     "load_run",
@@ -129,8 +130,8 @@ def makes_text(workdir: str | os.PathLike[str]) -> bool:
             f"{printable(workdir)} is no run folder: it has no config.json. Name a "
             "--workdir of train.py."
         )
-    config = read_json(workdir / "config.json")
-    return isinstance(config, dict) and config.get("network") == "text"
+    config = read_object(workdir / "config.json")
+    return config.get("network") == "text"
 
 
 def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> GAN:
@@ -213,7 +214,7 @@ def _load(
 
 
 def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
-    kept = dict([*_kept(workdir / "best"), *_kept(workdir / "checkpoints")])
+    kept = checkpoints(workdir / "best") | checkpoints(workdir / "checkpoints")
     if not kept:
         raise InputError(
             f"{printable(workdir)} has no checkpoint yet; the first one is written "
@@ -223,8 +224,7 @@ def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
         return kept[max(kept)]
     if checkpoint == "best":
         # Names the one that counts, where a crash left two.
-        facts = read_json(workdir / "best" / "best.json")
-        step = facts.get("step") if isinstance(facts, dict) else None
+        step = read_object(workdir / "best" / "best.json", "step")["step"]
     else:
         try:
             step = int(checkpoint)
@@ -240,10 +240,17 @@ def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
     return kept[step]
 
 
-def _kept(folder: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
-    for path in sorted(folder.glob("step_*.keras")):
-        if found := _CHECKPOINT_NAME.fullmatch(path.name):
-            yield int(found[1]), path
+def checkpoints(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Returns the checkpoints of a folder by their steps; other files are none.
+
+    Args:
+        folder: The folder, which need not exist.
+    """
+    return {
+        int(found[1]): path
+        for path in folder.glob("step_*.keras")
+        if (found := _CHECKPOINT_NAME.fullmatch(path.name))
+    }
 
 
 def interpolation(latent: Any, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -319,7 +326,7 @@ def save_images(
         >>> sorted(path.name for path in folder.iterdir())
         ['00000.png', '00001.png', '00002.png']
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.abspath(path))  # "." has no name to write beside
     digits = max(5, len(str(count - 1)))
 
     def write_all(write: Callable[[str, bytes], Any]) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, read_json, read_object, write_json
 from tf_ttur.presets import Preset
 
 __all__ = ["Cell", "Sweep", "grid", "load", "override", "run", "run_folder"]
@@ -156,7 +156,7 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
     """
     kinds = typing.get_type_hints(type(preset))
     fixed = {*_VARIED, *_NAMES}
-    seen = set()
+    values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -166,13 +166,12 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
                 f"--set={setting}: there is no setting {key!r} to set; choose from "
                 f"{', '.join(x for x in kinds if x not in fixed)}."
             )
-        if key in seen:
+        if key in values:
             raise InputError(f"{key} is set twice; leave one of the two out.")
-        seen.add(key)
-        # Not through `override` alone: to it, None is no change.
-        value = _convert(setting, kinds[key], text)
-        preset = dataclasses.replace(preset, **{key: value}).override()
-    return preset
+        values[key] = _convert(setting, kinds[key], text)
+    # All at once, since one may need another; and not by `override`, to which None is
+    # no change.
+    return dataclasses.replace(preset, **values)
 
 
 def _convert(setting: str, kind: Any, text: str) -> Any:
@@ -243,7 +242,7 @@ def diverged(folder: pathlib.Path) -> dict[str, Any] | None:
         folder: The run folder.
     """
     path = folder / _DIVERGED
-    return read_json(path) if path.exists() else None
+    return read_object(path, "step") if path.exists() else None
 
 
 def run(
@@ -293,8 +292,12 @@ def run(
             for (cell, seed), outcome in workers.wait():
                 progress.ended(cell, seed, outcome)
                 if "error" in outcome:
-                    failures.append(f"{cell}, seed {seed}: {outcome['error']}")
+                    what = outcome["error"].rstrip(".")
+                    failures.append(f"{cell}, seed {seed}: {what}")
     if failures:
+        if not any(workdir.glob("d_*/seed_*/config.json")):
+            # Settings that cannot be trained must not claim the folder.
+            (workdir / _MANIFEST).unlink()
         raise InputError(
             f"{len(failures)} of {len(sweep.runs)} runs failed, and {len(queue)} were "
             f"not tried: {'; '.join(failures)}. Mend what is wrong and start again: "

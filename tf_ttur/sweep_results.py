@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, atomic_path, read_json, read_json_lines, write_json
+from fid.files import InputError, atomic_path, read_json_lines, read_object, write_json
 from tf_ttur import plots, sweep
 from tf_ttur.sweep import Cell
 
@@ -126,19 +126,14 @@ def read(
 
 
 def _metric(folder: pathlib.Path) -> tuple[str, str]:
-    summary = read_json(folder / "summary.json")
-    if not isinstance(summary, dict) or "metric" not in summary:
-        raise InputError(
-            f"{folder}/summary.json names no metric; delete it and start the sweep "
-            "again to have it written anew."
-        )
+    summary = read_object(folder / "summary.json", "metric")
     key = summary["metric"]
     title = "FID" if key == "fid" else f"Fréchet distance ({key})"
     return key, summary.get("metric_title", title)
 
 
 def _run(seed: int, folder: pathlib.Path, key: str | None) -> Run:
-    rows = read_json_lines(folder / "metrics.jsonl")
+    rows = read_json_lines(folder / "metrics.jsonl", "step", "minutes")
     rows = [row for row in rows if row.get(key) is not None]
     divergence = sweep.diverged(folder)
     return Run(

@@ -31,6 +31,9 @@ class _State:
 def handled() -> Iterator[None]:
     """Notes SIGTERM inside, for `check` and `at_once`, in place of dying by it.
 
+    One that nothing has looked at is raised at the end: the run is whole, but what
+    would come after it, such as another run, does not start.
+
     It changes nothing outside of the main thread, nor where the program has a handler
     of its own.
     """
@@ -45,6 +48,7 @@ def handled() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _receive)
     try:
         yield
+        check()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _State.received = _State.at_once = False

@@ -371,11 +371,18 @@ def test_the_best_is_the_lowest_and_the_first_of_equals(tmp_path):
     }  # fmt: skip
     names = sorted(p.name for p in (tmp_path / "best").iterdir())
     assert names == ["best.json", "step_00000001.keras"]
+    # A user's own copy is neither the newest nor an old one.
+    (tmp_path / "c" / "step_mine.keras").touch()
+    checkpoints.save(gan, 5, 9.0)
+    assert checkpoints.latest()[0] == 5
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        "step_00000004.keras", "step_00000005.keras", "step_mine.keras",
+    ]  # fmt: skip
 
 
 def test_sigterm_waits_for_a_good_moment():
     default = signal.getsignal(signal.SIGTERM)
-    with termination.handled():
+    with pytest.raises(termination.Terminated), termination.handled():
         termination.check()
         os.kill(os.getpid(), signal.SIGTERM)  # noted
         with pytest.raises(SystemExit) as ended:
@@ -383,10 +390,12 @@ def test_sigterm_waits_for_a_good_moment():
         assert ended.value.code == 143
         with pytest.raises(termination.Terminated), termination.at_once():
             raise AssertionError("not reached")
+        noted = True  # and raised at the end
+    assert noted
     termination.check()  # forgotten with the run that it ended
     with (
-        termination.handled(),
         pytest.raises(termination.Terminated),
+        termination.handled(),
         termination.at_once(),
     ):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -246,6 +246,22 @@ def test_other_extractor_weights_are_refused(whole, tmp_path):
         experiment.run(SMALL, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[]", "expected a JSON object"),
+        ("metrics.jsonl", "7\n", "line 1 is no JSON object with step, minutes"),
+        ("metrics.jsonl", '{"step": 0}\n', "line 1 is no JSON object with"),
+        ("best/best.json", '{"step": 7}', "expected a JSON object with file, step"),
+    ],
+)
+def test_a_damaged_file_is_named(whole, tmp_path, name, text, message):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        experiment.run(SMALL, tmp_path / "run")
+
+
 def test_lost_metrics_are_an_error(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
@@ -527,6 +543,8 @@ def test_compiled_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
         (["--seed=99999999999999999999"], 1, "seed is 99999999999999999999"),
         (["--dry_run", "--dataset=mnist"], 1, "Unknown data set 'mnist'"),
         (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
+        (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
+        (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
         (["--batch_size=5000"], 1, "lower the batch size"),
     ],
 )

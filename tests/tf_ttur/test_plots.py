@@ -44,6 +44,15 @@ def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
     assert axes.get_yscale() == "linear"
 
 
+def test_the_distance_of_a_curve_has_its_own_name(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    rows = [{"step": 0, "fid": 3.0, "d_loss": 1.0, "g_loss": 2.0}]
+    for label, name in ((None, "fid"), ("FID", "FID")):
+        plots.training_curve(rows, "fid", tmp_path / "curve.png", label=label)
+        assert figures.pop().axes[1].get_ylabel() == name
+
+
 def test_a_band_is_mean_lowest_and_highest_of_its_curves():
     curves = [([0, 2, 4], [8.0, 4.0, 0.0]), ([0, 1, 4], [4.0, 2.0, 5.0])]
     band = plots.band(curves, [0, 1, 2, 4])

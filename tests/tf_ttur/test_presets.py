@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fid.files import InputError
-from tf_ttur import cli, experiment, presets, reproduce
+from tf_ttur import callbacks, cli, experiment, presets, reproduce
 
 RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -103,6 +103,56 @@ def test_rates_are_halved_where_the_preset_says_so():
         assert float(optimizer.learning_rate) == pytest.approx(rate)
     with pytest.raises(InputError, match="a loss of its own"):
         preset.override(loss="minimax")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_samples": 1}, {"sample_batch": 0}, {"discriminator_steps": 0},
+        {"halve_every": -1}, {"beta_1": float("nan")}, {"beta_2": 1.0},
+        {"ema_decay": 5.0}, {"gradient_penalty": -1.0},
+        {"gradient_penalty": float("inf")}, {"network": "vgg"}, {"latent": "cauchy"},
+        {"quantize": "floor"}, {"extractor": "vgg"}, {"seed": -1}, {"steps": 0},
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused(setting):
+    with pytest.raises(InputError, match=f"^{next(iter(setting))} is .*; (it|choose)"):
+        presets.get("digits_dcgan_ttur").override(**setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"generator_options": {"depth": 3}}, "unexpected keyword argument 'depth'"),
+        ({"generator_options": {"seed": 3}}, "multiple values"),
+        ({"network": "resnet", "discriminator_options": {"pack": 0}}, "pack 0"),
+        ({"network": "resnet", "discriminator_options": {"pack": "x"}}, "'str'"),
+        ({"network": "began", "loss": "wasserstein", "gradient_penalty": 1.0},
+         "no gradient penalty"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together_are_refused(setting, message):
+    preset = presets.get("digits_dcgan_ttur").override(width=2, **setting)
+    with pytest.raises(InputError, match=f"digits_dcgan_ttur cannot.*{message}"):
+        experiment.build(preset, (32, 32, 1))
+
+
+@pytest.mark.parametrize("network", ["dcgan", "resnet", "began"])
+def test_networks_that_do_not_fit_the_images_are_refused(network):
+    preset = presets.get("digits_dcgan_ttur").override(
+        network=network, loss="wasserstein"
+    )
+    with pytest.raises(InputError, match="image_size is 33"):
+        experiment.build(preset, (33, 33, 1))
+
+
+def test_quirks_are_added_to_the_options_that_are_set():
+    preset = presets.get("cifar10_wgan_gp_ttur")
+    preset = preset.override(generator_options={"name": "mine"})
+    assert preset.with_original_quirks().generator_options == {
+        "name": "mine",
+        "batch_statistics": True,
+    }
 
 
 def test_a_preset_is_told_in_words(capsys):
@@ -242,5 +292,34 @@ def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
     assert results["orig"]["runs"] == 2
     assert cli.reproduce(argv) == 0  # finds all of it done
     assert capsys.readouterr().out == first
-    assert cli.reproduce(["x", "--preset=mnist_dcgan"]) == 1
-    assert "no preset 'mnist_dcgan_ttur'" in capsys.readouterr().err
+    assert results["orig"]["diverged"] == {}
+
+
+def test_a_row_tells_of_runs_that_diverged(tmp_path, monkeypatch, capsys):
+    def run(preset, folder, *_):
+        folder.mkdir(parents=True)
+        steps = 1 if preset.name.endswith("orig") and preset.seed == 1 else 3
+        rows = [{"step": i, "minutes": 0, "fid": 9.0 - i} for i in range(steps)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(text)
+        if steps == 1:
+            raise callbacks.Diverged("d_loss became nan", 1)
+
+    monkeypatch.setattr(experiment, "run", run)
+    argv = ["x", "--preset=celeba_dcgan", "--seeds=2", f"--workdir={tmp_path}"]
+    assert cli.reproduce(argv) == 0
+    out, err = capsys.readouterr()
+    assert "| 7.0 at 2 | 7.0 at 2 |" in out.splitlines()[0]
+    assert "| 7.0 at 2 | 9.0 at 0 |" in out.splitlines()[1]
+    assert "celeba_dcgan_orig: 1 of 2 runs diverged; the mean curve ends" in err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [results[x]["diverged"] for x in reproduce.SETTINGS] == [{}, {"1": 1}]
+    with pytest.raises(InputError, match="1 of 2 runs have no distance"):
+        reproduce.summarize([[{"step": 0, "fid": 1.0}], []])
+
+
+@pytest.mark.parametrize("name", ["mnist_dcgan", "digits_dcgan_ttur"])
+def test_an_experiment_is_named_without_its_setting(name, capsys):
+    assert cli.reproduce(["x", f"--preset={name}"]) == 1
+    error = capsys.readouterr().err
+    assert f"no experiment '{name}'; choose from digits_dcgan, " in error

@@ -1,6 +1,7 @@
 import errno
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -116,6 +117,13 @@ def test_an_archive_is_stored_and_equal_each_time(tmp_path):
         assert archive.namelist() == NAMES
         assert {x.compress_type for x in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {x.date_time for x in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sampling.save_images(".", batches(), 5)
+    assert list(contents(tmp_path / "here")) == NAMES
 
 
 def test_a_folder_is_replaced_only_if_asked_and_only_by_its_like(tmp_path):
@@ -310,3 +318,7 @@ def test_what_is_no_run_or_damaged_is_told(trained, tmp_path, capsys):
         assert len(error.splitlines()) == 1
     assert sample(tmp_path) == 1
     assert "best.json" in capsys.readouterr().err
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("[]")
+    assert sample(tmp_path / "run") == 1
+    assert "config.json is damaged: expected a JSON object" in capsys.readouterr().err

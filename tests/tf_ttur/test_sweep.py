@@ -306,6 +306,14 @@ def test_three_failures_in_a_row_end_the_sweep(tmp_path, workers):
     assert len(workers.started) == 4
 
 
+def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, workers):
+    workers.outcomes = {(A, 0): {"error": "no such data."}}
+    with pytest.raises(InputError, match=r"seed 0: no such data\. Mend"):
+        sweep.run(sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
+    workers.outcomes = {}
+    sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+
+
 # Settings -----------------------------------------------------------------------------
 
 
@@ -316,6 +324,9 @@ def test_settings_are_read_as_what_they_are():
     assert changed == dataclasses.replace(PRESET, **wanted, loss="minimax")
     assert isinstance(changed.ema_decay, float)
     assert sweep.override(changed, ["jit_compile=none"]).jit_compile is None
+    # BEGAN takes this loss only: either order will do.
+    both = ["network=began", "loss=wasserstein"]
+    assert sweep.override(PRESET, both) == sweep.override(PRESET, both[::-1])
 
 
 def test_settings_that_are_mappings_are_json():
@@ -348,6 +359,7 @@ def test_settings_that_are_mappings_are_json():
         (["--pairs=1:1", "--set=width=x"], 1, "expected a whole number; got 'x'"),
         (["--pairs=1:1", "--set=jit_compile=1"], 1, "expected true or false or none"),
         (["--pairs=1:1", "--set=every=1", "--every=2"], 1, "every is set twice"),
+        (["--pairs=1:1", "--set=beta_1=nan"], 1, "beta_1 is nan"),
         (["--pairs=1:1", "--set=width"], 1, "not of the form KEY=VALUE"),
         (["--preset=nonsense", "--pairs=1:1"], 1, "no preset 'nonsense'"),
         (["--table_only"], 1, "sweep.json"),

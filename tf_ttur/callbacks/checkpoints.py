@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import atomic_path, read_json, write_json
+from fid.files import atomic_path, read_object, write_json
+from tf_ttur import sampling
 from tf_ttur.callbacks.steps import Diverged, StepCallback
 
 __all__ = ["Checkpoints"]
@@ -48,8 +49,7 @@ class Checkpoints(StepCallback):
 
     def latest(self) -> tuple[int, pathlib.Path] | None:
         """Returns the step and path of the newest checkpoint, or None."""
-        found = sorted(self.folder.glob("step_*.keras"))
-        return (int(found[-1].stem[5:]), found[-1]) if found else None
+        return max(sampling.checkpoints(self.folder).items(), default=None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves a checkpoint, and the best one if this is it."""
@@ -86,7 +86,7 @@ class Checkpoints(StepCallback):
     def read_best(self) -> dict[str, Any] | None:
         """Returns what `best.json` says, or None where there is none."""
         path = self.best / "best.json"
-        return read_json(path) if path.exists() else None
+        return read_object(path, "file", "step", self.key) if path.exists() else None
 
     def mend(self, rows: list[dict[str, Any]]) -> None:
         """Makes the best agree with the rows up to the newest checkpoint.
@@ -118,8 +118,9 @@ class Checkpoints(StepCallback):
             )
 
     def _forget_old(self) -> None:
-        for old in sorted(self.folder.glob("step_*.keras"))[: -self.keep]:
-            old.unlink()
+        found = sampling.checkpoints(self.folder)
+        for step in sorted(found)[: -self.keep]:
+            found[step].unlink()
 
     def _set_best(self, checkpoint: pathlib.Path, step: int, value: float) -> None:
         path = self.best / checkpoint.name
@@ -133,7 +134,7 @@ class Checkpoints(StepCallback):
         self._only(path.name)
 
     def _only(self, name: str) -> None:
-        for path in self.best.glob("step_*.keras"):
+        for path in sampling.checkpoints(self.best).values():
             if path.name != name:
                 path.unlink()
 

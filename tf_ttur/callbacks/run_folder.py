@@ -54,7 +54,7 @@ class MetricsLog(StepCallback):
         Returns:
             The rows in order. A last line that a crash cut short is left out.
         """
-        return read_json_lines(path)
+        return read_json_lines(path, "step", "minutes")
 
     @staticmethod
     def cut(path: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
