@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,7 +84,7 @@ def training_curve(
         lower.legend(frameon=False)
         if min(values) > 0 and not floors:
             lower.set_yscale("log")
-    lower.set_ylabel(label or distance_key)
+    lower.set_ylabel(textwrap.fill(label or distance_key, 36))
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
         _plain(axes)
