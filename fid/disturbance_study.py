@@ -272,7 +272,12 @@ def make_plan(
     if num_images is None and source.count is not None:
         num_images = source.count
     count = PartSource(source, num_images or 0).count
-    if not 1 <= splits <= count or count < 2:
+    if count < 2:
+        raise InputError(
+            f"One image of {source.label} is to be disturbed; a distance needs 2 or "
+            "more."
+        )
+    if not 1 <= splits <= count:
         raise InputError(
             f"The Inception Score is to be taken over {splits} parts of {count} "
             "images; take more images or fewer parts."
@@ -440,7 +445,7 @@ def _settings(
         "num_images": plan.num_images,
         "levels": {name: list(levels) for name, levels in plan.levels.items()},
         "definition": plan.definition,
-        "swirl_radius": plan.swirl_radius,
+        "swirl_radius": disturber.swirl_radius,
         "seed": plan.seed,
         "splits": plan.splits,
     }
@@ -537,7 +542,9 @@ class _Cell:
         resolution: str,
     ):
         self.name, self.level = name, level
-        self.path = output / "cells" / f"{name}_{level:g}.npz"
+        # All digits: two levels must not share a file.
+        text = np.format_float_positional(level, trim="-")
+        self.path = output / "cells" / f"{name}_{text}.npz"
         self.moments = Moments(extractor.dimension)
         self._sums = (
             ScoreSums(plan.num_images, plan.splits)
@@ -567,11 +574,11 @@ class _Cell:
     def add(
         self, images: Sequence[np.ndarray], disturber: Disturber, extractor: Extractor
     ) -> None:
+        # No disturbance is level 0 of any: the image is looked at, and copied.
+        name = "noise" if self.name == _UNDISTURBED[0] else self.name
         disturbed = np.stack(
             [
-                image.astype(np.float32)
-                if self.name == _UNDISTURBED[0]
-                else disturber(self.name, image, self.level, self.n + i)
+                disturber(name, image, self.level, self.n + i)
                 for i, image in enumerate(images)
             ]
         )

@@ -75,7 +75,7 @@ class Disturber:
             paper says. They differ in rectangles and swirl.
         darkest: The least value of the set, which the code fills rectangles with.
         swirl_radius: Extent of the swirl in pixels. The code takes 70 for CelebA and 25
-            for all other sets; the paper says 25.
+            for all other sets; with "paper" it is 25 whatever is given.
         contamination: (m, H, W, C), the images that replace others; see
             `contaminants`.
 
@@ -113,7 +113,9 @@ class Disturber:
             )
         self.count, self.shape, self.seed = count, tuple(shape), seed
         self.definition, self.darkest = definition, darkest
-        self.swirl_radius, self.contamination = swirl_radius, contamination
+        # The paper has one radius for all sets.
+        self.swirl_radius = swirl_radius if definition == "code" else 25.0
+        self.contamination = contamination
 
     def __call__(
         self, name: str, image: np.ndarray, level: float, index: int
@@ -201,7 +203,7 @@ class Disturber:
             image,
             center=(width // 2, height // 2),
             strength=sign * level,
-            radius=self.swirl_radius if code else 25.0,
+            radius=self.swirl_radius,
             preserve_range=True,
         )
         if code:  # its frame stays as it was

@@ -425,3 +425,41 @@ class TestProgram:
         for name in ("panel", "strips"):
             with Image.open(tmp_path / f"{name}.png") as image:
                 image.load()
+
+
+def test_images_of_two_sizes_are_refused(tmp_path):
+    mixed = [np.full((n, 12, 3), 9, np.uint8) for n in (12, 12, 10, 12)]
+    source = fid.open_images(mixed)
+    plan = make_plan(source, disturbances=["salt_pepper"], splits=2)
+    reference = fid.compute_statistics(fid.open_images(mixed[:2]), Toy())
+    with pytest.raises(InputError, match=r"Image 2 has shape \(10, 12, 3\)"):
+        run(source, Toy(), plan, tmp_path, reference=reference, batch_size=4)
+
+
+def test_levels_that_differ_late_have_files_of_their_own(source, tmp_path):
+    plan = make_plan(
+        source, disturbances=["salt_pepper"], levels=[0.3, 0.30000001, 1.0]
+    )
+    run(source, Toy(), plan, tmp_path)
+    names = {path.name for path in (tmp_path / "cells").iterdir()}
+    assert names == {
+        "undisturbed_0.npz",
+        "salt_pepper_0.3.npz",
+        "salt_pepper_0.30000001.npz",
+        "salt_pepper_1.npz",
+    }
+
+
+def test_settings_name_the_radius_that_was_used(source, tmp_path):
+    for definition, radius in (("code", 70.0), ("paper", 25.0)):
+        plan = make_plan(
+            source, disturbances=["swirl"], definition=definition, swirl_radius=70.0
+        )
+        study = run(source, Toy(), plan, tmp_path / definition)
+        assert study.settings["swirl_radius"] == radius
+
+
+def test_one_image_is_too_few():
+    one = fid.open_images(np.zeros((1, 12, 12, 3), np.uint8))
+    with pytest.raises(InputError, match="needs 2 or more"):
+        make_plan(one, splits=1)
