@@ -18,7 +18,7 @@ from absl import flags
 from fid.cli import run
 from fid.files import InputError, cache_dir
 from tf_ttur import presets
-from tf_ttur.sweep import override
+from tf_ttur.settings import override
 
 __all__ = ["compilation_cache", "reproduce", "train"]
 

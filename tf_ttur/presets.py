@@ -33,6 +33,8 @@ _CHOICES = {
     "quantize": QUANTIZE,
     "extractor": ("auto", "inception", "pixels"),
 }
+# Sides of images that are not 64, where the data set decides.
+_SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
 # Settings that only one of the two kinds of data has, and what they are for the other.
 _OF_TEXT = {"unit": None, "text_files": None, "max_lines": None}
 _OF_IMAGES = {
@@ -191,7 +193,7 @@ class Preset:
                 "sample_batch": 1000,
                 "generator_options": {"batch_statistics": True},
             }
-            if self.image_size == 32:
+            if (self.image_size or _SIZES.get(self.dataset, 64)) == 32:
                 quirks["discriminator_options"] = {"pack": 4}
             return quirks
         return {}

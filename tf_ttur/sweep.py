@@ -8,10 +8,8 @@ worker processes only.
 
 from __future__ import annotations
 
-import collections.abc
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import pathlib
@@ -20,8 +18,6 @@ import sys
 import threading
 import time
 import traceback
-import types
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
@@ -29,21 +25,12 @@ from typing import Any, NamedTuple
 from fid.files import InputError, read_json, read_object, write_json
 from tf_ttur.presets import Preset
 
-__all__ = ["Cell", "Sweep", "grid", "load", "override", "run", "run_folder"]
+__all__ = ["Cell", "Sweep", "grid", "load", "run", "run_folder"]
 
 _MANIFEST = "sweep.json"
 _DIVERGED = "diverged.json"
-# Settings that tell the runs of a sweep apart, or only name them.
+# Settings that tell the runs of a sweep apart.
 _VARIED = ("discriminator_lr", "generator_lr", "seed")
-_NAMES = ("name", "summary")
-# What the kinds of settings are called.
-_KINDS = {
-    "NoneType": "none",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-    "Mapping": "a JSON object",
-}
 # So many failures with nothing finished in between mean that all would fail.
 _FAILURES_IN_A_ROW = 3
 _SECONDS_TO_END = 20.0
@@ -134,64 +121,6 @@ def grid(
     if twice := {str(cell) for cell in cells if cells.count(cell) > 1}:
         raise InputError(f"Given twice: {'; '.join(sorted(twice))}. Leave one out.")
     return cells
-
-
-def override(preset: Preset, settings: Sequence[str]) -> Preset:
-    """Replaces settings of a preset by ones given as text.
-
-    Args:
-        preset: The preset.
-        settings: Each `KEY=VALUE`, KEY an attribute of `Preset`.
-
-    Returns:
-        The changed preset.
-
-    Raises:
-        InputError: There is no such setting, or it cannot have this value.
-
-    Example:
-        >>> from tf_ttur import presets
-        >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
-        0.0
-    """
-    kinds = typing.get_type_hints(type(preset))
-    fixed = {*_VARIED, *_NAMES}
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set={setting} is not of the form KEY=VALUE.")
-        if key not in kinds or key in fixed:
-            raise InputError(
-                f"--set={setting}: there is no setting {key!r} to set; choose from "
-                f"{', '.join(x for x in kinds if x not in fixed)}."
-            )
-        if key in values:
-            raise InputError(f"{key} is set twice; leave one of the two out.")
-        values[key] = _convert(setting, kinds[key], text)
-    # All at once, since one may need another; and not by `override`, to which None is
-    # no change.
-    return dataclasses.replace(preset, **values)
-
-
-def _convert(setting: str, kind: Any, text: str) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if types.NoneType in kinds and text.lower() == "none":
-        return None
-    for kind in kinds:
-        if kind is str:
-            return text
-        if kind is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if kind in (int, float):
-            with contextlib.suppress(ValueError):
-                return kind(text)
-        if typing.get_origin(kind) is collections.abc.Mapping:
-            with contextlib.suppress(ValueError):
-                if isinstance(value := json.loads(text), dict):
-                    return value
-    names = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
-    raise InputError(f"--set={setting}: expected {names}; got {text!r}.")
 
 
 def run_folder(workdir: str | os.PathLike[str], cell: Cell, seed: int) -> pathlib.Path:

@@ -12,6 +12,7 @@ from fid.cli import run
 from fid.files import InputError
 from tf_ttur import presets
 from tf_ttur.cli import compilation_cache
+from tf_ttur.settings import override
 
 __all__ = ["sweep"]
 
@@ -42,7 +43,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             for key in ("steps", "every", "num_samples")
             if values[key].value is not None
         ]
-        preset = sweeps.override(presets.get(values.preset), settings + values.set)
+        preset = override(presets.get(values.preset), settings + values.set)
         cells = sweeps.grid(
             _rates("discriminator_lr", values.discriminator_lr),
             _rates("generator_lr", values.generator_lr),

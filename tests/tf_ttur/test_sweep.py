@@ -1,7 +1,6 @@
 """Sweeps: real ones, tiny; their bookkeeping; the table against numbers by hand."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -9,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pytest
@@ -315,30 +312,6 @@ def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, worke
 
 
 # Settings -----------------------------------------------------------------------------
-
-
-def test_settings_are_read_as_what_they_are():
-    texts = "ema_decay=0 width=8 jit_compile=True image_size=none loss=minimax"
-    changed = sweep.override(PRESET, texts.split())
-    wanted = {"ema_decay": 0.0, "width": 8, "jit_compile": True, "image_size": None}
-    assert changed == dataclasses.replace(PRESET, **wanted, loss="minimax")
-    assert isinstance(changed.ema_decay, float)
-    assert sweep.override(changed, ["jit_compile=none"]).jit_compile is None
-    # BEGAN takes this loss only: either order will do.
-    both = ["network=began", "loss=wasserstein"]
-    assert sweep.override(PRESET, both) == sweep.override(PRESET, both[::-1])
-
-
-def test_settings_that_are_mappings_are_json():
-    @dataclasses.dataclass(frozen=True)
-    class Larger(presets.Preset):
-        options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    larger = Larger(**dataclasses.asdict(PRESET))
-    assert sweep.override(larger, ['options={"pack": 4}']).options == {"pack": 4}
-    for text in ("4", "{"):
-        with pytest.raises(InputError, match="expected a JSON object"):
-            sweep.override(larger, [f"options={text}"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,85 @@
+"""Settings of an experiment given as text, `KEY=VALUE`."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from fid.files import InputError
+from tf_ttur.presets import Preset
+
+__all__ = ["override"]
+
+# What names a run, and what has flags of its own in every program.
+_FIXED = ("name", "summary", "discriminator_lr", "generator_lr", "seed")
+# What the kinds of settings are called.
+_KINDS = {
+    "NoneType": "none",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "Mapping": "a JSON object",
+}
+
+
+def override(preset: Preset, settings: Sequence[str]) -> Preset:
+    """Replaces settings of a preset by ones given as text.
+
+    Args:
+        preset: The preset.
+        settings: Each `KEY=VALUE`, KEY an attribute of `Preset`.
+
+    Returns:
+        The changed preset.
+
+    Raises:
+        InputError: There is no such setting, or it cannot have this value.
+
+    Example:
+        >>> from tf_ttur import presets
+        >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
+        0.0
+    """
+    kinds = typing.get_type_hints(type(preset))
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set={setting} is not of the form KEY=VALUE.")
+        if key not in kinds or key in _FIXED:
+            raise InputError(
+                f"--set={setting}: there is no setting {key!r} to set; choose from "
+                f"{', '.join(x for x in kinds if x not in _FIXED)}."
+            )
+        if key in values:
+            raise InputError(f"{key} is set twice; leave one of the two out.")
+        values[key] = _convert(setting, kinds[key], text)
+    # All at once, since one may need another; and not by `override`, to which None is
+    # no change.
+    return dataclasses.replace(preset, **values)
+
+
+def _convert(setting: str, kind: Any, text: str) -> Any:
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if types.NoneType in kinds and text.lower() == "none":
+        return None
+    for kind in kinds:
+        if kind is str:
+            return text
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(text)
+        if typing.get_origin(kind) is collections.abc.Mapping:
+            with contextlib.suppress(ValueError):
+                if isinstance(value := json.loads(text), dict):
+                    return value
+    names = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
+    raise InputError(f"--set={setting}: expected {names}; got {text!r}.")
