@@ -219,22 +219,23 @@ def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
 def _build(preset: Preset, shape: tuple[int, ...]) -> GAN:
     if preset.network == "text":
         network, model = text, text.TextGAN
-        sizes = {"length": shape[0], "vocabulary_size": shape[1]}
+        sizes = (shape[1],)
     else:
         network = {"dcgan": dcgan, "resnet": resnet, "began": began}[preset.network]
         model = began.BEGAN if preset.network == "began" else GAN
-        sizes = {"size": shape[0], "channels": shape[2]}
+        sizes = (shape[0], shape[2])
     latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
         preset.latent_dimension
     )
-    shared = {**sizes, "width": preset.width, "seed": preset.seed}
+    shared = {"width": preset.width, "seed": preset.seed}
     gan = model(
         network.generator(
+            *sizes,
             **shared,
             latent_dimension=preset.latent_dimension,
             **preset.generator_options,
         ),
-        network.discriminator(**shared, **preset.discriminator_options),
+        network.discriminator(*sizes, **shared, **preset.discriminator_options),
         latent,
         seed=preset.seed,
         ema_decay=preset.ema_decay,
