@@ -314,8 +314,9 @@ def run(
         return 1
     except MemoryError:
         complain(
-            "error: not enough memory. Choose a smaller --batch_size, or a machine "
-            "with more."
+            "error: not enough memory. Choose "
+            + ("a smaller --batch_size, " if "batch_size" in values else "less work, ")
+            + "or a machine with more."
         )
         return 1
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from fid.cli import run
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, check_writable, printable, read_json, write_json
 from tf_ttur.presets import Preset
 
 __all__ = ["heavy_ball", "nash", "saddle", "two_time_scales"]
@@ -130,7 +130,8 @@ def two_time_scales(argv: Sequence[str] | None = None) -> int:
         print(f"Figure and two_time_scales.json: {output}")
 
     def define(values: flags.FlagValues) -> None:
-        _shared(values, "two_time_scales", runs=400, steps=100_000)
+        # An exponent is the slope of a line through two points or more.
+        _shared(values, "two_time_scales", runs=400, steps=100_000, least_steps=2)
 
     usage = """Runs stochastic approximation with one and with two time scales on games
 whose Jacobian is known: a linear-quadratic one and Dirac-GAN.
@@ -239,8 +240,11 @@ def nash(argv: Sequence[str] | None = None) -> int:
                 try:
                     gan.load_weights(checkpoint)
                 except Exception as error:
+                    # Keras lists every layer, one by one.
+                    reason = " ".join(str(error).split())[:300]
                     raise InputError(
-                        f"The checkpoint {checkpoint} cannot be loaded ({error})."
+                        f"The checkpoint {printable(checkpoint)} cannot be loaded "
+                        f"({reason}). Choose another --checkpoint."
                     ) from error
             players = examine(
                 gan,
@@ -269,7 +273,9 @@ def nash(argv: Sequence[str] | None = None) -> int:
         )
         _count("num_images", 1024, "Real images, and as many generated ones.", values)
         _count("iterations", 80, "Products with each Hessian at most.", values)
-        flags.DEFINE_integer("seed", 0, "Seed of the latents.", flag_values=values)
+        flags.DEFINE_integer(
+            "seed", 0, "Seed of the latents.", lower_bound=0, flag_values=values
+        )
         flags.DEFINE_bool(
             "jit_compile",
             None,
@@ -316,13 +322,15 @@ def _nash_text(report: dict[str, Any]) -> str:
 
 def _preset(path: pathlib.Path) -> tuple[Preset, str | None]:
     config = read_json(path)
+    wrong = f"{printable(path)} is not the configuration of a training run: "
     try:
         settings = {f.name: config[f.name] for f in dataclasses.fields(Preset)}
-        return Preset(**settings), config["data_dir"]
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not the configuration of a training run: it lacks {error}."
-        ) from error
+        # Changes nothing, and refuses what cannot be.
+        return Preset(**settings).override(), config["data_dir"]
+    except KeyError as error:
+        raise InputError(f"{wrong}it lacks {error}.") from error
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{wrong}{error}.") from error
 
 
 def _checkpoint(workdir: pathlib.Path, given: str | None) -> pathlib.Path:
@@ -342,12 +350,18 @@ def _checkpoint(workdir: pathlib.Path, given: str | None) -> pathlib.Path:
 def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:
     if args:
         raise flags.Error(f"unexpected argument {args[0]!r}")
-    return pathlib.Path(values.output)
+    if not values.output:
+        raise flags.Error("--output is empty; name a folder")
+    output = pathlib.Path(values.output)
+    check_writable(output / "values.json")  # before long work
+    return output
 
 
-def _shared(values: flags.FlagValues, name: str, *, runs: int, steps: int) -> None:
+def _shared(
+    values: flags.FlagValues, name: str, *, runs: int, steps: int, least_steps: int = 1
+) -> None:
     _count("runs", runs, "Runs with noise of their own.", values)
-    _count("steps", steps, "Steps in each run.", values)
+    _count("steps", steps, "Steps in each run.", values, least_steps)
     flags.DEFINE_integer(
         "seed", 0, "Seed of all noise.", lower_bound=0, flag_values=values
     )
@@ -356,8 +370,10 @@ def _shared(values: flags.FlagValues, name: str, *, runs: int, steps: int) -> No
     )
 
 
-def _count(name: str, default: int, what: str, values: flags.FlagValues) -> None:
-    flags.DEFINE_integer(name, default, what, lower_bound=1, flag_values=values)
+def _count(
+    name: str, default: int, what: str, values: flags.FlagValues, least: int = 1
+) -> None:
+    flags.DEFINE_integer(name, default, what, lower_bound=least, flag_values=values)
 
 
 def _steps(value: float) -> str:

@@ -98,7 +98,8 @@ def examine(
         `{"discriminator": Player, "generator": Player}`.
 
     Raises:
-        InputError: The images do not fill a minibatch, or a network is not float32.
+        InputError: The images do not fill a minibatch, a network is not float32, or a
+            Hessian is not finite.
     """
     with _still(gan) as rewind:
         game = _Game(gan, images, batch_size, seed, jit_compile, rewind)
@@ -196,6 +197,9 @@ def extreme_eigenvalues(
     Returns:
         The eigenvalues, with bounds of their errors.
 
+    Raises:
+        InputError: A product is not finite.
+
     Example:
         >>> matrix = np.diag(np.arange(-2.0, 6.0))
         >>> found = extreme_eigenvalues(lambda v: matrix @ v, 8)
@@ -211,6 +215,11 @@ def extreme_eigenvalues(
     for step in range(iterations):
         basis[step] = vector / length
         image = np.asarray(product(basis[step]), "float64")
+        if not np.isfinite(image).all():
+            raise InputError(
+                "A Hessian is not finite: the training has diverged, or a loss has no "
+                "second derivative there. Choose an earlier checkpoint."
+            )
         diagonal.append(float(basis[step] @ image))
         known = basis[: step + 1]
         vector = image

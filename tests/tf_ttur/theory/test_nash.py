@@ -1,5 +1,6 @@
 """`nash` on games solved by hand, and against TensorFlow's dense Hessians."""
 
+import dataclasses
 import json
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 import tf_ttur
 from fid.files import InputError
+from tf_ttur import presets
 from tf_ttur.theory import cli, nash
 
 
@@ -237,3 +239,29 @@ def test_the_program_says_what_is_missing(tmp_path, capsys):
     assert cli.nash(["nash.py", str(tmp_path)]) == 1
     assert "lacks 'summary'" in capsys.readouterr().err
     assert cli.nash(["nash.py"]) == 2
+
+
+def test_a_hessian_that_is_not_finite_is_refused():
+    with pytest.raises(InputError, match="has diverged"):
+        nash.extreme_eigenvalues(lambda v: v * np.nan, 3)
+
+
+def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
+    config = dataclasses.asdict(presets.PRESETS["digits_dcgan_ttur"])
+    config["data_dir"] = None
+    for changed, message in (
+        ([1], "list indices"),
+        (config | {"batch_size": 0}, "batch_size is 0"),
+        (config | {"batch_size": "x"}, "not the configuration"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        assert cli.nash(["nash.py", str(tmp_path)]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000001.keras").write_bytes(b"PK\3\4")
+    assert (
+        cli.nash(["nash.py", str(tmp_path), "--num_images=32", "--iterations=1"]) == 1
+    )
+    assert "step_00000001.keras cannot be loaded" in capsys.readouterr().err
+    assert cli.nash(["nash.py", str(tmp_path), "--seed=-1"]) == 2
