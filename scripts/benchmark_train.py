@@ -615,7 +615,9 @@ def rows(
             )
         if all_ours:
             yield "operations", _fraction(count, all_ours, products)
-        yield "fit", _fit(us, values.rounds)
+        # Of the slow ones it would take minutes and say nothing new.
+        if network not in map(NETWORKS.get, SLOW):
+            yield "fit", _fit(us, values.rounds)
     yield (
         "first step",
         {
