@@ -325,7 +325,9 @@ def _preset(path: pathlib.Path) -> tuple[Preset, str | None]:
     wrong = f"{printable(path)} is not the configuration of a training run: "
     try:
         settings = {f.name: config[f.name] for f in dataclasses.fields(Preset)}
-        # Changes nothing, and refuses what cannot be.
+        # The file names the extractor that was found, which no preset may and which
+        # nothing here needs. `override` changes nothing, and refuses what cannot be.
+        settings["extractor"] = "auto"
         return Preset(**settings).override(), config["data_dir"]
     except KeyError as error:
         raise InputError(f"{wrong}it lacks {error}.") from error

@@ -248,7 +248,8 @@ def test_a_hessian_that_is_not_finite_is_refused():
 
 def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
     config = dataclasses.asdict(presets.PRESETS["digits_dcgan_ttur"])
-    config["data_dir"] = None
+    # As in the file of a real run.
+    config |= {"data_dir": None, "extractor": "digits"}
     for changed, message in (
         ([1], "list indices"),
         (config | {"batch_size": 0}, "batch_size is 0"),
