@@ -30,7 +30,7 @@ def small(tmp_path_factory):
     path.write_text("\n".join(LINES), encoding="utf-8")
     return presets.get("text_wgan_gp_ttur").override(
         dataset="text_files", text_files=str(path), width=2, steps=5, every=2,
-        batch_size=4, num_samples=SAMPLES, jit_compile=False,
+        batch_size=4, num_samples=SAMPLES, jit_compile=True,
         discriminator_lr=1e-3, generator_lr=1e-3,
     )  # fmt: skip
 
