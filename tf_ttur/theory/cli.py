@@ -13,6 +13,7 @@ from absl import flags
 
 from fid.cli import run
 from fid.files import InputError, check_writable, printable, read_json, write_json
+from tf_ttur import sampling
 from tf_ttur.presets import Preset
 
 __all__ = ["heavy_ball", "nash", "saddle", "two_time_scales"]
@@ -341,12 +342,12 @@ def _checkpoint(workdir: pathlib.Path, given: str | None) -> pathlib.Path:
         if not path.is_file():
             raise InputError(f"There is no checkpoint {path}.")
         return path
-    found = sorted((workdir / "checkpoints").glob("step_*.keras"))
+    found = sampling.checkpoints(workdir / "checkpoints")
     if not found:
         raise InputError(
             f"{workdir} has no checkpoint, checkpoints/step_*.keras; train there first."
         )
-    return found[-1]
+    return found[max(found)]
 
 
 def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:
