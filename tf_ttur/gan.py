@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ttur import layers, losses, replicas
+from tf_ttur import layers, losses, replicas, xla
 
 __all__ = ["GAN"]
 
@@ -390,7 +390,7 @@ class GAN(keras.Model):
         Returns:
             Means of the losses over the interval so far, and both learning rates.
         """
-        with layers.for_xla(self.jit_compile):
+        with xla.for_xla(self.jit_compile):
             return self._step(data)
 
     def _step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -574,7 +574,7 @@ class GAN(keras.Model):
         """
         token = _TRAINING.set(False)
         try:
-            with layers.for_xla(self.jit_compile):
+            with xla.for_xla(self.jit_compile):
                 return self._test_step(data)
         finally:
             _TRAINING.reset(token)
@@ -663,7 +663,7 @@ class GAN(keras.Model):
             compiled = bool(self.compiled and self.jit_compile)
 
             def generate(latents: tf.Tensor) -> tf.Tensor:
-                with layers.for_xla(compiled):
+                with xla.for_xla(compiled):
                     return self(latents, training=False)
 
             self._generate = tf.function(generate, jit_compile=compiled)
@@ -788,6 +788,7 @@ _ALONE = (
     keras.layers.MaxPooling2D,
     keras.layers.ReLU,
     keras.layers.Reshape,
+    layers.Conv1D,
     layers.Conv2D,
     layers.ConvMeanPool2D,
     layers.ImageNormalization,

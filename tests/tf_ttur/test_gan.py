@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tf_ttur
 from tf_ttur import gan as gan_module
-from tf_ttur import layers, losses
+from tf_ttur import layers, losses, xla
 
 SHAPE = (8, 8, 1)
 
@@ -638,7 +638,7 @@ def test_layers_in_float16_give_the_values_of_float32(kind, arguments, compiled)
     whole.build(x.shape)
     half.build(x.shape)
     half.set_weights(whole.get_weights())
-    with layers.for_xla(compiled):
+    with xla.for_xla(compiled):
         expected, found = whole(x), half(x)
     assert found.dtype == tf.float16
     assert all(v.dtype == "float32" for v in half.weights)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_ttur import layers
+from tf_ttur import layers, xla
 
 
 @pytest.fixture(autouse=True)
 def double_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
-    with layers.for_xla():
+    with xla.for_xla():
         yield
     keras.config.set_dtype_policy(before)
 
@@ -24,6 +24,8 @@ def upsampled(x):
 def reference(layer, x):
     """What a layer computes, from TensorFlow's operations and the layer's weights."""
     match layer:
+        case layers.Conv1D():
+            y = tf.nn.conv1d(x, layer.kernel, 1, "SAME")
         case layers.Conv2D():
             y = tf.nn.conv2d(x, layer.kernel, layer.strides, "SAME")
         case layers.Conv2DTranspose():
@@ -80,6 +82,31 @@ def test_strided_convolutions(kind, size, shape):
     assert_equal(layer, images(*image))
 
 
+@pytest.fixture(params=[False, True], ids=["transposed", "by a product"])
+def transposition(request, monkeypatch):
+    """Both ways in which a convolution's input is transposed for a gradient."""
+    monkeypatch.setattr(xla, "_LARGE", 0 if request.param else 2**60)
+
+
+@pytest.mark.usefixtures("transposition")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, (3, 5)])
+def test_convolutions_with_stride_1(size, shape):
+    *image, filters = shape
+    layer = layers.Conv2D(
+        filters, size, padding="same", bias_initializer="random_normal"
+    )
+    assert_equal(layer, images(*image))
+
+
+@pytest.mark.usefixtures("transposition")
+@pytest.mark.parametrize("length", [2, 8])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_convolutions_along_a_line(size, length):
+    layer = layers.Conv1D(5, size, padding="same", bias_initializer="random_normal")
+    assert_equal(layer, images(1, length, 3)[:, 0])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1, 3, 5, (3, 1)])
 @pytest.mark.parametrize("kind", [layers.UpsampleConv2D, layers.ConvMeanPool2D])
@@ -89,7 +116,7 @@ def test_convolutions_with_resampling(kind, size, shape):
     assert_equal(kind(filters, size, use_bias=False), images(*image))
 
 
-@pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize("kind", ["Conv1D", "Conv2D", "Conv2DTranspose"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -102,6 +129,7 @@ def test_convolutions_with_resampling(kind, size, shape):
 )
 def test_weights_interchange_with_the_stock_layers(kind, settings, tmp_path):
     x = images(9, 8, 6)  # an odd height
+    x = x[:, 0] if kind == "Conv1D" else x
     stock = keras.Sequential(
         [getattr(keras.layers, kind)(5, 5, activation="relu", **settings)]
     )
@@ -151,6 +179,88 @@ def test_image_normalization_is_group_normalization_of_one_group():
             np.testing.assert_allclose(one, two, atol=1e-11 * np.abs(two).max())
 
 
+@pytest.mark.parametrize("count", [1, 3, 16])  # of images
+def test_batch_normalization_is_keras_own(count):
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(1, 3, (count, 5, 4, 3)))
+    settings = {"momentum": 0.7, "epsilon": 1e-4, "gamma_initializer": "random_normal"}
+    stock = keras.layers.BatchNormalization(**settings)
+    ours = layers.BatchNormalization(**settings)
+    stock(x), ours(x)
+    ours.set_weights(stock.get_weights())
+
+    def of(layer):
+        return derivatives(
+            lambda x: layer(x, training=True), x, layer.trainable_variables
+        )
+
+    for one, two in zip(of(ours), of(stock), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-10 * np.abs(two).max())
+    for one, two in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    np.testing.assert_allclose(ours(x), stock(x), rtol=1e-12)  # not training
+
+
+def test_batch_normalization_of_other_kinds_is_left_to_keras():
+    x = images(4, 4, 3)
+    for settings in ({"axis": 1}, {"scale": False}, {"center": False}):
+        stock = keras.layers.BatchNormalization(**settings)
+        ours = layers.BatchNormalization(**settings)
+        np.testing.assert_allclose(ours(x, training=True), stock(x, training=True))
+    frozen = layers.BatchNormalization(trainable=False)
+    np.testing.assert_allclose(frozen(x, training=True), frozen(x))
+
+
+def test_sums_in_float16_are_exact_beyond_its_precision():
+    # 4,096 ones sum to 4,096; added one by one in float16 they stay at 2,048.
+    x = tf.ones((4, 32, 32, 2), tf.float16)
+    for compiled in (False, True):
+        total = tf.function(xla.sum_pixels, jit_compile=compiled)(x)
+        assert total.dtype == "float16"
+        np.testing.assert_array_equal(total, [4096, 4096])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (3, 5, 7, 2), (32, 2), (2, 48, 3)])
+def test_sums_over_pixels_and_their_adjoint(shape):
+    random = np.random.default_rng(0)
+    x, v = random.normal(size=shape), random.normal(size=shape[-1])
+    x, v = tf.constant(x), tf.constant(v)
+    axes = tuple(range(len(shape) - 1))
+    with tf.GradientTape() as tape:
+        tape.watch([x, v])
+        total = xla.sum_pixels(x * x)
+        product = tf.reduce_sum(tf.sin(xla.spread(v, x) * x)) + tf.reduce_sum(total * v)
+    by_x, by_v = tape.gradient(product, [x, v])
+    x, v = x.numpy(), v.numpy()
+    cosine = np.cos(v * x)
+    np.testing.assert_allclose(by_x, cosine * v + 2 * x * v, rtol=1e-11)
+    squares = np.square(x).sum(axes)
+    np.testing.assert_allclose(total, squares, rtol=1e-12)
+    expected = (cosine * x).sum(axes) + squares
+    np.testing.assert_allclose(by_v, expected, rtol=1e-11)
+
+
+def test_the_number_of_images_may_be_unknown():
+    layer = layers.Conv2D(4, 3, padding="same", use_bias=False)
+    norm = layers.BatchNormalization()
+    x = images(6, 4, 3)
+    norm(layer(x))
+    weights = [*layer.trainable_variables, *norm.trainable_variables]
+
+    def network(x):
+        return norm(layer(x), training=True)
+
+    known = derivatives(network, x, weights)
+    traced = tf.function(
+        lambda x: derivatives(network, x, weights),
+        input_signature=[tf.TensorSpec((None, 6, 4, 3), x.dtype)],
+        jit_compile=True,
+    )
+    for one, two in zip(traced(x), known, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-10 * np.abs(two).max())
+
+
+@pytest.mark.usefixtures("transposition")
 def test_float32_under_xla():
     x = tf.cast(images(8, 8, 17), tf.float32)
     single = {"dtype": "float32"}
@@ -159,6 +269,7 @@ def test_float32_under_xla():
         layers.Conv2DTranspose(18, 5, strides=2, padding="same", **single),
         layers.UpsampleConv2D(18, 3, **single),
         layers.ConvMeanPool2D(18, 3, **single),
+        layers.Conv2D(18, 3, padding="same", **single),
     ):
         layer(x)
         weights = layer.trainable_variables

@@ -272,7 +272,7 @@ def _decode(
         x = first(width, seeds, f"decoder_{stage}_conv_1")(x)
         x = _conv(width, seeds, f"decoder_{stage}_conv_2")(x)
     # Under mixed precision the images still come out in float32.
-    return keras.layers.Conv2D(
+    return Conv2D(
         channels,
         3,
         padding="same",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tf_ttur.layers import Conv2D, Conv2DTranspose
+from tf_ttur.layers import BatchNormalization, Conv2D, Conv2DTranspose
 
 __all__ = ["discriminator", "generator"]
 
@@ -130,7 +130,7 @@ def _deconv(filters: int, seed: int, name: str) -> layers.Layer:
 
 
 def _norm(name: str, momentum: float = _MOMENTUM) -> layers.Layer:
-    return layers.BatchNormalization(momentum=momentum, epsilon=1e-5, name=name)
+    return BatchNormalization(momentum=momentum, epsilon=1e-5, name=name)
 
 
 def _check(image_size: int, channels: int, width: int) -> None:

@@ -12,7 +12,13 @@ from typing import Any
 
 import keras
 
-from tf_ttur.layers import ConvMeanPool2D, ImageNormalization, UpsampleConv2D
+from tf_ttur.layers import (
+    BatchNormalization,
+    Conv2D,
+    ConvMeanPool2D,
+    ImageNormalization,
+    UpsampleConv2D,
+)
 
 __all__ = ["BatchStatistics", "PackImages", "discriminator", "generator"]
 
@@ -252,13 +258,13 @@ class _Initializers:
 
 
 def _conv(filters: int, kernel: Any, name: str, bias: bool = True) -> Any:
-    return keras.layers.Conv2D(
+    return Conv2D(
         filters, 3, padding="same", use_bias=bias, kernel_initializer=kernel, name=name
     )
 
 
 def _batch_norm(name: str) -> Any:
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=_EPSILON, name=name)
+    return BatchNormalization(momentum=0.9, epsilon=_EPSILON, name=name)
 
 
 def _layer_norm(name: str) -> Any:

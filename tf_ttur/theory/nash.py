@@ -21,7 +21,7 @@ import scipy.linalg
 import tensorflow as tf
 
 from fid.files import InputError
-from tf_ttur import layers
+from tf_ttur import xla
 from tf_ttur.gan import GAN
 
 __all__ = ["Extremes", "Player", "examine", "extreme_eigenvalues", "game_jacobian"]
@@ -322,7 +322,7 @@ class _Game:
             method = getattr(self, f"_{what}")
 
             def compute(*arguments: tf.Tensor) -> Any:
-                with layers.for_xla(self._xla):
+                with xla.for_xla(self._xla):
                     return method(player, *arguments)
 
             self._functions[what, player] = tf.function(

@@ -1,0 +1,207 @@
+"""What XLA compiles badly on a CPU, in forms that it compiles well.
+
+A step by XLA on a CPU spends its time in two kinds of work. Products, its convolutions
+of stride 1 among them, run close to the machine's rate. Loops that it writes itself run
+at the memory's rate where they walk through it in order, and some twenty times slower
+where they do not. Two of a training step's do not:
+
+- A sum over all images and pixels, one for each channel: of a bias's gradient and of
+  batch normalisation. `sum_pixels` adds stretches of memory in order, and leaves the
+  last of it to a product with ones. `spread` is its adjoint, so that the gradient of
+  whatever is added to or multiplied with every pixel becomes such a sum.
+- The transposition of a convolution's input for its kernel's gradient, into which XLA
+  also merges (and so repeats) whatever the input was computed from. `convolve` has it
+  done by a product with the unit matrix.
+
+Values are the same, and so are derivatives of any order. `for_xla` says that what is
+traced is going to be compiled by XLA; `GAN` says so, and `rewrites` is asked by the
+layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["convolve", "for_xla", "on_cpu", "rewrites", "spread", "sum_pixels"]
+
+_FOR_XLA = contextvars.ContextVar("for_xla", default=False)
+
+# Leading parts that are added first. XLA splits sums of more than 32 in a slow way.
+_PARTS = 16
+# Rows of ones: with a single one XLA writes a loop of its own again.
+_ROWS = 8
+# A product with the unit matrix costs less than a transposition of arrays too large for
+# a cache, unless it has many columns.
+_LARGE = 2**18
+_FEW_IMAGES = 128
+
+
+@contextlib.contextmanager
+def for_xla(compiled: bool = True) -> Iterator[None]:
+    """Says whether what is traced inside of it is going to be compiled by XLA.
+
+    Args:
+        compiled: Whether it is.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_ttur import layers, xla
+        >>> layer = layers.Conv2D(8, 5, strides=2, padding="same")
+        >>> @tf.function(jit_compile=True)
+        ... def convolve(images):
+        ...     with xla.for_xla():
+        ...         return layer(images)
+        >>> tuple(convolve(tf.zeros((1, 32, 32, 3))).shape)
+        (1, 16, 16, 8)
+    """
+    token = _FOR_XLA.set(compiled)
+    try:
+        yield
+    finally:
+        _FOR_XLA.reset(token)
+
+
+def on_cpu() -> bool:
+    """Says whether there is no GPU."""
+    return not tf.config.list_physical_devices("GPU")
+
+
+def rewrites() -> bool:
+    """Says whether the forms of this module are the faster ones here."""
+    return _FOR_XLA.get() and on_cpu()
+
+
+def sum_pixels(images: tf.Tensor) -> tf.Tensor:
+    """Sums over all axes but the last.
+
+    Args:
+        images: (..., c), of known size but for the first axis.
+
+    Returns:
+        The sums (c,).
+    """
+    if not rewrites():
+        return tf.reduce_sum(images, range(len(images.shape) - 1))
+    *sizes, channels = images.shape
+    parts = math.gcd(_PARTS, math.prod(size or 1 for size in sizes))
+
+    @tf.custom_gradient
+    def total(images: tf.Tensor) -> Any:
+        flat = tf.reshape(images, [parts, -1, channels])
+        # As for any sum by XLA: in float32 at least.
+        precise = tf.cast(flat, tf.float32) if flat.dtype.size < 4 else flat
+        precise = tf.reduce_sum(precise, 0)
+        ones = tf.ones([_ROWS, tf.shape(precise)[0]], precise.dtype)
+        sums = tf.cast((ones @ precise)[0], images.dtype)
+        return sums, lambda upstream: spread(upstream, images)
+
+    return total(images)
+
+
+def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Gives every pixel the values of its channels; the adjoint of `sum_pixels`.
+
+    Args:
+        values: (c,).
+        images: (..., c), whose shape is taken.
+
+    Returns:
+        The values in a shape that broadcasts to that of the images.
+    """
+    if not rewrites():
+        return values
+    shape = tf.shape(images)
+
+    @tf.custom_gradient
+    def broadcast(values: tf.Tensor) -> Any:
+        result = tf.ensure_shape(tf.broadcast_to(values, shape), images.shape)
+        return result, sum_pixels
+
+    return broadcast(values)
+
+
+def convolve(
+    images: tf.Tensor,
+    kernel: tf.Tensor,
+    vertical: tuple[int, int],
+    horizontal: tuple[int, int],
+) -> tf.Tensor:
+    """Convolves with stride 1.
+
+    Args:
+        images: (n, h, w, c); h and w are known.
+        kernel: (rows, columns, c, filters).
+        vertical: Zeros above and below the images, each less than rows.
+        horizontal: Zeros left and right of them, each less than columns.
+
+    Returns:
+        (n, h + sum(vertical) - rows + 1, w + sum(horizontal) - columns + 1, filters).
+    """
+    _, height, width, _ = images.shape
+    rows, columns, inputs, outputs = kernel.shape
+    paddings = [(0, 0), vertical, horizontal, (0, 0)]
+    if not rewrites():
+        return tf.nn.conv2d(images, kernel, 1, paddings)
+    if (rows, columns) == (1, 1):
+        products = tf.reshape(images, [-1, inputs]) @ kernel[0, 0]
+        return tf.reshape(products, [-1, height, width, outputs])
+    if rows > height or columns > width:
+        return _from_patches(tf.pad(images, paddings), kernel)
+
+    @tf.custom_gradient
+    def convolution(images: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            back = tf.reverse(tf.transpose(kernel, [0, 1, 3, 2]), [0, 1])
+            ends = [
+                (size - 1 - before, size - 1 - after)
+                for size, (before, after) in ((rows, vertical), (columns, horizontal))
+            ]
+            # An entry of the kernel's gradient sums over images and pixels: it is a
+            # convolution whose channels are the images.
+            taps = tf.nn.conv2d(
+                _by_channels(images), tf.transpose(upstream, [1, 2, 0, 3]), 1, paddings
+            )
+            return convolve(upstream, back, *ends), tf.transpose(taps, [1, 2, 0, 3])
+
+        return tf.nn.conv2d(images, kernel, 1, paddings), gradients
+
+    return convolution(images, kernel)
+
+
+def _from_patches(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    # XLA has no fast convolution with a kernel larger than the image. Such an image is
+    # small, and so is the matrix of its patches.
+    rows, columns, inputs, outputs = kernel.shape
+    height = images.shape[1] - rows + 1
+    width = images.shape[2] - columns + 1
+    patches = [
+        images[:, row : row + height, column : column + width]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    # Stacked, and in two axes: otherwise the kernel's gradient is not one product.
+    patches = tf.reshape(tf.stack(patches, 3), [-1, rows * columns * inputs])
+    products = patches @ tf.reshape(kernel, [-1, outputs])
+    return tf.reshape(products, [-1, height, width, outputs])
+
+
+def _by_channels(images: tf.Tensor) -> tf.Tensor:
+    """Transposes (n, h, w, c) to (c, h, w, n)."""
+    count, height, width, channels = images.shape
+    if (
+        count is None
+        or count > _FEW_IMAGES
+        or count * height * width * channels < _LARGE
+    ):
+        return tf.transpose(images, [3, 1, 2, 0])
+    pixels = tf.linalg.matmul(
+        tf.reshape(images, [count, -1]), tf.eye(count, dtype=images.dtype), True
+    )
+    pixels = tf.reshape(pixels, [height, width, channels, count])
+    return tf.transpose(pixels, [2, 0, 1, 3])
