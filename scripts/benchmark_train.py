@@ -301,8 +301,6 @@ def _stock(model: Any) -> Any:
 
     def clone(layer: Any) -> Any:
         config, kind = layer.get_config(), type(layer)
-        if kind is layers.Conv1D:
-            return keras.layers.Conv1D.from_config(config)
         if kind is layers.BatchNormalization:
             return keras.layers.BatchNormalization.from_config(config)
         if kind is layers.Conv2D:

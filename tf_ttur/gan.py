@@ -788,7 +788,6 @@ _ALONE = (
     keras.layers.MaxPooling2D,
     keras.layers.ReLU,
     keras.layers.Reshape,
-    layers.Conv1D,
     layers.Conv2D,
     layers.ConvMeanPool2D,
     layers.ImageNormalization,

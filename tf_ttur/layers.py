@@ -30,7 +30,6 @@ from tf_ttur.xla import convolve, on_cpu, rewrites, spread, sum_pixels
 
 __all__ = [
     "BatchNormalization",
-    "Conv1D",
     "Conv2D",
     "Conv2DTranspose",
     "ConvMeanPool2D",
@@ -39,25 +38,6 @@ __all__ = [
 ]
 
 _serializable = keras.saving.register_keras_serializable("tf_ttur")
-
-
-@_serializable
-class Conv1D(keras.layers.Conv1D):
-    """`keras.layers.Conv1D`, fast under XLA on a CPU with stride 1.
-
-    Args:
-        *args: As for `keras.layers.Conv1D`.
-        **kwargs: Likewise.
-    """
-
-    def call(self, inputs: Any) -> Any:
-        """Convolves; see `keras.layers.Conv1D`."""
-        if not _rewritable(self, inputs, strides=(1,)):
-            return super().call(inputs)
-        # A line is an image of one row.
-        kernel = tf.convert_to_tensor(self.kernel)[None]
-        paddings = (0, 0), _same(self.kernel_size[0])
-        return _activate(self, convolve(inputs[:, None], kernel, *paddings)[:, 0])
 
 
 @_serializable

@@ -38,7 +38,7 @@ _PARTS = 16
 _ROWS = 8
 # A product with the unit matrix costs less than a transposition of arrays too large for
 # a cache, unless it has many columns.
-_LARGE = 2**18
+_LARGE = 2**17
 _FEW_IMAGES = 128
 
 

@@ -24,8 +24,6 @@ def upsampled(x):
 def reference(layer, x):
     """What a layer computes, from TensorFlow's operations and the layer's weights."""
     match layer:
-        case layers.Conv1D():
-            y = tf.nn.conv1d(x, layer.kernel, 1, "SAME")
         case layers.Conv2D():
             y = tf.nn.conv2d(x, layer.kernel, layer.strides, "SAME")
         case layers.Conv2DTranspose():
@@ -99,14 +97,6 @@ def test_convolutions_with_stride_1(size, shape):
     assert_equal(layer, images(*image))
 
 
-@pytest.mark.usefixtures("transposition")
-@pytest.mark.parametrize("length", [2, 8])
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_convolutions_along_a_line(size, length):
-    layer = layers.Conv1D(5, size, padding="same", bias_initializer="random_normal")
-    assert_equal(layer, images(1, length, 3)[:, 0])
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1, 3, 5, (3, 1)])
 @pytest.mark.parametrize("kind", [layers.UpsampleConv2D, layers.ConvMeanPool2D])
@@ -116,7 +106,7 @@ def test_convolutions_with_resampling(kind, size, shape):
     assert_equal(kind(filters, size, use_bias=False), images(*image))
 
 
-@pytest.mark.parametrize("kind", ["Conv1D", "Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -129,7 +119,6 @@ def test_convolutions_with_resampling(kind, size, shape):
 )
 def test_weights_interchange_with_the_stock_layers(kind, settings, tmp_path):
     x = images(9, 8, 6)  # an odd height
-    x = x[:, 0] if kind == "Conv1D" else x
     stock = keras.Sequential(
         [getattr(keras.layers, kind)(5, 5, activation="relu", **settings)]
     )

@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ttur.gan import GAN
-from tf_ttur.layers import Conv1D
 from tf_ttur.text_data import LENGTH, Vocabulary
 
 __all__ = ["TextGAN", "discriminator", "generator"]
@@ -202,7 +201,7 @@ def _block(x: Any, initializer: _Initializer, name: str) -> Any:
 
 
 def _conv(filters: int, size: int, initializer: _Initializer, name: str) -> Any:
-    return Conv1D(
+    return keras.layers.Conv1D(
         filters, size, padding="same", kernel_initializer=initializer(), name=name
     )
 
