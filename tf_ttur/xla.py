@@ -200,6 +200,8 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
         or count * height * width * channels < _LARGE
     ):
         return tf.transpose(images, [3, 1, 2, 0])
+    # Exact, for finite numbers. An infinity makes NaN of whole rows: of a gradient, which
+    # is a sum over all images, nothing is left then in any case.
     pixels = tf.linalg.matmul(
         tf.reshape(images, [count, -1]), tf.eye(count, dtype=images.dtype), True
     )
