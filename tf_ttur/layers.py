@@ -259,20 +259,17 @@ def _batch_normalize(
     """Returns normalised images, and each channel's mean and variance."""
     count = tf.cast(tf.size(images) // images.shape[-1], images.dtype)
 
-    def standardized(images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    # The moments are for moving averages, which are not differentiated.
+    @tf.custom_gradient
+    def normalized(images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         mean = sum_pixels(images) / count
         centred = images - spread(mean, images)
         variance = sum_pixels(tf.square(centred)) / count
         rate = tf.math.rsqrt(variance + epsilon)
-        return centred * spread(rate, images), rate, mean, variance
+        values = centred * spread(rate, images)
 
-    @tf.custom_gradient
-    def normalized(images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
-        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # Differentiated step by step it takes four sums; two are enough. The
-            # values are computed once more, since second derivatives go through them;
-            # XLA finds them to be the same.
-            values, rate, *_ = standardized(images)
+        def gradients(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
+            # Differentiated step by step it takes four sums; two are enough.
             by_beta = sum_pixels(upstream)
             by_gamma = sum_pixels(upstream * values)
             by_images = (
@@ -282,11 +279,10 @@ def _batch_normalize(
             )
             return by_images * spread(gamma * rate, images), by_gamma, by_beta
 
-        values, *_ = standardized(images)
-        return values * spread(gamma, images) + spread(beta, images), gradients
+        outputs = values * spread(gamma, images) + spread(beta, images)
+        return (outputs, mean, variance), gradients
 
-    *_, mean, variance = standardized(tf.stop_gradient(images))
-    return normalized(images, gamma, beta), mean, variance
+    return normalized(images, gamma, beta)
 
 
 def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:

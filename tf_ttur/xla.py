@@ -26,6 +26,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 __all__ = ["convolve", "for_xla", "on_cpu", "rewrites", "spread", "sum_pixels"]
@@ -97,7 +98,7 @@ def sum_pixels(images: tf.Tensor) -> tf.Tensor:
         # As for any sum by XLA: in float32 at least.
         precise = tf.cast(flat, tf.float32) if flat.dtype.size < 4 else flat
         precise = tf.reduce_sum(precise, 0)
-        ones = tf.ones([_ROWS, tf.shape(precise)[0]], precise.dtype)
+        ones = tf.ones([_ROWS, _shape(precise)[0]], precise.dtype)
         sums = tf.cast((ones @ precise)[0], images.dtype)
         return sums, lambda upstream: spread(upstream, images)
 
@@ -116,12 +117,10 @@ def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     """
     if not rewrites():
         return values
-    shape = tf.shape(images)
 
     @tf.custom_gradient
     def broadcast(values: tf.Tensor) -> Any:
-        result = tf.ensure_shape(tf.broadcast_to(values, shape), images.shape)
-        return result, sum_pixels
+        return tf.broadcast_to(values, _shape(images)), sum_pixels
 
     return broadcast(values)
 
@@ -174,6 +173,12 @@ def convolve(
     return convolution(images, kernel)
 
 
+def _shape(images: tf.Tensor) -> Any:
+    # A known shape needs no operations: a step of a ResNet asks hundreds of times.
+    known = images.shape.is_fully_defined()
+    return images.shape.as_list() if known else tf.shape(images)
+
+
 def _from_patches(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     # XLA has no fast convolution with a kernel larger than the image. Such an image is
     # small, and so is the matrix of its patches.
@@ -202,8 +207,7 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
         return tf.transpose(images, [3, 1, 2, 0])
     # Exact, for finite numbers. An infinity makes NaN of whole rows: of a gradient, which
     # is a sum over all images, nothing is left then in any case.
-    pixels = tf.linalg.matmul(
-        tf.reshape(images, [count, -1]), tf.eye(count, dtype=images.dtype), True
-    )
+    unit = tf.constant(np.eye(count), images.dtype)
+    pixels = tf.linalg.matmul(tf.reshape(images, [count, -1]), unit, transpose_a=True)
     pixels = tf.reshape(pixels, [height, width, channels, count])
     return tf.transpose(pixels, [2, 0, 1, 3])
