@@ -507,8 +507,8 @@ def operations(generator: Any, discriminator: Any) -> float:
     update_generator = (d_all + d_all) + (2 * g_all - g_first)
     # Real images and generated ones: forward, kernels' gradients, inputs' gradients.
     update_discriminator = 2 * (3 * d_all - d_first)
-    kinds = {type(layer) for layer in discriminator.layers}
-    if keras.layers.BatchNormalization in kinds:
+    normalization = keras.layers.BatchNormalization
+    if any(isinstance(layer, normalization) for layer in discriminator.layers):
         # One forward pass of the generator serves both updates.
         return g_all + update_discriminator + update_generator
     block = max(name[:7] for name in d if name.startswith("block_"))
