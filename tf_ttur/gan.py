@@ -199,7 +199,7 @@ class GAN(keras.Model):
 
     def _choose_jit(self, asked: bool | None) -> bool:
         distributed = tf.distribute.has_strategy()
-        if asked and distributed and not tf.config.list_physical_devices("GPU"):
+        if asked and distributed and xla.on_cpu():
             raise ValueError(
                 "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
                 "its collectives do not compile. Leave jit_compile at None."

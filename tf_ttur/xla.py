@@ -69,8 +69,8 @@ def for_xla(compiled: bool = True) -> Iterator[None]:
 
 
 def on_cpu() -> bool:
-    """Says whether there is no GPU."""
-    return not tf.config.list_physical_devices("GPU")
+    """Says whether there is neither a GPU nor a TPU."""
+    return not any(map(tf.config.list_physical_devices, ("GPU", "TPU")))
 
 
 def rewrites() -> bool:
@@ -205,8 +205,8 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
         or count * height * width * channels < _LARGE
     ):
         return tf.transpose(images, [3, 1, 2, 0])
-    # Exact, for finite numbers. An infinity makes NaN of whole rows: of a gradient, which
-    # is a sum over all images, nothing is left then in any case.
+    # Exact, for finite numbers. An infinity makes NaN of whole rows: a gradient, which
+    # is a sum over all images, is lost by it in any case.
     unit = tf.constant(np.eye(count), images.dtype)
     pixels = tf.linalg.matmul(tf.reshape(images, [count, -1]), unit, transpose_a=True)
     pixels = tf.reshape(pixels, [height, width, channels, count])

@@ -106,6 +106,24 @@ def test_convolutions_with_resampling(kind, size, shape):
     assert_equal(kind(filters, size, use_bias=False), images(*image))
 
 
+def test_on_other_devices_the_stock_operations_run(monkeypatch):
+    monkeypatch.setattr(xla, "on_cpu", lambda: False)
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    monkeypatch.setattr(layers, "to_phases", None)
+    monkeypatch.setattr(layers, "strided", None)
+    same = {"padding": "same"}
+    for layer in (
+        layers.Conv2D(18, 5, **same),
+        layers.Conv2D(18, 5, strides=2, **same),
+        layers.Conv2DTranspose(18, 5, strides=2, **same),
+        layers.UpsampleConv2D(18, 1),
+        layers.UpsampleConv2D(18, 3),
+        layers.ConvMeanPool2D(18, 1),
+        layers.ConvMeanPool2D(18, 3),
+    ):
+        assert_equal(layer, images(8, 6, 17))
+
+
 @pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose"])
 @pytest.mark.parametrize(
     "settings",
