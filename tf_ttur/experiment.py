@@ -206,7 +206,7 @@ def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
         InputError: The settings do not go together, or with the images.
     """
     try:
-        return _build(preset, shape)
+        gan = _build(preset, shape)
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -214,6 +214,12 @@ def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
             f"{preset.name} cannot be built with these settings: "
             f"{' '.join(str(error).split())}"
         ) from error
+    if gan.image_shape != tuple(shape):
+        raise InputError(
+            f"The generator of {preset.name} makes {gan.image_shape}, the data are "
+            f"{tuple(shape)}: leave out what generator_options says of the size."
+        )
+    return gan
 
 
 def _build(preset: Preset, shape: tuple[int, ...]) -> GAN:
@@ -368,7 +374,15 @@ def _resume(
 ) -> int | None:
     """Loads the newest checkpoint; returns its step, or None where there is none."""
     latest = checkpoints.latest()
+    rows = callbacks.MetricsLog.read(metrics)
     if latest is None:
+        # Only the row of step 0 can stand alone: its checkpoint comes right after it.
+        if rows and rows[-1]["step"] > 0:
+            raise InputError(
+                f"{metrics} has rows up to step {rows[-1]['step']}, but "
+                f"{checkpoints.folder} has no checkpoint to go on from: bring the "
+                "checkpoints back, or start in another --workdir."
+            )
         callbacks.MetricsLog.cut(metrics, -1)
         return None
     step, path = latest
@@ -379,12 +393,14 @@ def _resume(
             f"The checkpoint {path} cannot be loaded ({error}). Delete it to go on "
             "from the one before it."
         ) from error
-    rows = callbacks.MetricsLog.cut(metrics, step)
-    if not rows or rows[-1]["step"] != step:
+    # Nothing is cut before it is known that the run can go on.
+    if step not in (row["step"] for row in rows):
         raise InputError(
             f"{metrics} lacks the row of step {step}, which {path} stands for: bring "
-            "it back, or start in another --workdir."
+            "it back, delete that checkpoint to go on from the one before it, or start "
+            "in another --workdir."
         )
+    rows = callbacks.MetricsLog.cut(metrics, step)
     checkpoints.mend(rows)
     _log.info("Going on from step %d.", step)
     return step

@@ -3,10 +3,14 @@
 They compute what the layers of the same names in `keras.layers` compute, or, beside a
 resampling, what two of those do. Variables, their names, layout and initialisers are
 Keras's, so weights interchange. On a CPU and under XLA their operations are those of
-`tf_ttur.phases` (strides and resampling by 2) and `tf_ttur.xla` (convolutions and sums
-over pixels). The stock operations run on a GPU, without XLA, whose convolutions in
-TensorFlow are fast as they are, and for odd sizes, dilations and groups. `GAN` traces
-its networks inside of `tf_ttur.xla.for_xla`.
+`tf_ttur.phases` (strides and resampling by 2; without XLA, too, for resampling) and
+`tf_ttur.xla` (convolutions and sums over pixels). TensorFlow's own run elsewhere, and
+for odd sizes, dilations and groups. `GAN` traces its networks inside of
+`tf_ttur.xla.for_xla`.
+
+The normalisations are right in their second derivatives, too, of which the gradient
+penalty and Hessians are made. Keras's are not: `tf.nn.moments`, which they use, takes
+the variance around a mean whose gradient is stopped.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ __all__ = [
     "ConvMeanPool2D",
     "ImageNormalization",
     "UpsampleConv2D",
+    "batch_normalize",
 ]
 
 _serializable = keras.saving.register_keras_serializable("tf_ttur")
@@ -97,7 +102,12 @@ class _ResamplingConv2D(keras.layers.Conv2D):
     def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
         # get_config gives these; anything else is not what these layers do.
         fixed = {"strides": (1, 1), "padding": "same", "dilation_rate": (1, 1)}
-        for name, value in (fixed | {"groups": 1}).items():
+        kwargs = {"data_format": "channels_last"} | kwargs
+        for name, value in {
+            **fixed,
+            "groups": 1,
+            "data_format": "channels_last",
+        }.items():
             given = kwargs.get(name, value)
             if (tuple(given) if isinstance(given, list | tuple) else given) != value:
                 raise ValueError(f"{name} is {given!r}; this layer has {value!r} only.")
@@ -151,6 +161,11 @@ class ConvMeanPool2D(_ResamplingConv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolves and pools."""
+        if not _even(inputs):
+            raise ValueError(
+                f"The images are {tuple(inputs.shape[1:3])}; the mean of 2x2 pixels "
+                "needs an even height and width."
+            )
         kernel = tf.convert_to_tensor(self.kernel)
         if self.kernel_size == (1, 1):
             # A 1x1 convolution commutes with the mean.
@@ -183,21 +198,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """Normalises; see `keras.layers.BatchNormalization`."""
-        if not (
-            rewrites()
-            and training
-            and self.trainable
-            and mask is None
-            and self.axis in (-1, len(inputs.shape) - 1)
-            and self.scale
-            and self.center
-            and not self.renorm
-            and not self.synchronized
-            and None not in inputs.shape[1:]
+        if (
+            not training
+            or not self.trainable
+            or mask is not None
+            or self.axis not in (-1, len(inputs.shape) - 1)
+            or not (self.scale and self.center)
+            or getattr(self, "renorm", False)
+            or self.synchronized
+            or None in inputs.shape[1:]
         ):
             return super().call(inputs, training=training, mask=mask)
-        # As Keras does: in float32 at least.
-        images = tf.cast(inputs, tf.float32) if inputs.dtype == "float16" else inputs
+        images = _precise(inputs)
         gamma, beta, *moving = (
             tf.cast(tf.convert_to_tensor(variable), images.dtype)
             for variable in (
@@ -207,7 +219,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 self.moving_variance,
             )
         )
-        outputs, *moments = _batch_normalize(images, gamma, beta, self.epsilon)
+        outputs, *moments = batch_normalize(images, gamma, beta, self.epsilon)
         for variable, old, new in zip(
             (self.moving_mean, self.moving_variance), moving, moments, strict=True
         ):
@@ -220,7 +232,7 @@ class ImageNormalization(keras.layers.Layer):
     """Layer normalisation of an image: over all its pixels and channels.
 
     The same as `keras.layers.GroupNormalization(groups=1)`, with its weights, in a form
-    whose first and second derivatives XLA fuses better.
+    whose derivatives XLA fuses better; the second ones are right (see the module).
 
     Args:
         epsilon: Added to the variance.
@@ -239,8 +251,7 @@ class ImageNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises each image by its own mean and variance."""
-        # In float32, as Keras does: a float16 sum of squares overflows.
-        images = tf.cast(inputs, tf.float32) if inputs.dtype == "float16" else inputs
+        images = _precise(inputs)
         images -= tf.reduce_mean(images, [1, 2, 3], keepdims=True)
         variance = tf.reduce_mean(tf.square(images), [1, 2, 3], keepdims=True)
         images *= tf.math.rsqrt(variance + self.epsilon)
@@ -253,13 +264,23 @@ class ImageNormalization(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-def _batch_normalize(
+def batch_normalize(
     images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns normalised images, and each channel's mean and variance."""
+    """Normalises each channel over images and pixels.
+
+    Args:
+        images: (n, ..., c).
+        gamma: The channels' scales (c,).
+        beta: Their offsets (c,).
+        epsilon: Added to the variance.
+
+    Returns:
+        The images, and each channel's mean and variance (c,), which are for moving
+        averages and not differentiated.
+    """
     count = tf.cast(tf.size(images) // images.shape[-1], images.dtype)
 
-    # The moments are for moving averages, which are not differentiated.
     @tf.custom_gradient
     def normalized(images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         mean = sum_pixels(images) / count
@@ -296,6 +317,11 @@ def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
         and getattr(layer, "groups", 1) == 1
         and None not in inputs.shape[1:]
     )
+
+
+def _precise(inputs: tf.Tensor) -> tf.Tensor:
+    # In float32 at least, as Keras does: a float16 sum of squares overflows.
+    return tf.cast(inputs, tf.float32) if inputs.dtype.size < 4 else inputs
 
 
 def _same(size: int) -> tuple[int, int]:

@@ -4,8 +4,8 @@ XLA runs the input gradient of a strided convolution on a CPU many times slower 
 stride-1 convolution of the same arithmetic, and reads an upsampled image four times.
 Both go away when an image is seen as its phases: a stride-2 convolution is a sum of
 stride-1 convolutions of the phases, and an upsampling convolution makes the phases of
-its result from the small image. No tap is multiplied by a zero, so operations are as
-many as the textbook's, or fewer:
+its result from the small image. But for images of few channels no tap is multiplied by
+a zero, so operations are as many as the textbook's, or fewer:
 
     layer                                     taps per output pixel
     strided 5x5                               25, as 9 + 6 + 6 + 4
@@ -93,10 +93,10 @@ def to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor:
     if kernel.shape[-1] < _FEW:
         return tf.nn.depth_to_space(convolve(images, *_joined(parts, axis=3)), 2)
     _, height, width, _ = images.shape
-    phases = tf.stack([convolve(images, *part) for part in parts])
-    phases = tf.reshape(phases, [2, 2, -1, height, width, phases.shape[-1]])
-    phases = tf.transpose(phases, [2, 3, 0, 4, 1, 5])
-    return tf.reshape(phases, [-1, 2 * height, 2 * width, phases.shape[-1]])
+    parts = tf.stack([convolve(images, *part) for part in parts])
+    parts = tf.reshape(parts, [2, 2, -1, height, width, parts.shape[-1]])
+    parts = tf.transpose(parts, [2, 3, 0, 4, 1, 5])
+    return tf.reshape(parts, [-1, 2 * height, 2 * width, parts.shape[-1]])
 
 
 def _parts(kernel: tf.Tensor, split: _Split) -> list[_Part]:

@@ -106,10 +106,20 @@ def save_text(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
 
     Args:
         path: Where they go.
-        lines: Text, without line breaks.
+        lines: Text. What cannot be printed, such as line breaks of other kinds and the
+            codes that steer terminals, is written as Python's escapes.
     """
     with atomic_write(path) as file:
-        file.writelines(f"{line}\n".encode() for line in lines)
+        file.writelines(f"{_escaped(line)}\n".encode() for line in lines)
+
+
+def _escaped(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in line
+    )
 
 
 # Runs ---------------------------------------------------------------------------------

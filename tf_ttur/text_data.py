@@ -310,9 +310,13 @@ def load(
         chosen = _choice(len(codes), held_out)
         apart, codes = codes[chosen], np.delete(codes, chosen, axis=0)
     if not len(codes) or len(apart) < held_out:
+        text = f"{name} ({text_files})" if text_files else name
+        has = f"{len(codes) + len(apart)} lines"
+        if others is not None:
+            has = f"{len(codes)} lines to train on and {len(apart)} apart from them"
         raise InputError(
-            f"{name} has {len(codes) + len(apart)} lines, too few to hold {held_out} "
-            "out: give more text, or hold fewer out."
+            f"{text} has {has}, too few to hold {held_out} out: give more text (lines "
+            "end with a line feed), or measure with fewer (--set=num_samples=N)."
         )
     vocabulary = _vocabulary(codes, unit, max_vocabulary)
     data = TextData(name, vocabulary, vocabulary._ids(codes), vocabulary._ids(apart))
@@ -511,10 +515,11 @@ def _topics() -> list[str]:
 
 
 def _matching(pattern: str) -> list[pathlib.Path]:
-    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    # A pattern with several ** finds files more than once.
+    found = sorted(set(glob.glob(os.path.expanduser(pattern), recursive=True)))
     files = [path for path in map(pathlib.Path, found) if path.is_file()]
     if not files:
-        what = f"only {len(found)} folders" if found else "nothing"
+        what = "no file, only folders and the like" if found else "nothing"
         raise InputError(
             f"--text_files={pattern} matches {what}: give a pattern of files, in "
             "quotes, such as 'books/*.txt'."

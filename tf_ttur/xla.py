@@ -13,7 +13,7 @@ where they do not. Two of a training step's do not:
   also merges (and so repeats) whatever the input was computed from. `convolve` has it
   done by a product with the unit matrix.
 
-Values are the same, and so are derivatives of any order. `for_xla` says that what is
+Values and derivatives are the same up to rounding. `for_xla` says that what is
 traced is going to be compiled by XLA; `GAN` says so, and `rewrites` is asked by the
 layers.
 """
@@ -89,20 +89,7 @@ def sum_pixels(images: tf.Tensor) -> tf.Tensor:
     """
     if not rewrites():
         return tf.reduce_sum(images, range(len(images.shape) - 1))
-    *sizes, channels = images.shape
-    parts = math.gcd(_PARTS, math.prod(size or 1 for size in sizes))
-
-    @tf.custom_gradient
-    def total(images: tf.Tensor) -> Any:
-        flat = tf.reshape(images, [parts, -1, channels])
-        # As for any sum by XLA: in float32 at least.
-        precise = tf.cast(flat, tf.float32) if flat.dtype.size < 4 else flat
-        precise = tf.reduce_sum(precise, 0)
-        ones = tf.ones([_ROWS, _shape(precise)[0]], precise.dtype)
-        sums = tf.cast((ones @ precise)[0], images.dtype)
-        return sums, lambda upstream: spread(upstream, images)
-
-    return total(images)
+    return _sum_pixels(images)
 
 
 def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -115,12 +102,34 @@ def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     Returns:
         The values in a shape that broadcasts to that of the images.
     """
-    if not rewrites():
-        return values
+    return _spread(values, images) if rewrites() else values
+
+
+# Each is the other's gradient. They do not ask `rewrites` again, which may have another
+# answer where a gradient is taken.
+
+
+def _sum_pixels(images: tf.Tensor) -> tf.Tensor:
+    *sizes, channels = images.shape
+    parts = math.gcd(_PARTS, math.prod(size or 1 for size in sizes))
 
     @tf.custom_gradient
+    def total(images: tf.Tensor) -> Any:
+        flat = tf.reshape(images, [parts, -1, channels])
+        # As for any sum by XLA: in float32 at least.
+        precise = tf.cast(flat, tf.float32) if flat.dtype.size < 4 else flat
+        precise = tf.reduce_sum(precise, 0)
+        ones = tf.ones([_ROWS, _shape(precise)[0]], precise.dtype)
+        sums = tf.cast((ones @ precise)[0], images.dtype)
+        return sums, lambda upstream: _spread(upstream, images)
+
+    return total(images)
+
+
+def _spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    @tf.custom_gradient
     def broadcast(values: tf.Tensor) -> Any:
-        return tf.broadcast_to(values, _shape(images)), sum_pixels
+        return tf.broadcast_to(values, _shape(images)), _sum_pixels
 
     return broadcast(values)
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_ttur import layers, xla
+from tf_ttur.networks import resnet
 
 
 @pytest.fixture(autouse=True)
@@ -160,9 +161,16 @@ def test_strides_of_one_size_only():
             kind(4, 3, strides=2)
         with pytest.raises(ValueError, match="must be odd"):
             kind(4, 4)
+        with pytest.raises(ValueError, match="data_format is 'channels_first'"):
+            kind(4, 3, data_format="channels_first")
         layer = kind(4, 3, use_bias=False, name="x")
         again = kind.from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
+
+
+def test_only_even_images_have_means_of_2x2():
+    with pytest.raises(ValueError, match=r"\(5, 4\); .* even height and width"):
+        layers.ConvMeanPool2D(4, 3)(images(5, 4, 3))
 
 
 def test_resampling_layers_say_their_shape():
@@ -206,6 +214,71 @@ def test_batch_normalization_is_keras_own(count):
     for one, two in zip(ours.get_weights(), stock.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
     np.testing.assert_allclose(ours(x), stock(x), rtol=1e-12)  # not training
+
+
+def exactly_normalized(x, axes, gamma, beta, epsilon):
+    """Normalisation from sums alone; `tf.nn.moments` stops a gradient."""
+    centred = x - tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axes, keepdims=True)
+    return centred / tf.sqrt(variance + epsilon) * gamma + beta
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "axes"),
+    [
+        (layers.BatchNormalization(epsilon=1e-2), [0, 1, 2]),
+        (resnet.BatchStatistics(1e-2), [0, 1, 2]),
+        (layers.ImageNormalization(1e-2), [1, 2, 3]),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_second_derivatives_of_normalizations(layer, axes, compiled):
+    layer = type(layer).from_config(layer.get_config() | {"dtype": "float64"})
+    x = images(4, 3, 3)
+    layer(x)
+    random = np.random.default_rng(1)
+    for variable in (layer.gamma, layer.beta):
+        variable.assign(random.normal(1, 0.5, 3))
+    # What is before and after it makes the penalty see every part of the derivatives.
+    factor = tf.constant(random.normal(size=x.shape[1:]))
+    weights = [layer.gamma, layer.beta]
+    training = {"training": True} if hasattr(layer, "momentum") else {}
+
+    def exact(x):
+        return factor * exactly_normalized(x * factor, axes, *weights, 1e-2)
+
+    with xla.for_xla(compiled):
+        found = derivatives(
+            lambda x: factor * layer(x * factor, **training), x, weights
+        )
+    for one, two in zip(found, derivatives(exact, x, weights), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-11 * np.abs(two).max())
+
+
+def test_bfloat16_is_normalized_in_float32():
+    x = tf.cast(images(8, 8, 3) * 3 + 1, tf.bfloat16)
+    ours, stock = (
+        kind(momentum=0.9, dtype="mixed_bfloat16")
+        for kind in (layers.BatchNormalization, keras.layers.BatchNormalization)
+    )
+    for _ in range(100):
+        ours(x, training=True), stock(x, training=True)
+    for one, two in zip(ours.get_weights(), stock.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_a_gradient_may_be_taken_outside_of_for_xla():
+    x = tf.constant(np.random.default_rng(0).normal(size=(4, 6, 6, 3)))
+    v = tf.ones(3, x.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([x, v])
+        with xla.for_xla():
+            y = xla.sum_pixels(xla.spread(v, x) * x)
+    with xla.for_xla(False):
+        by_x, by_v = tape.gradient(y, [x, v])
+    np.testing.assert_array_equal(by_x, tf.ones_like(x))
+    np.testing.assert_allclose(by_v, np.sum(x, (0, 1, 2)), rtol=1e-12)
 
 
 def test_batch_normalization_of_other_kinds_is_left_to_keras():

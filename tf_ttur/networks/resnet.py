@@ -18,6 +18,7 @@ from tf_ttur.layers import (
     ConvMeanPool2D,
     ImageNormalization,
     UpsampleConv2D,
+    batch_normalize,
 )
 
 __all__ = ["BatchStatistics", "PackImages", "discriminator", "generator"]
@@ -138,17 +139,11 @@ class BatchStatistics(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Normalises each channel over images and pixels."""
         # In float32, as Keras does: a float16 sum of squares overflows.
-        images = keras.ops.cast(inputs, "float32")
-        mean, variance = keras.ops.moments(images, axes=[0, 1, 2])
-        outputs = keras.ops.batch_normalization(
-            images,
-            mean,
-            variance,
-            axis=-1,
-            offset=keras.ops.cast(self.beta, "float32"),
-            scale=keras.ops.cast(self.gamma, "float32"),
-            epsilon=self.epsilon,
+        images, gamma, beta = (
+            keras.ops.cast(values, keras.backend.result_type(inputs.dtype, "float32"))
+            for values in (inputs, self.gamma, self.beta)
         )
+        outputs, *_ = batch_normalize(images, gamma, beta, self.epsilon)
         return keras.ops.cast(outputs, inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
