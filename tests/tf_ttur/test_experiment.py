@@ -264,9 +264,25 @@ def test_a_damaged_file_is_named(whole, tmp_path, name, text, message):
 
 def test_lost_metrics_are_an_error(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
-    (tmp_path / "run" / "metrics.jsonl").unlink()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    cut = metrics.read_bytes()[:-20]
+    metrics.write_bytes(cut)
     with pytest.raises(InputError, match=r"metrics.jsonl lacks the row of step 7"):
         experiment.run(SMALL, tmp_path / "run")
+    assert metrics.read_bytes() == cut
+    metrics.unlink()
+    with pytest.raises(InputError, match=r"metrics.jsonl lacks the row of step 7"):
+        experiment.run(SMALL, tmp_path / "run")
+    assert not metrics.exists()
+
+
+def test_lost_checkpoints_are_an_error(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"rows up to step 7, but .* no checkpoint"):
+        experiment.run(SMALL, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
 def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, monkeypatch):

@@ -50,6 +50,18 @@ def test_pictures_are_png_grey_or_rgb(tmp_path):
 # Interpolation ------------------------------------------------------------------------
 
 
+def test_a_line_of_text_is_a_line(tmp_path):
+    lines = ["plain é 漢 “”", "a\x85b\u2028c\rd\x0ce", "\x1b[31m", ""]
+    sampling.save_text(tmp_path / "lines.txt", lines)
+    text = (tmp_path / "lines.txt").read_text(encoding="utf-8")
+    assert text.splitlines() == [
+        "plain é 漢 “”",
+        r"a\x85b\u2028c\rd\x0ce",
+        r"\x1b[31m",
+        "",
+    ]
+
+
 def test_normal_latents_are_joined_along_a_circle():
     latent = NormalLatent(50)
     way = sampling.interpolation(latent, 4, 5, seed=3)

@@ -254,11 +254,17 @@ class TestFiles:
         with pytest.raises(InputError, match="line 2 is longer than 1 MB"):
             load(file(b"one\n" + b"x" * (3 << 20)))
 
+    def test_a_file_that_matches_twice_is_read_once(self, tmp_path):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "x.txt").write_text("one\ntwo\nthree\n")
+        data = load(str(tmp_path / "**" / "**" / "*.txt"))
+        assert len(data.tokens) + len(data.held_out) == 3
+
     def test_patterns_that_match_no_file(self, tmp_path):
         (tmp_path / "folder").mkdir()
         with pytest.raises(InputError, match=r"matches nothing: give a pattern"):
             load(str(tmp_path / "*.txt"))
-        with pytest.raises(InputError, match="matches only 1 folders"):
+        with pytest.raises(InputError, match="matches no file, only folders"):
             load(str(tmp_path / "*"))
 
 

@@ -186,6 +186,7 @@ def test_another_text_or_unit_does_not_go_on(whole, small, tmp_path):
         (None, ["--dataset=lm1b", "--data_dir=/nowhere"], "lm1b is not in /nowhere"),
         (None, ["--unit=words"], "Unknown unit 'words'"),
         (None, ["--dry_run", "--unit=words"], "Unknown unit 'words'"),
+        (None, ['--set=generator_options={"length": 16}'], "leave out what generator"),
         (None, ["--set=num_samples=1"], "num_samples is 1; it must be >= 2"),
         (None, ["--set=extractor=pixels"], "a setting of images; text_wgan_gp_ttur is"),
         (None, ["--inception=x.pb"], "--inception is for images"),
