@@ -102,12 +102,9 @@ class _ResamplingConv2D(keras.layers.Conv2D):
     def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
         # get_config gives these; anything else is not what these layers do.
         fixed = {"strides": (1, 1), "padding": "same", "dilation_rate": (1, 1)}
-        kwargs = {"data_format": "channels_last"} | kwargs
-        for name, value in {
-            **fixed,
-            "groups": 1,
-            "data_format": "channels_last",
-        }.items():
+        fixed |= {"groups": 1, "data_format": "channels_last"}
+        kwargs = {"data_format": "channels_last"} | kwargs  # not the global setting
+        for name, value in fixed.items():
             given = kwargs.get(name, value)
             if (tuple(given) if isinstance(given, list | tuple) else given) != value:
                 raise ValueError(f"{name} is {given!r}; this layer has {value!r} only.")
@@ -330,8 +327,7 @@ def _same(size: int) -> tuple[int, int]:
 
 
 def _even(images: Any) -> bool:
-    _, height, width, _ = images.shape
-    return (height % 2, width % 2) == (0, 0)
+    return all(size is not None and size % 2 == 0 for size in images.shape[1:3])
 
 
 def _activate(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
