@@ -301,12 +301,8 @@ def _stock(model: Any) -> Any:
 
     def clone(layer: Any) -> Any:
         config, kind = layer.get_config(), type(layer)
-        if kind is layers.BatchNormalization:
-            return keras.layers.BatchNormalization.from_config(config)
-        if kind is layers.Conv2D:
-            return keras.layers.Conv2D.from_config(config)
-        if kind is layers.Conv2DTranspose:
-            return keras.layers.Conv2DTranspose.from_config(config)
+        if kind in (layers.BatchNormalization, layers.Conv2D, layers.Conv2DTranspose):
+            return getattr(keras.layers, kind.__name__).from_config(config)
         if kind is layers.UpsampleConv2D:
             conv = keras.layers.Conv2D.from_config(config)
             return keras.Sequential([keras.layers.UpSampling2D(2), conv])

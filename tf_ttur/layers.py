@@ -30,7 +30,7 @@ from tf_ttur.phases import (
     upsample,
     zeros_before,
 )
-from tf_ttur.xla import convolve, on_cpu, rewrites, spread, sum_pixels
+from tf_ttur.xla import convolve, on_cpu, precise, rewrites, spread, sum_pixels
 
 __all__ = [
     "BatchNormalization",
@@ -206,7 +206,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             or None in inputs.shape[1:]
         ):
             return super().call(inputs, training=training, mask=mask)
-        images = _precise(inputs)
+        images = precise(inputs)
         gamma, beta, *moving = (
             tf.cast(tf.convert_to_tensor(variable), images.dtype)
             for variable in (
@@ -248,7 +248,7 @@ class ImageNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises each image by its own mean and variance."""
-        images = _precise(inputs)
+        images = precise(inputs)
         images -= tf.reduce_mean(images, [1, 2, 3], keepdims=True)
         variance = tf.reduce_mean(tf.square(images), [1, 2, 3], keepdims=True)
         images *= tf.math.rsqrt(variance + self.epsilon)
@@ -314,11 +314,6 @@ def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
         and getattr(layer, "groups", 1) == 1
         and None not in inputs.shape[1:]
     )
-
-
-def _precise(inputs: tf.Tensor) -> tf.Tensor:
-    # In float32 at least, as Keras does: a float16 sum of squares overflows.
-    return tf.cast(inputs, tf.float32) if inputs.dtype.size < 4 else inputs
 
 
 def _same(size: int) -> tuple[int, int]:

@@ -29,7 +29,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["convolve", "for_xla", "on_cpu", "rewrites", "spread", "sum_pixels"]
+__all__ = [
+    "convolve",
+    "for_xla",
+    "on_cpu",
+    "precise",
+    "rewrites",
+    "spread",
+    "sum_pixels",
+]
 
 _FOR_XLA = contextvars.ContextVar("for_xla", default=False)
 
@@ -78,6 +86,11 @@ def rewrites() -> bool:
     return _FOR_XLA.get() and on_cpu()
 
 
+def precise(values: tf.Tensor) -> tf.Tensor:
+    """Returns values in float32 at least: a float16 sum of squares overflows."""
+    return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
+
+
 def sum_pixels(images: tf.Tensor) -> tf.Tensor:
     """Sums over all axes but the last.
 
@@ -116,11 +129,9 @@ def _sum_pixels(images: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def total(images: tf.Tensor) -> Any:
         flat = tf.reshape(images, [parts, -1, channels])
-        # As for any sum by XLA: in float32 at least.
-        precise = tf.cast(flat, tf.float32) if flat.dtype.size < 4 else flat
-        precise = tf.reduce_sum(precise, 0)
-        ones = tf.ones([_ROWS, _shape(precise)[0]], precise.dtype)
-        sums = tf.cast((ones @ precise)[0], images.dtype)
+        flat = tf.reduce_sum(precise(flat), 0)
+        ones = tf.ones([_ROWS, _shape(flat)[0]], flat.dtype)
+        sums = tf.cast((ones @ flat)[0], images.dtype)
         return sums, lambda upstream: _spread(upstream, images)
 
     return total(images)

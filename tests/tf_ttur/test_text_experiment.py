@@ -145,8 +145,10 @@ def crash_at(owner, method, step):
 
 def test_a_run_that_is_cut_goes_on_as_if_nothing_had_been(whole, small, tmp_path):
     for cut in (
+        crash_at(callbacks.NaNGuard, "on_steps", 1),
         crash_at(callbacks.NaNGuard, "on_steps", 3),
         crash_at(callbacks.TextSamples, "on_epoch_end", 4),
+        crash_at(callbacks.Checkpoints, "on_epoch_end", 5),
     ):
         with cut, pytest.raises(PowerCut):
             experiment.run(small, tmp_path)

@@ -20,6 +20,7 @@ from tf_ttur.layers import (
     UpsampleConv2D,
     batch_normalize,
 )
+from tf_ttur.xla import precise
 
 __all__ = ["BatchStatistics", "PackImages", "discriminator", "generator"]
 
@@ -138,10 +139,9 @@ class BatchStatistics(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises each channel over images and pixels."""
-        # In float32, as Keras does: a float16 sum of squares overflows.
-        images, gamma, beta = (
-            keras.ops.cast(values, keras.backend.result_type(inputs.dtype, "float32"))
-            for values in (inputs, self.gamma, self.beta)
+        images = precise(inputs)
+        gamma, beta = (
+            keras.ops.cast(values, images.dtype) for values in (self.gamma, self.beta)
         )
         outputs, *_ = batch_normalize(images, gamma, beta, self.epsilon)
         return keras.ops.cast(outputs, inputs.dtype)
