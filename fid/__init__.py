@@ -23,7 +23,7 @@ _HOMES = {
     "kernel_distance": "kernel",
     "KernelDistance": "kernel",
     "InceptionScore": "inception_score",
-    "open_images": "images",
+    "open_images": "sources.images",
     "Comparison": "measure",
     "compare": "measure",
     "compute": "measure",

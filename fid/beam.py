@@ -37,11 +37,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from fid.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
 from fid.extractors import Extractor
 from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
-from fid.source import MAX_BATCH_BYTES
+from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
+from fid.sources.source import MAX_BATCH_BYTES
 from fid.statistics import Moments, Statistics
 
 __all__ = [
@@ -81,7 +81,7 @@ class Encoded(NamedTuple):
 class ReadImages(beam.PTransform):
     """Reads encoded images: files, or the records of TFRecord files.
 
-    Image files are those with the endings of `fid.decoding.IMAGE_SUFFIXES` in any case;
+    Image files are those with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any case;
     others, and hidden ones, are passed over. TFRecord files are those that have
     `.tfrecord` in their names; their records are `tf.train.Example`. One file of them
     is read by one worker, so there should be several for each. A pattern is listed by

@@ -15,7 +15,7 @@ from absl import flags
 
 from fid.files import InputError, printable
 from fid.frechet import METHODS
-from fid.images import QUANTIZE, VALUE_RANGES
+from fid.sources.images import QUANTIZE, VALUE_RANGES
 
 if TYPE_CHECKING:
     from fid.measure import Comparison

@@ -42,8 +42,8 @@ from fid.measure import (
     provenance,
 )
 from fid.npz import read_header, reading
-from fid.pixels import with_channels
-from fid.source import Source
+from fid.sources.pixels import with_channels
+from fid.sources.source import Source
 from fid.statistics import Moments, Statistics, protocol_differences
 
 __all__ = [

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError
-from fid.images import ArraySource, Source, open_images
+from fid.sources.images import ArraySource, Source, open_images
 
 __all__ = [
     "DEFINITIONS",

@@ -30,7 +30,7 @@ from fid.graph import (
     Pool,
     load_graph,
 )
-from fid.pixels import VALUE_RANGES, span
+from fid.sources.pixels import VALUE_RANGES, span
 
 __all__ = ["Inception"]
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from fid.files import InputError
 from fid.frechet import frechet_distance
-from fid.images import GeneratorSource, Source, is_statistics, open_images
 from fid.inception_score import InceptionScore, inception_score
 from fid.kernel import KernelDistance, check_options, kernel_distance
-from fid.pixels import with_channels
+from fid.sources.images import GeneratorSource, Source, is_statistics, open_images
+from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import tensorflow as tf
 from fid.extractors import Extractor
 from fid.files import InputError
 from fid.frechet import frechet_distance
-from fid.images import is_statistics, open_images
 from fid.inception import Inception
 from fid.measure import check_extractor, compute_statistics, metric_name
-from fid.pixels import with_channels
+from fid.sources.images import is_statistics, open_images
+from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics
 
 __all__ = ["FrechetInceptionDistance"]

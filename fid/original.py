@@ -28,9 +28,9 @@ from fid.download import download_graph, find_graph
 from fid.files import InputError, printable
 from fid.frechet import frechet_distance
 from fid.graph import GRAPH_NAME, load_graph
-from fid.imagefiles import FilesSource
 from fid.measure import compare
-from fid.pixels import looks_like_bytes, span
+from fid.sources.imagefiles import FilesSource
+from fid.sources.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics
 
 __all__ = [
@@ -141,7 +141,7 @@ def get_activations_from_files(
     The original failed on its last batch, whatever the number of files.
 
     Args:
-        files: Paths of images of any sizes, read as `fid.images.FolderSource` reads.
+        files: Paths of images of any sizes, read as `fid.sources.images.FolderSource` reads.
         sess: Not used; kept for its place.
         batch_size: Images at a time; see `get_activations`.
         verbose: Whether to print progress on stderr.

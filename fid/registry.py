@@ -13,7 +13,7 @@ import os
 import pathlib
 
 from fid.files import cache_dir
-from fid.images import is_statistics
+from fid.sources.images import is_statistics
 
 __all__ = ["HOSTED", "UNKNOWN", "Hosted", "local_files", "local_folder"]
 

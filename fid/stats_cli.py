@@ -13,7 +13,7 @@ from absl import flags
 from fid import files, inspection, measure, registry
 from fid.cli import check_output, run
 from fid.files import InputError, printable
-from fid.images import VALUE_RANGES
+from fid.sources.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
 
 __all__ = ["stats", "verify_published"]

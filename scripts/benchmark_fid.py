@@ -406,8 +406,8 @@ def memory(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
 
 
 def _peak(connection: Connection, count: int) -> None:
-    from fid.images import Source
     from fid.measure import compute_statistics
+    from fid.sources.images import Source
 
     class Random(Source):
         """Images made as they are asked for."""

@@ -151,7 +151,7 @@ def report(study: Any, ind: str = "levels") -> str:
 
 
 def _opened(path: str, values: flags.FlagValues) -> Any:
-    from fid.images import open_images
+    from fid.sources.images import open_images
 
     return open_images(path, value_range=values.value_range, recursive=values.recursive)
 
@@ -169,7 +169,7 @@ def _numbers(texts: Sequence[str] | None) -> list[float] | None:
 
 
 def _digits() -> Any:
-    from fid.images import ArraySource
+    from fid.sources.images import ArraySource
     from tf_ttur.cli import compilation_cache
 
     compilation_cache()
@@ -263,7 +263,7 @@ def _define(values: flags.FlagValues) -> None:
     def switch(name: str, what: str) -> None:
         flags.DEFINE_bool(name, False, what, flag_values=values)
 
-    from fid.images import VALUE_RANGES
+    from fid.sources.images import VALUE_RANGES
 
     text("output", "The folder of the study.")
     flags.DEFINE_list(

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from fid.extractors import Extractor, pixel_extractor
 from fid.files import InputError, read_object, write_json
-from fid.images import Source
 from fid.measure import compute_statistics
+from fid.sources.images import Source
 from fid.statistics import Statistics
 from tf_ttur import callbacks, datasets, plots, termination, text_data
 from tf_ttur.gan import GAN

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fid.files import InputError
-from fid.images import QUANTIZE
+from fid.sources.images import QUANTIZE
 
 __all__ = ["PRESETS", "PUBLISHED", "Preset", "Published", "describe", "get", "table"]
 
@@ -79,7 +79,7 @@ class Preset:
             0 for never.
         sample_batch: Samples generated at a time in a measurement. It matters only
             where an image depends on those beside it (`batch_statistics`).
-        quantize: How they are rounded before it; see `fid.images.quantize`.
+        quantize: How they are rounded before it; see `fid.sources.images.quantize`.
         extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
             without `--inception`, their classifier), `inception`, or `pixels`
             (`fid.pixel_extractor`).

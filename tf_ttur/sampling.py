@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError, atomic_path, atomic_write, printable, read_object
-from fid.images import quantize
+from fid.sources.images import quantize
 
 if TYPE_CHECKING:
     from tf_ttur.gan import GAN

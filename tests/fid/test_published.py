@@ -9,7 +9,7 @@ import scipy.linalg
 from PIL import Image
 
 from fid import InputError, cifar10, published
-from fid.images import open_images
+from fid.sources.images import open_images
 from fid.stats_cli import verify_published
 
 SIZES = {"train": 70, "test": 40}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fid.files import InputError
-from fid.images import open_images
+from fid.sources.images import open_images
 from tf_ttur import callbacks, sample_cli, sampling
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent

@@ -15,7 +15,7 @@ from fid import measure
 from fid.extractors import Extractor
 from fid.files import InputError
 from fid.frechet import frechet_distance
-from fid.images import GeneratorSource
+from fid.sources.images import GeneratorSource
 from fid.statistics import Statistics
 from tf_ttur import termination
 from tf_ttur.callbacks.steps import Diverged, StepCallback

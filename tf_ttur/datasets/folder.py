@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fid.files import InputError
-from fid.images import SUFFIXES
+from fid.sources.images import SUFFIXES
 from tf_ttur.datasets import batches, pictures
 
 __all__ = ["load"]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import fid.images
-import fid.source
+import fid.sources.images
+import fid.sources.source
 from fid import InputError, open_images
-from fid.images import (
+from fid.sources.images import (
     ArraySource,
     FilesSource,
     GeneratorSource,
@@ -473,7 +473,7 @@ def test_archives_without_images_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "array", "stream"])
 def test_batches_of_large_images_are_smaller(tmp_path, monkeypatch, kind):
-    for module in (fid.source, fid.images):
+    for module in (fid.sources.source, fid.sources.images):
         monkeypatch.setattr(module, "MAX_BATCH_BYTES", 400)  # an image has 189
     images = [write(tmp_path / f"{seed}.png", seed) for seed in range(7)]
     source = {"folder": tmp_path, "array": np.stack(images), "stream": iter(images)}
@@ -481,8 +481,8 @@ def test_batches_of_large_images_are_smaller(tmp_path, monkeypatch, kind):
     assert [len(batch) for batch in batches] == [2, 2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(batches), images)
     if kind != "stream":
-        monkeypatch.setattr(fid.source, "MAX_BATCH_BYTES", 1)
-        monkeypatch.setattr(fid.images, "MAX_BATCH_BYTES", 1)
+        monkeypatch.setattr(fid.sources.source, "MAX_BATCH_BYTES", 1)
+        monkeypatch.setattr(fid.sources.images, "MAX_BATCH_BYTES", 1)
         assert [len(x) for x in open_images(source[kind]).batches(3)] == [1] * 7
 
 

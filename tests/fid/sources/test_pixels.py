@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fid import InputError
-from fid.pixels import Seen, Values, as_array
+from fid.sources.pixels import Seen, Values, as_array
 
 
 def floats(*values):

@@ -1,6 +1,6 @@
 """Sources of images: from what the user names to batches of pixels in [0, 255].
 
-Files are read in the order of their names, see `fid.imagefiles`; all other sources keep
+Files are read in the order of their names, see `fid.sources.imagefiles`; all other sources keep
 the order they come in.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fid.arrayfile import ArrayFile, is_statistics
-from fid.decoding import to_rgb
 from fid.files import InputError, printable
-from fid.imagefiles import FilesSource, FolderSource, ZipSource
-from fid.pixels import (
+from fid.sources.arrayfile import ArrayFile, is_statistics
+from fid.sources.decoding import to_rgb
+from fid.sources.imagefiles import FilesSource, FolderSource, ZipSource
+from fid.sources.pixels import (
     QUANTIZE,
     VALUE_RANGES,
     Seen,
@@ -31,7 +31,7 @@ from fid.pixels import (
     quantize,
     with_channel_axis,
 )
-from fid.source import MAX_BATCH_BYTES, Source, batched
+from fid.sources.source import MAX_BATCH_BYTES, Source, batched
 
 __all__ = [
     "QUANTIZE",
@@ -60,7 +60,7 @@ _PIECE_BYTES = 32 * 2**20
 
 
 class ArraySource(Source):
-    """Images in an array, in memory or in a file; see `fid.pixels.Values`.
+    """Images in an array, in memory or in a file; see `fid.sources.pixels.Values`.
 
     All values are checked before the first batch.
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fid import InputError
-from fid.decoding import decode
+from fid.sources.decoding import decode
 
 # Pillow's remarks on damaged metadata, which the damage here brings about.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -1,6 +1,6 @@
 """Sources of encoded images: folders, archives and lists of files.
 
-They are decoded ahead on other threads while the consumer works; see `fid.decoding` for
+They are decoded ahead on other threads while the consumer works; see `fid.sources.decoding` for
 what becomes of each kind of image. Their order is that of the names: by code points of
 the path below the folder or in the archive, with `/` between its parts.
 """
@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from fid.decoding import (
+from fid.files import InputError, printable
+from fid.npz import reading
+from fid.sources.decoding import (
     IMAGE_SUFFIXES,
     LOSSY_SUFFIXES,
     MAX_FILE_BYTES,
     Decoded,
     decode,
 )
-from fid.files import InputError, printable
-from fid.lookahead import Admit, in_order
-from fid.npz import reading
-from fid.pixels import Seen
-from fid.source import Source, batched
+from fid.sources.lookahead import Admit, in_order
+from fid.sources.pixels import Seen
+from fid.sources.source import Source, batched
 
 __all__ = ["FilesSource", "FolderSource", "ZipSource"]
 
@@ -65,9 +65,9 @@ class _EncodedSource(Source):
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
 
-        A batch has at most `fid.source.MAX_BATCH_BYTES`, or one image. What waits
+        A batch has at most `fid.sources.source.MAX_BATCH_BYTES`, or one image. What waits
         beside the batch in hand is at most two batches and at most
-        `fid.lookahead.MAX_BYTES`.
+        `fid.sources.lookahead.MAX_BYTES`.
 
         Raises:
             InputError: Images are bad. From the first on nothing more is yielded; the
@@ -170,7 +170,7 @@ class FilesSource(_EncodedSource):
 class FolderSource(_EncodedSource):
     """The images of a folder, in the order of their names.
 
-    Looked at are files with the endings of `fid.decoding.IMAGE_SUFFIXES` in any case.
+    Looked at are files with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any case.
     What is hidden (its name begins with a dot), other files, folders and pipes are
     passed over, whatever their names.
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fid.lookahead import in_order
+from fid.sources.lookahead import in_order
 
 
 def no_threads_left(before):
@@ -84,7 +84,7 @@ def test_threads_end_when_the_consumer_leaves():
 
 def test_a_consumer_that_fails_does_not_hang_the_process():
     program = """
-from fid.lookahead import in_order
+from fid.sources.lookahead import in_order
 def function(item, admit):
     admit(1000)
     return item

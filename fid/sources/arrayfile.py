@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fid.decoding import MAX_PIXELS
 from fid.files import InputError, printable
 from fid.npz import read_header, reading
-from fid.pixels import check_layout, with_channel_axis
+from fid.sources.decoding import MAX_PIXELS
+from fid.sources.pixels import check_layout, with_channel_axis
 
 __all__ = ["ArrayFile", "is_statistics"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fid import InputError
-from fid.arrayfile import ArrayFile
+from fid.sources.arrayfile import ArrayFile
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3), np.uint8)
 

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fid.files import InputError, printable
-from fid.lookahead import Admit
+from fid.sources.lookahead import Admit
 
 __all__ = [
     "IMAGE_SUFFIXES",

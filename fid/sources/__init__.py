@@ -1,0 +1,1 @@
+"""Sources of images: whatever holds them, read one after the other."""
