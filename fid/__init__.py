@@ -11,11 +11,11 @@ from typing import Any
 
 _HOMES = {
     "InputError": "files",
-    "Extractor": "extractors",
+    "Extractor": "extractors.extractor",
     "FrechetInceptionDistance": "metric",
-    "KerasExtractor": "extractors",
-    "pixel_extractor": "extractors",
-    "Inception": "inception",
+    "KerasExtractor": "extractors.extractor",
+    "pixel_extractor": "extractors.extractor",
+    "Inception": "extractors.inception",
     "Moments": "statistics",
     "Statistics": "statistics",
     "merge_statistics": "statistics",

@@ -37,7 +37,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from fid.extractors import Extractor
+from fid.extractors.extractor import Extractor
 from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
 from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
@@ -672,8 +672,8 @@ def _inception(
     path: str | os.PathLike[str] | None, batch_size: int
 ) -> Callable[[], Extractor]:
     # Found here, so that a missing file is said at once.
-    from fid.download import find_graph
-    from fid.inception import Inception
+    from fid.extractors.download import find_graph
+    from fid.extractors.inception import Inception
 
     return functools.partial(Inception, os.path.abspath(find_graph(path)), batch_size)
 

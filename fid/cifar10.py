@@ -17,7 +17,7 @@ import urllib.request
 
 import numpy as np
 
-from fid.download import open_url
+from fid.extractors.download import open_url
 from fid.files import InputError
 
 __all__ = ["SIZES", "find", "read"]

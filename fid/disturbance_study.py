@@ -30,7 +30,7 @@ from fid.disturbances import (
     check_level,
     from_source,
 )
-from fid.extractors import Extractor
+from fid.extractors.extractor import Extractor
 from fid.files import InputError, atomic_path, printable, read_json, write_json
 from fid.frechet import frechet_distance
 from fid.inception_score import InceptionScore

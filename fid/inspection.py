@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from fid.download import find_graph
-from fid.extractors import Extractor
+from fid.extractors.download import find_graph
+from fid.extractors.extractor import Extractor
 from fid.files import InputError, printable, sha256_of_file
 from fid.frechet import frechet_distance
 from fid.measure import compute_statistics

@@ -28,7 +28,7 @@ from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
 
 if TYPE_CHECKING:
-    from fid.extractors import Extractor
+    from fid.extractors.extractor import Extractor
 
 __all__ = [
     "METRICS",
@@ -567,7 +567,7 @@ def _check_kernel(
 
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
     # Imported late: comparing statistics files needs no TensorFlow.
-    from fid.inception import Inception
+    from fid.extractors.inception import Inception
 
     return Inception(path, batch_size)
 

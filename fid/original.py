@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from fid.download import download_graph, find_graph
+from fid.extractors.download import download_graph, find_graph
+from fid.extractors.graph import GRAPH_NAME, load_graph
 from fid.files import InputError, printable
 from fid.frechet import frechet_distance
-from fid.graph import GRAPH_NAME, load_graph
 from fid.measure import compare
 from fid.sources.imagefiles import FilesSource
 from fid.sources.pixels import looks_like_bytes, span
@@ -276,7 +276,7 @@ class _EagerExtractor:
     """The network, run with eager execution on."""
 
     def __init__(self, path: str, batch_size: int):
-        from fid.inception import Inception
+        from fid.extractors.inception import Inception
 
         self._inception = _eagerly(lambda: Inception(path, batch_size))
         self.name = self._inception.name

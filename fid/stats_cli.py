@@ -85,7 +85,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
         if args:
             raise flags.Error(f"unexpected {' '.join(args)}")
         from fid import cifar10, published
-        from fid.download import find_graph
+        from fid.extractors.download import find_graph
 
         names = {target.name: target for target in published.TARGETS}
         if unknown := [name for name in values.only or () if name not in names]:
@@ -98,7 +98,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
         folder = cifar10.find(values.data_dir, values.download)
         graph = find_graph(values.inception)
         images = cifar10.read(folder)
-        from fid.inception import Inception
+        from fid.extractors.inception import Inception
 
         network = Inception(graph, values.batch_size)
         results = []

@@ -57,7 +57,7 @@ BATCH = 50
 
 def our_extractor(folder: pathlib.Path) -> dict[str, Work]:
     """Our extractor, and this machine's float32 matrix products beside it."""
-    from fid.inception import Inception
+    from fid.extractors.inception import Inception
 
     inception, images = Inception(folder / "graph.pb", BATCH), _images(BATCH)
     return {"images": lambda: inception(images), "product": product()}
@@ -167,7 +167,7 @@ def scipy_sqrtm(folder: pathlib.Path) -> dict[str, Work]:
 
 def our_folder(folder: pathlib.Path) -> dict[str, Work]:
     """A folder of PNGs from end to end, and the extractor alone on the same images."""
-    from fid.inception import Inception
+    from fid.extractors.inception import Inception
     from fid.measure import compute_statistics
 
     inception = Inception(folder / "graph.pb", BATCH)
@@ -283,7 +283,7 @@ def extractor(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
 
 def flops() -> int:
     """Counts the multiplications and additions of one image's convolutions."""
-    from fid.graph import IMAGE_SIZE, NETWORK, Conv, Pool
+    from fid.extractors.graph import IMAGE_SIZE, NETWORK, Conv, Pool
 
     def count(layers: Sequence[Any], size: int) -> tuple[int, int]:
         total = 0
@@ -537,7 +537,7 @@ def _graph(inception: str | None, folder: pathlib.Path) -> None:
             f"{writer} does not exist, so no synthetic graph can be made; name the "
             "graph with --inception."
         )
-    from fid.graph import load_graph
+    from fid.extractors.graph import load_graph
 
     blocks = load_graph(folder / "graph.pb").blocks.values()
     keys = ("kernel", "beta", "gamma", "moving_mean", "moving_variance")

@@ -18,7 +18,7 @@ MODULES = sorted(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, tmp_path, monkeypatch):
-    if name == "fid.inception":
+    if name == "fid.extractors.inception":
         graph = synthetic_graph.write_synthetic_graph(tmp_path / "g.pb", splat=True)
         monkeypatch.setenv("TTUR_INCEPTION", str(graph))
     if name == "fid.beam":

@@ -245,7 +245,7 @@ class _Classifier:
 def _extractor(values: flags.FlagValues, source: Any, digits: bool) -> Any:
     if digits and values.inception is None:
         return _Classifier(np.concatenate(list(source.batches(256))))
-    from fid.inception import Inception
+    from fid.extractors.inception import Inception
 
     return Inception(values.inception, values.batch_size)
 

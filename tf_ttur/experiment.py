@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from fid.extractors import Extractor, pixel_extractor
+from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, read_object, write_json
 from fid.measure import compute_statistics
 from fid.sources.images import Source
@@ -66,7 +66,7 @@ def run(
         preset: What to train.
         workdir: The run folder; made where missing.
         data_dir: Where the data set is; see `datasets.load` and `text_data.load`.
-        inception: Path of the 2015 graph; see `fid.download.find_graph`.
+        inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         download: Whether TensorFlow Datasets may download what is missing.
 
     Returns:
@@ -469,7 +469,7 @@ def _extractor(
             classifier.path,
         )
         return classifier.extractor
-    from fid.inception import Inception
+    from fid.extractors.inception import Inception
 
     return Inception(inception)
 

@@ -56,7 +56,7 @@ class Sweep:
         preset: Settings of every run; its rates and its seed are replaced.
         cells: The pairs of rates, with the number of seeds of each: 0, 1, ...
         data_dir: Where the data set is; see `datasets.load`.
-        inception: Path of the 2015 graph; see `fid.download.find_graph`.
+        inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
 
     Raises:
         InputError: There is no cell, or a rate or a number of seeds cannot be.

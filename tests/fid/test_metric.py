@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import fid
-from fid.extractors import KerasExtractor
+from fid.extractors.extractor import KerasExtractor
 from fid.files import InputError
 from fid.metric import FrechetInceptionDistance
 

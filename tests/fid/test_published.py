@@ -179,7 +179,7 @@ class TestProgram:
         (tmp_path / "graph.pb").write_bytes(b"not looked at: the network is a stand-in")
         (true,), _ = measure(images, published._distance("x", 0.0, 1.0, 20))
         monkeypatch.setattr(cifar10, "SIZES", SIZES)
-        monkeypatch.setattr("fid.inception.Inception", lambda *_: Network())
+        monkeypatch.setattr("fid.extractors.inception.Inception", lambda *_: Network())
         targets = (
             published._distance("fid_20", true + 0.005, 1e-2, 20),
             published._score("is_all", 99.0, 0.2, "test", None, False),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fid import measure
-from fid.extractors import Extractor
+from fid.extractors.extractor import Extractor
 from fid.files import InputError
 from fid.frechet import frechet_distance
 from fid.sources.images import GeneratorSource
@@ -233,7 +233,7 @@ class FrechetDistance(Measurement):
         last: int | None = None,
     ):
         if extractor is None:
-            from fid.inception import Inception
+            from fid.extractors.inception import Inception
 
             extractor = Inception()
         key = measure.metric_name(extractor.name)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from fid.extractors import KerasExtractor, weights_sha256
+from fid.extractors.extractor import KerasExtractor, weights_sha256
 from fid.files import InputError, atomic_path, cache_dir, read_json, write_json
 
 __all__ = ["DigitsClassifier", "digits_classifier"]

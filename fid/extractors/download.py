@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
+from fid.extractors.graph import GRAPH_NAME, MAX_GRAPH_BYTES, parse_graph
 from fid.files import (
     InputError,
     atomic_path,
@@ -25,7 +26,6 @@ from fid.files import (
     sha256_of_file,
     write_json,
 )
-from fid.graph import GRAPH_NAME, MAX_GRAPH_BYTES, parse_graph
 
 __all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]
 

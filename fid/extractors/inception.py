@@ -1,6 +1,6 @@
 """The 2015 Inception network as one function: images to pool_3 and logits.
 
-The layers and their wiring are the table `fid.graph.NETWORK`. Batch normalisation is
+The layers and their wiring are the table `fid.extractors.graph.NETWORK`. Batch normalisation is
 folded into the convolutions, which changes features by about 1e-5 and saves a pass
 over every activation. TensorFlow then fuses convolution, bias and ReLU, and runs them
 on oneDNN where that is at hand: a third faster than XLA's convolutions on a CPU, and
@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fid.download import find_graph
-from fid.files import InputError
-from fid.graph import (
+from fid.extractors.download import find_graph
+from fid.extractors.graph import (
     IMAGE_SIZE,
     NETWORK,
     Concat,
@@ -30,6 +29,7 @@ from fid.graph import (
     Pool,
     load_graph,
 )
+from fid.files import InputError
 from fid.sources.pixels import VALUE_RANGES, span
 
 __all__ = ["Inception"]
@@ -42,7 +42,7 @@ class Inception:
     """Features and logits of the 2015 Inception graph.
 
     Args:
-        path: `classify_image_graph_def.pb`; None looks where `fid.download.find_graph`
+        path: `classify_image_graph_def.pb`; None looks where `fid.extractors.download.find_graph`
             does.
         batch_size: Images per execution. It changes features by rounding only.
         jit_compile: Whether XLA compiles the network, at the first call. It changes

@@ -129,7 +129,7 @@ def pixel_extractor(image_shape: tuple[int, int, int], side: int = 8) -> KerasEx
 
     Example:
         >>> import numpy as np
-        >>> from fid.extractors import pixel_extractor
+        >>> from fid.extractors.extractor import pixel_extractor
         >>> white = np.full((1, 64, 64, 3), 255, "uint8")
         >>> pixel_extractor((64, 64, 3))(white)[0, :3].round(3)
         array([1., 1., 1.], dtype=float32)

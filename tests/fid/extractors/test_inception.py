@@ -7,10 +7,10 @@ import pytest
 import synthetic_graph
 import tensorflow as tf
 
-import fid.inception
+import fid.extractors.inception
+from fid.extractors.inception import Inception
 from fid.files import InputError
 from fid.frechet import frechet_distance
-from fid.inception import Inception
 from fid.statistics import Moments
 
 SIZES = [
@@ -116,17 +116,17 @@ def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
 
 def test_large_images_are_resized_few_at_a_time(inception, monkeypatch):
     batch = np.stack([random_image(32, 32, seed) for seed in range(4)])
-    features, resize, runs = inception(batch), fid.inception._resize, []
+    features, resize, runs = inception(batch), fid.extractors.inception._resize, []
 
     def recorded(images):
         runs.append(len(images))
         return resize(images)
 
-    monkeypatch.setattr(fid.inception, "_resize", recorded)
-    monkeypatch.setattr(fid.inception, "_RUN_BYTES", 3 * batch[0].nbytes)
+    monkeypatch.setattr(fid.extractors.inception, "_resize", recorded)
+    monkeypatch.setattr(fid.extractors.inception, "_RUN_BYTES", 3 * batch[0].nbytes)
     np.testing.assert_array_equal(inception(list(batch)), features)
     np.testing.assert_array_equal(inception(batch), features)
-    monkeypatch.setattr(fid.inception, "_RUN_BYTES", 1)
+    monkeypatch.setattr(fid.extractors.inception, "_RUN_BYTES", 1)
     np.testing.assert_array_equal(inception(batch[:2]), inception(list(batch[:2])))
     assert runs == [3, 1, 3, 1, 1, 1, 1, 1]
 

@@ -1,0 +1,1 @@
+"""Extractors: what maps images to features."""
