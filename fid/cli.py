@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from fid.files import InputError, printable
-from fid.frechet import METHODS
+from fid.metrics.frechet import METHODS
 from fid.sources.images import QUANTIZE, VALUE_RANGES
 
 if TYPE_CHECKING:

@@ -32,8 +32,6 @@ from fid.disturbances import (
 )
 from fid.extractors.extractor import Extractor
 from fid.files import InputError, atomic_path, printable, read_json, write_json
-from fid.frechet import frechet_distance
-from fid.inception_score import InceptionScore
 from fid.measure import (
     check_extractor,
     compute_statistics,
@@ -41,6 +39,8 @@ from fid.measure import (
     open_set,
     provenance,
 )
+from fid.metrics.frechet import frechet_distance
+from fid.metrics.inception_score import InceptionScore
 from fid.npz import read_header, reading
 from fid.sources.pixels import with_channels
 from fid.sources.source import Source
@@ -617,7 +617,7 @@ class ScoreSums:
         splits: Parts.
 
     Example:
-        >>> from fid.inception_score import inception_score
+        >>> from fid.metrics.inception_score import inception_score
         >>> logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
         >>> sums = ScoreSums(100, 10)
         >>> for start in range(0, 100, 30):

@@ -13,8 +13,8 @@ import scipy.linalg
 from fid.extractors.download import find_graph
 from fid.extractors.extractor import Extractor
 from fid.files import InputError, printable, sha256_of_file
-from fid.frechet import frechet_distance
 from fid.measure import compute_statistics
+from fid.metrics.frechet import frechet_distance
 from fid.statistics import INDEFINITE, Statistics, protocol_differences
 
 __all__ = ["Check", "Description", "describe", "verify"]

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fid.files import InputError
-from fid.frechet import frechet_distance
-from fid.inception_score import InceptionScore, inception_score
-from fid.kernel import KernelDistance, check_options, kernel_distance
+from fid.metrics.frechet import frechet_distance
+from fid.metrics.inception_score import InceptionScore, inception_score
+from fid.metrics.kernel import KernelDistance, check_options, kernel_distance
 from fid.sources.images import GeneratorSource, Source, is_statistics, open_images
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences

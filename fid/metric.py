@@ -13,8 +13,8 @@ import tensorflow as tf
 from fid.extractors.extractor import Extractor
 from fid.extractors.inception import Inception
 from fid.files import InputError
-from fid.frechet import frechet_distance
 from fid.measure import check_extractor, compute_statistics, metric_name
+from fid.metrics.frechet import frechet_distance
 from fid.sources.images import is_statistics, open_images
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics

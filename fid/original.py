@@ -27,8 +27,8 @@ import numpy as np
 from fid.extractors.download import download_graph, find_graph
 from fid.extractors.graph import GRAPH_NAME, load_graph
 from fid.files import InputError, printable
-from fid.frechet import frechet_distance
 from fid.measure import compare
+from fid.metrics.frechet import frechet_distance
 from fid.sources.imagefiles import FilesSource
 from fid.sources.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics

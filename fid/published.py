@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fid.files import InputError
-from fid.frechet import frechet_distance
-from fid.inception_score import inception_score
+from fid.metrics.frechet import frechet_distance
+from fid.metrics.inception_score import inception_score
 from fid.statistics import Moments, Statistics
 
 __all__ = ["TARGETS", "Result", "Target", "measure_again"]

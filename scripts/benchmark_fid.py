@@ -122,7 +122,7 @@ def pytorch_fid_channels_last(folder: pathlib.Path) -> dict[str, Work]:
 
 def our_distance(folder: pathlib.Path) -> dict[str, Work]:
     """Our distance from two files, and from one with 1,000 rows of features at hand."""
-    from fid.frechet import frechet_distance
+    from fid.metrics.frechet import frechet_distance
     from fid.statistics import Moments, Statistics
 
     few = Moments(DIMENSION)

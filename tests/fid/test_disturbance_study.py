@@ -14,7 +14,7 @@ from fid import InputError, Statistics, disturbance_study
 from fid.disturbance_figures import panel, strips
 from fid.disturbance_study import INDS, PUBLISHED, Curve, ScoreSums, make_plan, run
 from fid.disturbances import LEVELS, DisturbedSource
-from fid.inception_score import InceptionScore, inception_score
+from fid.metrics.inception_score import InceptionScore, inception_score
 
 pytest.importorskip("skimage", reason="the extra [disturbances] is not installed")
 

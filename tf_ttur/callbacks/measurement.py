@@ -14,7 +14,7 @@ import numpy as np
 from fid import measure
 from fid.extractors.extractor import Extractor
 from fid.files import InputError
-from fid.frechet import frechet_distance
+from fid.metrics.frechet import frechet_distance
 from fid.sources.images import GeneratorSource
 from fid.statistics import Statistics
 from tf_ttur import termination

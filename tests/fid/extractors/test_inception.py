@@ -10,7 +10,7 @@ import tensorflow as tf
 import fid.extractors.inception
 from fid.extractors.inception import Inception
 from fid.files import InputError
-from fid.frechet import frechet_distance
+from fid.metrics.frechet import frechet_distance
 from fid.statistics import Moments
 
 SIZES = [

@@ -46,7 +46,7 @@ def inception_score(logits: np.ndarray, *, splits: int = 10) -> InceptionScore:
 
     Example:
         >>> import numpy as np
-        >>> from fid.inception_score import inception_score
+        >>> from fid.metrics.inception_score import inception_score
         >>> sure = 100.0 * np.tile(np.eye(4), (5, 1))  # each of four classes in turn
         >>> round(inception_score(sure, splits=5).mean, 12)
         4.0

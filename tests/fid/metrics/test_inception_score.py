@@ -6,7 +6,7 @@ import scipy.special
 import scipy.stats
 
 from fid import InputError
-from fid.inception_score import inception_score
+from fid.metrics.inception_score import inception_score
 
 
 def logits(n, classes, seed=0, scale=3.0):

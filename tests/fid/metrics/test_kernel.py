@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sklearn.metrics.pairwise
 
-from fid import InputError, kernel, kernel_distance
+from fid import InputError, kernel_distance
+from fid.metrics import kernel
 
 
 def features(n, d, seed, shift=0.0):

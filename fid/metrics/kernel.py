@@ -71,7 +71,7 @@ def kernel_distance(
 
     Example:
         >>> import numpy as np
-        >>> from fid.kernel import kernel_distance
+        >>> from fid.metrics.kernel import kernel_distance
         >>> random = np.random.default_rng(0)
         >>> x, y = random.normal(size=(200, 4)), random.normal(size=(300, 4)) + 1.0
         >>> distance = kernel_distance(x, y, subsets=10, subset_size=100)

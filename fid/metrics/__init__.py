@@ -1,0 +1,1 @@
+"""Metrics: from features of images to numbers."""
