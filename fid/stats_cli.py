@@ -84,8 +84,8 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
     def main(args: list[str], values: flags.FlagValues) -> None:
         if args:
             raise flags.Error(f"unexpected {' '.join(args)}")
-        from fid import cifar10, published
         from fid.extractors.download import find_graph
+        from fid.studies import cifar10, cifar10_numbers
 
         names = {target.name: target for target in published.TARGETS}
         if unknown := [name for name in values.only or () if name not in names]:

@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 
 from fid.cli import one_line, run
-from fid.disturbances import DEFINITIONS, LEVELS, contaminants
 from fid.files import InputError, check_writable, printable, write_json
+from fid.studies.disturbances import DEFINITIONS, LEVELS, contaminants
 
 __all__ = ["disturbance_study", "report"]
 
@@ -51,8 +51,8 @@ def disturbance_study(argv: Sequence[str] | None = None) -> int:
         if not values.output and not values.dry_run:
             raise flags.Error("--output=DIR is missing")
         levels = _numbers(values.levels)
-        from fid import disturbance_study as study
         from fid.measure import open_set
+        from fid.studies import disturbance_study as study
 
         source = _digits() if not args else _opened(args[0], values)
         num_images = values.num_images
@@ -97,7 +97,7 @@ def disturbance_study(argv: Sequence[str] | None = None) -> int:
             batch_size=values.batch_size,
             progress=True,
         )
-        from fid import disturbance_figures as figures
+        from fid.studies import disturbance_figures as figures
 
         figures.panel(found, output / "panel.png", values.ind)
         shown = study.pictures(source, plan, contamination=contamination)
@@ -125,8 +125,8 @@ def report(study: Any, ind: str = "levels") -> str:
     """Returns the table that `disturbance_study.py` prints.
 
     Args:
-        study: A `fid.disturbance_study.Study`.
-        ind: A member of `fid.disturbance_study.INDS`.
+        study: A `fid.studies.disturbance_study.Study`.
+        ind: A member of `fid.studies.disturbance_study.INDS`.
 
     Returns:
         A line a level, with the published numbers (of CelebA) on the right.

@@ -10,11 +10,19 @@ import pytest
 from PIL import Image
 
 import fid
-from fid import InputError, Statistics, disturbance_study
-from fid.disturbance_figures import panel, strips
-from fid.disturbance_study import INDS, PUBLISHED, Curve, ScoreSums, make_plan, run
-from fid.disturbances import LEVELS, DisturbedSource
+from fid import InputError, Statistics
 from fid.metrics.inception_score import InceptionScore, inception_score
+from fid.studies import disturbance_study
+from fid.studies.disturbance_figures import panel, strips
+from fid.studies.disturbance_study import (
+    INDS,
+    PUBLISHED,
+    Curve,
+    ScoreSums,
+    make_plan,
+    run,
+)
+from fid.studies.disturbances import LEVELS, DisturbedSource
 
 pytest.importorskip("skimage", reason="the extra [disturbances] is not installed")
 
@@ -84,7 +92,7 @@ def test_each_cell_is_the_set_disturbed_and_measured_alone(
     if definition == "code":
         part = whole[:70]
     else:
-        from fid.disturbances import PartSource
+        from fid.studies.disturbances import PartSource
 
         part = np.concatenate(
             [np.stack(b) for b in PartSource(source, 70, seed=0).batches(90)]

@@ -23,13 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from fid.disturbances import (
-    LEVELS,
-    Disturber,
-    PartSource,
-    check_level,
-    from_source,
-)
 from fid.extractors.extractor import Extractor
 from fid.files import InputError, atomic_path, printable, read_json, write_json
 from fid.measure import (
@@ -45,6 +38,13 @@ from fid.npz import read_header, reading
 from fid.sources.pixels import with_channels
 from fid.sources.source import Source
 from fid.statistics import Moments, Statistics, protocol_differences
+from fid.studies.disturbances import (
+    LEVELS,
+    Disturber,
+    PartSource,
+    check_level,
+    from_source,
+)
 
 __all__ = [
     "INDS",

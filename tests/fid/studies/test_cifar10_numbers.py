@@ -8,9 +8,10 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
-from fid import InputError, cifar10, published
+from fid import InputError
 from fid.sources.images import open_images
 from fid.stats_cli import verify_published
+from fid.studies import cifar10, cifar10_numbers
 
 SIZES = {"train": 70, "test": 40}
 

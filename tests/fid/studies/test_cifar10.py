@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from fid import InputError, cifar10
+from fid import InputError
+from fid.studies import cifar10
 
 SIZES = {"train": 60, "test": 20}
 

@@ -10,8 +10,9 @@ import scipy.stats
 from PIL import Image
 
 import fid
-from fid import InputError, disturbances
-from fid.disturbances import (
+from fid import InputError
+from fid.studies import disturbances
+from fid.studies.disturbances import (
     LEVELS,
     DisturbedSource,
     Disturber,

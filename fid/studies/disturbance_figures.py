@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fid.disturbance_study import Study
 from fid.files import atomic_path
+from fid.studies.disturbance_study import Study
 
 __all__ = ["panel", "strips"]
 

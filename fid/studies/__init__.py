@@ -1,0 +1,1 @@
+"""Studies of the metrics: the paper's disturbances, published numbers."""
