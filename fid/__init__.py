@@ -12,7 +12,7 @@ from typing import Any
 _HOMES = {
     "InputError": "files",
     "Extractor": "extractors.extractor",
-    "FrechetInceptionDistance": "metric",
+    "FrechetInceptionDistance": "keras_metric",
     "KerasExtractor": "extractors.extractor",
     "pixel_extractor": "extractors.extractor",
     "Inception": "extractors.inception",

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from fid import files, inspection, measure, registry
+from fid import files, hosted, inspection, measure
 from fid.cli import check_output, run
 from fid.files import InputError, printable
 from fid.sources.images import VALUE_RANGES

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import fid
-from fid import inspection, registry
+from fid import hosted, inspection
 from fid.stats_cli import stats
 
 SHA = "ab" * 32

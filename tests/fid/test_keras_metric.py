@@ -9,7 +9,7 @@ import tensorflow as tf
 import fid
 from fid.extractors.extractor import KerasExtractor
 from fid.files import InputError
-from fid.metric import FrechetInceptionDistance
+from fid.keras_metric import FrechetInceptionDistance
 
 
 @pytest.fixture(scope="module")
