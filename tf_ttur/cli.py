@@ -58,7 +58,8 @@ def train(argv: Sequence[str] | None = None) -> int:
         if values.original_quirks:
             preset = preset.with_original_quirks()
         if values.dry_run:
-            from tf_ttur import datasets, losses, text_data
+            from tf_ttur import datasets, losses
+            from tf_ttur.datasets import text
 
             if preset.network == "text":
                 text_data.check(preset.dataset, preset.text_files, preset.unit)

@@ -19,9 +19,9 @@ from fid.files import InputError, atomic_path, atomic_write, printable, read_obj
 from fid.sources.images import quantize
 
 if TYPE_CHECKING:
+    from tf_ttur.datasets.text import Vocabulary
     from tf_ttur.gan import GAN
     from tf_ttur.networks.text import TextGAN
-    from tf_ttur.text_data import Vocabulary
 
 __all__ = [
     "checkpoints",
@@ -188,8 +188,8 @@ def load_text_run(
     if not makes_text(workdir):
         raise InputError(f"{printable(workdir)} is a run on images; it makes no text.")
     path, model = _load(workdir, checkpoint)
+    from tf_ttur.datasets.text import Vocabulary
     from tf_ttur.networks.text import TextGAN
-    from tf_ttur.text_data import Vocabulary
 
     if not isinstance(model, TextGAN):
         raise InputError(f"{printable(path)} holds no GAN of text.")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_ttur
-from tf_ttur import text_data
+from tf_ttur.datasets import text
 from tf_ttur.networks import text
 
 

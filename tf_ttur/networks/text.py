@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_ttur.datasets.text import LENGTH, Vocabulary
 from tf_ttur.gan import GAN
-from tf_ttur.text_data import LENGTH, Vocabulary
 
 __all__ = ["TextGAN", "discriminator", "generator"]
 

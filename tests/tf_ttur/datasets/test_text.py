@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from fid.files import InputError, write_json
-from tf_ttur import text_data
-from tf_ttur.text_data import TextData, Vocabulary
+from tf_ttur.datasets import text
+from tf_ttur.datasets.text import TextData, Vocabulary
 
 LINES = [
     "It was the best of times, it was the worst of times,",

@@ -58,7 +58,7 @@ class Vocabulary:
             stands for all other symbols.
 
     Example:
-        >>> from tf_ttur.text_data import Vocabulary
+        >>> from tf_ttur.datasets.text import Vocabulary
         >>> vocabulary = Vocabulary("characters", tuple(map(ord, "` ehlo")))
         >>> tokens = vocabulary.encode(["hello", "hollow"])
         >>> tokens[:, :7].tolist()
