@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from tf_ttur.disturbance_cli import disturbance_study
+        from tf_ttur.studies.disturbance_cli import disturbance_study
 
         status = disturbance_study()
     except KeyboardInterrupt:  # while the modules are imported

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from tf_ttur.kill_test import kill_test
+        from tf_ttur.studies.kill_drill import kill_test
 
         status = kill_test()
     except KeyboardInterrupt:  # while the modules are imported

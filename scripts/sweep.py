@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from tf_ttur.sweep_cli import sweep
+        from tf_ttur.studies.sweep_cli import sweep
 
         status = sweep()
     except KeyboardInterrupt:  # while the modules are imported

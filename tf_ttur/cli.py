@@ -254,7 +254,7 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             )
         compilation_cache()
         # TensorFlow is imported here, not for --help.
-        from tf_ttur import reproduce
+        from tf_ttur.studies import reproduce
 
         results = reproduce.reproduce(
             name,

@@ -17,7 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 from fid.files import InputError
-from tf_ttur import callbacks, cli, datasets, experiment, kill_test, presets
+from tf_ttur import callbacks, cli, datasets, experiment, presets
+from tf_ttur.studies import kill_drill
 
 SMALL = presets.get("digits_dcgan_ttur").override(
     width=2, steps=7, every=2, batch_size=16, num_samples=200, jit_compile=False

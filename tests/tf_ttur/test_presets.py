@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fid.files import InputError
-from tf_ttur import callbacks, cli, experiment, presets, reproduce
+from tf_ttur import callbacks, cli, experiment, presets
+from tf_ttur.studies import reproduce
 
 RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
 

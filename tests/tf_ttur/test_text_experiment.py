@@ -16,7 +16,8 @@ import tensorflow as tf
 from scipy.spatial.distance import jensenshannon
 
 from fid.files import InputError
-from tf_ttur import callbacks, cli, experiment, kill_test, presets, sample_cli, sampling
+from tf_ttur import callbacks, cli, experiment, presets, sample_cli, sampling
+from tf_ttur.studies import kill_drill
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINES = [line for line in topics["while"].splitlines() if line.strip()]

@@ -327,7 +327,7 @@ def test_plans_that_cannot_be_are_refused(source, tmp_path, options, message):
 
 
 def program(*arguments):
-    from tf_ttur.disturbance_cli import disturbance_study as main
+    from tf_ttur.studies.disturbance_cli import disturbance_study as main
 
     return main(["disturbance_study.py", *map(str, arguments)])
 
@@ -379,7 +379,7 @@ class TestProgram:
 
     def test_help_does_not_import_tensorflow(self):
         code = (
-            "import sys; from tf_ttur.disturbance_cli import disturbance_study as f; "
+            "import sys; from tf_ttur.studies.disturbance_cli import disturbance_study as f; "
             "f(['disturbance_study.py', '--help']); "
             "sys.exit('tensorflow' in sys.modules)"
         )

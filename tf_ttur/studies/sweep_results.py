@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fid.files import InputError, atomic_path, read_json_lines, read_object, write_json
-from tf_ttur import plots, sweep
-from tf_ttur.sweep import Cell
+from tf_ttur import plots
+from tf_ttur.studies import sweep
+from tf_ttur.studies.sweep import Cell
 
 __all__ = ["Result", "Run", "compare", "read", "report", "table"]
 

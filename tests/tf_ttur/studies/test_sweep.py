@@ -15,8 +15,9 @@ from PIL import Image
 from scipy import stats
 
 from fid.files import InputError
-from tf_ttur import presets, sweep, sweep_cli, sweep_results
-from tf_ttur.sweep import Cell
+from tf_ttur import presets
+from tf_ttur.studies import sweep, sweep_cli, sweep_results
+from tf_ttur.studies.sweep import Cell
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16"]

@@ -31,8 +31,8 @@ def sweep(argv: Sequence[str] | None = None) -> int:
         if args:
             raise flags.Error(f"unexpected argument {args[0]!r}")
         # Not for --help.
-        from tf_ttur import sweep as sweeps
-        from tf_ttur import sweep_results
+        from tf_ttur.studies import sweep as sweeps
+        from tf_ttur.studies import sweep_results
 
         workdir = pathlib.Path(values.workdir)
         if values.table_only:
