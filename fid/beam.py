@@ -81,11 +81,11 @@ class Encoded(NamedTuple):
 class ReadImages(beam.PTransform):
     """Reads encoded images: files, or the records of TFRecord files.
 
-    Image files are those with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any case;
-    others, and hidden ones, are passed over. TFRecord files are those that have
-    `.tfrecord` in their names; their records are `tf.train.Example`. One file of them
-    is read by one worker, so there should be several for each. A pattern is listed by
-    one worker, too, which holds the names that it matches.
+    Image files are those with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in
+    any case; others, and hidden ones, are passed over. TFRecord files are those that
+    have `.tfrecord` in their names; their records are `tf.train.Example`. One file of
+    them is read by one worker, so there should be several for each. A pattern is listed
+    by one worker, too, which holds the names that it matches.
 
     Args:
         patterns: Globs as Beam has them: `*` and `?` within a folder, `**` across.

@@ -44,7 +44,8 @@ class FrechetInceptionDistance(keras.metrics.Metric):
             `.npz` of them, or a source of images as `fid.compute_statistics` takes.
             None means that real images come through `update_state`.
         extractor: Maps images to features; None means the 2015 graph.
-        inception: Where that graph is; None looks where `fid.extractors.download.find_graph` does.
+        inception: Where that graph is; None looks where
+            `fid.extractors.download.find_graph` does.
         value_range: What float images span: "-1,1", "0,1" or "0,255". None means
             [0, 255], checked. Images of bytes are never judged.
         quantize: How float images are rounded: "none", "truncate" or "round".

@@ -141,7 +141,8 @@ def get_activations_from_files(
     The original failed on its last batch, whatever the number of files.
 
     Args:
-        files: Paths of images of any sizes, read as `fid.sources.images.FolderSource` reads.
+        files: Paths of images of any sizes, read as
+            `fid.sources.imagefiles.FolderSource` reads.
         sess: Not used; kept for its place.
         batch_size: Images at a time; see `get_activations`.
         verbose: Whether to print progress on stderr.

@@ -87,7 +87,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
         from fid.extractors.download import find_graph
         from fid.studies import cifar10, cifar10_numbers
 
-        names = {target.name: target for target in published.TARGETS}
+        names = {target.name: target for target in cifar10_numbers.TARGETS}
         if unknown := [name for name in values.only or () if name not in names]:
             raise flags.Error(
                 f"--only: there is no {', '.join(unknown)}; choose from "
@@ -105,7 +105,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
         row = "{:18} {:>12} {:>12} {:>12} {:>9}  {}"
         if not values.json:
             print(row.format("", *_HEADINGS, ""))
-        for result in published.measure_again(
+        for result in cifar10_numbers.measure_again(
             images, network, targets, values.batch_size, progress=True
         ):
             results.append(result)
@@ -223,21 +223,21 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
 def _list(args: list[str], values: flags.FlagValues) -> None:
     if args:
         raise flags.Error(f"list takes no arguments; got {' '.join(args)}")
-    here = registry.local_files()
+    here = hosted.local_files()
     if values.json:
-        hosted = [
-            {**dataclasses.asdict(each), "url": each.url} for each in registry.HOSTED
+        listed = [
+            {**dataclasses.asdict(each), "url": each.url} for each in hosted.HOSTED
         ]
         found = {
-            "hosted": hosted,
-            "hosted_note": registry.UNKNOWN,
-            "folder": os.fspath(registry.local_folder()),
+            "hosted": listed,
+            "hosted_note": hosted.UNKNOWN,
+            "folder": os.fspath(hosted.local_folder()),
             "files": [os.fspath(path) for path in here],
         }
         _print_json(found)
         return
     print("Hosted by the paper's authors (nothing is downloaded here):\n")
-    for each in registry.HOSTED:
+    for each in hosted.HOSTED:
         count = "" if each.count is None else f" ({each.count:,})"
         lines = {
             "url": each.url,
@@ -246,9 +246,9 @@ def _list(args: list[str], values: flags.FlagValues) -> None:
             "unknown": each.unknown,
         }
         _print_block(each.file, lines)
-    print(f"{registry.UNKNOWN}\n")
+    print(f"{hosted.UNKNOWN}\n")
     names = "\n".join(f"  {printable(path.name)}" for path in here) or "  none"
-    print(f"In {printable(registry.local_folder())}:\n\n{names}")
+    print(f"In {printable(hosted.local_folder())}:\n\n{names}")
 
 
 def _verify(paths: list[str], values: flags.FlagValues) -> None:

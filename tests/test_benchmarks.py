@@ -1,16 +1,16 @@
 """What the benchmarks count; what they measure is not for a test."""
 
 import importlib
-import pathlib
 
 import pytest
+from repository import ROOT
 
 from tf_ttur.networks import dcgan
 
 
 @pytest.fixture
 def benchmark_train(monkeypatch):
-    scripts = pathlib.Path(__file__).parent.parent / "scripts"
+    scripts = ROOT / "scripts"
     monkeypatch.syspath_prepend(str(scripts))
     return importlib.import_module("benchmark_train")
 

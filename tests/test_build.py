@@ -7,8 +7,8 @@ import sys
 import tomllib
 
 import pytest
+from repository import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("fid", "tf_ttur", "scripts")
 # Import names that differ from the distribution's name in requirements.txt.
 DISTRIBUTIONS = {

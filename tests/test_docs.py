@@ -2,12 +2,11 @@
 
 import doctest
 import importlib
-import pathlib
 
 import pytest
 import synthetic_graph
+from repository import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for package in ("fid", "tf_ttur")

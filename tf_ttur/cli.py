@@ -59,7 +59,7 @@ def train(argv: Sequence[str] | None = None) -> int:
             preset = preset.with_original_quirks()
         if values.dry_run:
             from tf_ttur import datasets, losses
-            from tf_ttur.datasets import text
+            from tf_ttur.datasets import text as text_data
 
             if preset.network == "text":
                 text_data.check(preset.dataset, preset.text_files, preset.unit)

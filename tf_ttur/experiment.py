@@ -32,7 +32,7 @@ from fid.measure import compute_statistics
 from fid.sources.images import Source
 from fid.statistics import Statistics
 from tf_ttur import callbacks, datasets, plots, termination
-from tf_ttur.datasets import text
+from tf_ttur.datasets import text as text_data
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
 from tf_ttur.networks import began, dcgan, resnet, text

@@ -52,7 +52,7 @@ class Preset:
     Attributes:
         name: Its name, for `--preset`.
         summary: What it is, a line.
-        dataset: One of `datasets.NAMES`, or of `text_data.NAMES` for text.
+        dataset: One of `datasets.NAMES`, or of `text.NAMES` for text.
         image_size: Side of the images; None means the data set's own.
         network: The family of networks, `dcgan`, `resnet` or `began`, or `text`.
         width: Channels next to the image, the paper's DCGAN has 64; or of the blocks

@@ -1,10 +1,10 @@
 """The 2015 Inception network as one function: images to pool_3 and logits.
 
-The layers and their wiring are the table `fid.extractors.graph.NETWORK`. Batch normalisation is
-folded into the convolutions, which changes features by about 1e-5 and saves a pass
-over every activation. TensorFlow then fuses convolution, bias and ReLU, and runs them
-on oneDNN where that is at hand: a third faster than XLA's convolutions on a CPU, and
-there is nothing to compile.
+The layers and their wiring are the table `fid.extractors.graph.NETWORK`. Batch
+normalisation is folded into the convolutions, which changes features by about 1e-5 and
+saves a pass over every activation. TensorFlow then fuses convolution, bias and ReLU,
+and runs them on oneDNN where that is at hand: a third faster than XLA's convolutions on
+a CPU, and there is nothing to compile.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Inception:
     """Features and logits of the 2015 Inception graph.
 
     Args:
-        path: `classify_image_graph_def.pb`; None looks where `fid.extractors.download.find_graph`
-            does.
+        path: `classify_image_graph_def.pb`; None looks where
+            `fid.extractors.download.find_graph` does.
         batch_size: Images per execution. It changes features by rounding only.
         jit_compile: Whether XLA compiles the network, at the first call. It changes
             features by rounding only.

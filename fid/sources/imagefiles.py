@@ -1,8 +1,9 @@
 """Sources of encoded images: folders, archives and lists of files.
 
-They are decoded ahead on other threads while the consumer works; see `fid.sources.decoding` for
-what becomes of each kind of image. Their order is that of the names: by code points of
-the path below the folder or in the archive, with `/` between its parts.
+They are decoded ahead on other threads while the consumer works; see
+`fid.sources.decoding` for what becomes of each kind of image. Their order is that of
+the names: by code points of the path below the folder or in the archive, with `/`
+between its parts.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class _EncodedSource(Source):
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
 
-        A batch has at most `fid.sources.source.MAX_BATCH_BYTES`, or one image. What waits
-        beside the batch in hand is at most two batches and at most
+        A batch has at most `fid.sources.source.MAX_BATCH_BYTES`, or one image. What
+        waits beside the batch in hand is at most two batches and at most
         `fid.sources.lookahead.MAX_BYTES`.
 
         Raises:
@@ -170,9 +171,9 @@ class FilesSource(_EncodedSource):
 class FolderSource(_EncodedSource):
     """The images of a folder, in the order of their names.
 
-    Looked at are files with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any case.
-    What is hidden (its name begins with a dot), other files, folders and pipes are
-    passed over, whatever their names.
+    Looked at are files with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any
+    case. What is hidden (its name begins with a dot), other files, folders and pipes
+    are passed over, whatever their names.
 
     Args:
         path: The folder.

@@ -1,7 +1,7 @@
 """Sources of images: from what the user names to batches of pixels in [0, 255].
 
-Files are read in the order of their names, see `fid.sources.imagefiles`; all other sources keep
-the order they come in.
+Files are read in the order of their names, see `fid.sources.imagefiles`; all other
+sources keep the order they come in.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 
 import numpy as np
 import pytest
 from beam_extractor import Colours
 from PIL import Image
+from repository import TESTS
 
 import fid
 from fid import cli
@@ -23,7 +23,6 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from fid import beam
 
 TWO = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-TESTS = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture

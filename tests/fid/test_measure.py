@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import runpy
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 from synthetic_graph import v1_features, write_synthetic_graph
 
 import fid
@@ -293,7 +293,6 @@ PROGRAMS = [
     f"scripts/{name}.py"
     for name in ("compute_fid", "precalc_stats", "stats", "train", "verify_published")
 ]
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-import pathlib
 import pickle
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import zipfile
 import hostile_arrays
 import numpy as np
 import pytest
+from repository import ROOT
 
 from fid import InputError, Moments, Statistics, frechet_distance, merge_statistics
 from fid.statistics import protocol_differences
@@ -540,7 +540,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
         capture_output=True,
         text=True,
         check=True,
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=ROOT,
         timeout=600,
     )
     before, after = map(int, done.stdout.split())

@@ -244,7 +244,7 @@ class TestList:
 
     def test_looks_into_the_cache_folder_otherwise(self, cache, monkeypatch, capsys):
         monkeypatch.delenv("TTUR_STATS", raising=False)
-        assert registry.local_folder() == cache / "stats"
+        assert hosted.local_folder() == cache / "stats"
         assert run("list") == 0
         assert capsys.readouterr().out.endswith("none\n")
 

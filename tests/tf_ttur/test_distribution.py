@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -12,11 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from repository import ROOT
 
 import tf_ttur
 from tf_ttur import replicas
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def start(*arguments, **environment):

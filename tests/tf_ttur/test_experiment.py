@@ -213,7 +213,7 @@ def test_a_checkpoint_too_many_is_removed(whole, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     shutil.copy(folder / "step_00000006.keras", folder / "step_00000004.keras")
     experiment.run(SMALL, tmp_path / "run")
-    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+    assert kill_drill.differences(tmp_path / "run", whole[0]) == []
 
 
 def test_a_finished_run_is_reported_again(whole):
@@ -329,7 +329,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
         experiment.run(SMALL, tmp_path / "run")
     path.unlink()
     experiment.run(SMALL, tmp_path / "run")
-    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+    assert kill_drill.differences(tmp_path / "run", whole[0]) == []
 
 
 @contextlib.contextmanager
@@ -363,7 +363,7 @@ def test_sigterm_ends_the_run_and_says_how_to_go_on(whole, tmp_path):
         assert "SIGTERM ended the run at step " in line
         assert f"{last}: start again with the same settings" in line
     experiment.run(SMALL, tmp_path)
-    assert kill_test.differences(tmp_path, whole[0]) == []
+    assert kill_drill.differences(tmp_path, whole[0]) == []
 
 
 @contextlib.contextmanager
@@ -402,7 +402,7 @@ def test_no_room_for_a_file_is_one_error_and_harms_no_checkpoint(
     assert names == ["step_00000000.keras", "step_00000002.keras"]
     assert keras.models.load_model(tmp_path / "checkpoints" / names[1]).steps == 2
     experiment.run(SMALL, tmp_path)
-    assert kill_test.differences(tmp_path, whole[0]) == []
+    assert kill_drill.differences(tmp_path, whole[0]) == []
 
 
 def test_what_a_killed_process_was_writing_is_removed(whole, tmp_path):
@@ -483,7 +483,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
 def test_a_killed_run_equals_the_uninterrupted_one(tmp_path, capsys):
     """The programs as they are, on the networks of the preset."""
     flags = ["--kills=2", "--steps=300", "--batch_size=8", f"--workdir={tmp_path}"]
-    assert kill_test.kill_test(["kill_test.py", *flags]) == 0
+    assert kill_drill.kill_drill(["kill_drill.py", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "whole", "kill 1/2", "kill 2/2", "killed", "equal after 2 kills"
@@ -494,14 +494,14 @@ def test_a_killed_run_equals_the_uninterrupted_one(tmp_path, capsys):
 def test_runs_that_differ_are_told_apart(whole, tmp_path):
     other = tmp_path / "run"
     shutil.copytree(whole[0], other)
-    assert kill_test.differences(other, whole[0]) == []
+    assert kill_drill.differences(other, whole[0]) == []
     name = "step_00000006.keras"
     model = keras.models.load_model(other / "checkpoints" / name)
     variable = model.generator_optimizer.variables[-1]
     variable.assign_add(np.full(variable.shape, 1e-6))
     model.save(other / "checkpoints" / name)
     (other / "samples" / "step_00000004.png").unlink()
-    found = kill_test.differences(other, whole[0])
+    found = kill_drill.differences(other, whole[0])
     assert len(found) == 2
     assert found[0].startswith("generator_optimizer/vars/")
     assert found[0].endswith(f" in checkpoints/{name} is not the same")

@@ -1,11 +1,10 @@
 """`GAN`: the step against plain NumPy arithmetic, saving, loading, resuming."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from repository import ROOT
 
 import tf_ttur
 from tf_ttur import gan as gan_module
@@ -920,7 +919,7 @@ def test_the_step_is_traced_once():
 
 
 def test_the_readmes_pipeline_runs(tmp_path, monkeypatch):
-    readme = pathlib.Path(__file__).parent.parent.parent / "README.md"
+    readme = ROOT / "README.md"
     section = readme.read_text().split("\n## In an existing TF pipeline\n")[1]
     block = section.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)

@@ -1,17 +1,17 @@
 """The presets against the paper's table, and what is said of them."""
 
 import json
-import pathlib
 import re
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from fid.files import InputError
 from tf_ttur import callbacks, cli, experiment, presets
 from tf_ttur.studies import reproduce
 
-RESULTS = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
+RESULTS = ROOT / "docs" / "results.md"
 
 # Table 1 and the released code: discriminator's and generator's rate of TTUR, the
 # original's, batch, latent, Adam's decays.

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 
 from fid.files import InputError
 from fid.sources.images import open_images
@@ -249,7 +250,7 @@ def test_a_fresh_process_knows_all_classes_of_a_checkpoint(trained, tmp_path, ki
         model.save(workdir / "checkpoints" / "step_00000000.keras")
         (workdir / "config.json").write_text('{"num_samples": 3}')
     flags = [str(workdir), "--checkpoint=last", f"--output={tmp_path}/fresh.zip"]
-    script = pathlib.Path(__file__).parents[2] / "scripts" / "sample.py"
+    script = ROOT / "scripts" / "sample.py"
     subprocess.run([sys.executable, script, *flags], check=True)
     assert sample(*flags[:2], f"--output={tmp_path}/here.zip") == 0
     here, fresh = (tmp_path / f"{name}.zip" for name in ("here", "fresh"))

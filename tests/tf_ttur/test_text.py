@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_ttur
-from tf_ttur.datasets import text
+from tf_ttur.datasets.text import Vocabulary
 from tf_ttur.networks import text
 
 
@@ -168,7 +168,7 @@ def test_trains(settings):
 
 def test_generates_the_likeliest_symbols():
     gan = small_gan()
-    vocabulary = text_data.Vocabulary("characters", tuple(map(ord, "`abcdefg")))
+    vocabulary = Vocabulary("characters", tuple(map(ord, "`abcdefg")))
     probabilities = gan.generate(5, seed=3)
     assert probabilities.shape == (5, 32, 9)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
@@ -177,7 +177,7 @@ def test_generates_the_likeliest_symbols():
     np.testing.assert_array_equal(lines, probabilities.argmax(-1))
     assert gan.generate_text(5, vocabulary, seed=3) == vocabulary.decode(lines)
     with pytest.raises(ValueError, match="has 3 token ids.*made for 9"):
-        gan.generate_text(5, text_data.Vocabulary("characters", (96, 97)))
+        gan.generate_text(5, Vocabulary("characters", (96, 97)))
 
 
 def test_saved_model_goes_on_exactly(tmp_path):

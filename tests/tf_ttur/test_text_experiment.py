@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from repository import ROOT
 from scipy.spatial.distance import jensenshannon
 
 from fid.files import InputError
 from tf_ttur import callbacks, cli, experiment, presets, sample_cli, sampling
 from tf_ttur.studies import kill_drill
 
-ROOT = pathlib.Path(__file__).parents[2]
 LINES = [line for line in topics["while"].splitlines() if line.strip()]
 SAMPLES = 5
 
@@ -157,7 +157,7 @@ def test_a_run_that_is_cut_goes_on_as_if_nothing_had_been(whole, small, tmp_path
     left.write_text("half a li")
     experiment.run(small, tmp_path)
     assert not left.exists()
-    assert kill_test.differences(tmp_path, whole[0]) == []
+    assert kill_drill.differences(tmp_path, whole[0]) == []
 
 
 def test_another_text_or_unit_does_not_go_on(whole, small, tmp_path):
@@ -172,7 +172,7 @@ def test_another_text_or_unit_does_not_go_on(whole, small, tmp_path):
             experiment.run(small, tmp_path / "run")
     finally:
         text.write_bytes(before)
-    assert kill_test.differences(tmp_path / "run", whole[0]) == []
+    assert kill_drill.differences(tmp_path / "run", whole[0]) == []
 
 
 @pytest.mark.parametrize(

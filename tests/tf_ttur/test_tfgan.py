@@ -1,7 +1,6 @@
 """Tests of tf_ttur.tfgan, and of the table in docs/tfgan.md."""
 
 import importlib.util
-import pathlib
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from repository import ROOT
 
 from fid import files
 from tf_ttur import tfgan
@@ -102,7 +102,7 @@ assert not left, left
 import tensorflow_gan
 assert tensorflow_gan is module
 """
-    root = pathlib.Path(__file__).parents[2]
+    root = ROOT
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
 
 
@@ -385,7 +385,7 @@ def run_in_graph(probe):
 
 def table():
     """Yields (name, mode, cell) for every cell of the table."""
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "tfgan.md").read_text("utf-8")
+    text = (ROOT / "docs" / "tfgan.md").read_text("utf-8")
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if cells and cells[0].startswith("`"):

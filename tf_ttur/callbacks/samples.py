@@ -85,7 +85,7 @@ class TextSamples(Samples):
 
     Args:
         folder: Where the files go.
-        vocabulary: The symbols, a `text_data.Vocabulary`.
+        vocabulary: The symbols, a `text.Vocabulary`.
         count: Lines in a file.
         seed: Seed of their latents.
 

@@ -288,8 +288,8 @@ def load(
             says which, and how to make them); or one of them is no text.
 
     Example:
-        >>> from tf_ttur import text_data
-        >>> data = text_data.load()
+        >>> from tf_ttur.datasets import text
+        >>> data = text.load()
         >>> data.tokens.shape[1], len(data.held_out)
         (32, 640)
         >>> next(iter(data.training(batch_size=64, seed=0))).shape

@@ -107,9 +107,9 @@ class TextGAN(GAN):
 
     Example:
         >>> import tf_ttur
-        >>> from tf_ttur import text_data
+        >>> from tf_ttur import datasets
         >>> from tf_ttur.networks import text
-        >>> data = text_data.load()
+        >>> data = datasets.text.load()
         >>> size = len(data.vocabulary)
         >>> gan = text.TextGAN(
         ...     text.generator(size, width=8), text.discriminator(size, width=8),

@@ -25,7 +25,7 @@ from fid.cli import run
 from fid.files import InputError, read_json
 from tf_ttur import presets
 
-__all__ = ["differences", "kill_test"]
+__all__ = ["differences", "kill_drill"]
 
 # Fields of metrics.jsonl and summary.json that a clock decides.
 _WALL_CLOCK = ("minutes", "measure_minutes", "measuring_share")
@@ -42,8 +42,8 @@ class _Kill:
     delay: float
 
 
-def kill_test(argv: Sequence[str] | None = None) -> int:
-    """Runs `kill_test.py`; see its `--help`.
+def kill_drill(argv: Sequence[str] | None = None) -> int:
+    """Runs `kill_drill.py`; see its `--help`.
 
     Args:
         argv: Program name and arguments; None means those of the process.
@@ -61,7 +61,7 @@ def kill_test(argv: Sequence[str] | None = None) -> int:
             command.append(f"--batch_size={values.batch_size}")
         with contextlib.ExitStack() as stack:
             folder = values.workdir or stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="kill_test.")
+                tempfile.TemporaryDirectory(prefix="kill_drill.")
             )
             whole, killed = (pathlib.Path(folder, x) for x in ("whole", "killed"))
             for each in (whole, killed):
@@ -85,7 +85,7 @@ def kill_test(argv: Sequence[str] | None = None) -> int:
 
     usage = """Kills a training run at random, and compares it with an undisturbed one.
 
-  kill_test.py [--kills=20] [--preset=NAME] [--steps=N] [--workdir=DIR] [flags]
+  kill_drill.py [--kills=20] [--preset=NAME] [--steps=N] [--workdir=DIR] [flags]
 
 The run is killed by SIGKILL or SIGTERM, and started again, until it has been killed so
 many times; then it is left to finish. Exit status 0 only if its rows of metrics,

@@ -39,7 +39,7 @@ def reproduce(
         name: Both presets' name without `_ttur` and `_orig`, such as `celeba_dcgan`.
         seeds: How many seeds: 0, 1, ...; the paper's runs are 8.
         workdir: Where the runs and `results.json` go.
-        data_dir: Where the data set is; see `datasets.load` and `text_data.load`.
+        data_dir: Where the data set is; see `datasets.load` and `text.load`.
         inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         original_quirks: Whether to train and measure with the original's accidents.
         **changes: Settings to change in all presets, as for `Preset.override`.

@@ -14,7 +14,7 @@ import time
 import pytest
 import synthetic_graph
 
-from fid.extractors.extractor import download
+from fid.extractors import download
 from fid.files import InputError
 
 NAME = "classify_image_graph_def.pb"

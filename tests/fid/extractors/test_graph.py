@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import synthetic_graph
 import tensorflow as tf
+from repository import ROOT
 from tensorflow.core.framework import graph_pb2
 
-from fid.extractors.extractor import graph
+from fid.extractors import graph
 from fid.files import InputError, printable
 
 NAME = "classify_image_graph_def.pb"
@@ -101,7 +102,7 @@ def test_float_val_and_nested_joins_are_accepted(tmp_path, small):
 
 def test_importing_does_not_import_tensorflow():
     code = "import sys, fid.extractors.graph; sys.exit('tensorflow' in sys.modules)"
-    root = pathlib.Path(graph.__file__).parents[1]
+    root = ROOT
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 

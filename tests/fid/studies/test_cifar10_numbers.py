@@ -64,12 +64,14 @@ def score(logits):
 
 def measure(images, *targets):
     network = Network()
-    results = list(published.measure_again(images, network, targets, batch_size=7))
+    results = list(
+        cifar10_numbers.measure_again(images, network, targets, batch_size=7)
+    )
     return [result.measured for result in results], network
 
 
 def test_chosen_images_are_those_of_the_recipe(images, tmp_path):
-    measured = published.Measured(images, Network(), batch_size=7)
+    measured = cifar10_numbers.Measured(images, Network(), batch_size=7)
     for split, count in (("train", 20), ("train", 70), ("test", 11)):
         expected = dumped(images, split, count, tmp_path / f"{split}{count}")
         chosen = images[split][measured.subset(split, count)]
@@ -78,7 +80,7 @@ def test_chosen_images_are_those_of_the_recipe(images, tmp_path):
 
 
 def test_distance_is_that_of_the_chosen_images(images, tmp_path):
-    (value,), network = measure(images, published._distance("x", 0.0, 1.0, 30))
+    (value,), network = measure(images, cifar10_numbers._distance("x", 0.0, 1.0, 30))
     sets = [dumped(images, split, 30, tmp_path / split) for split in ("train", "test")]
     one, two = (
         network.features_and_logits(each)[0].astype(np.float64) for each in sets
@@ -94,7 +96,7 @@ def test_distance_is_that_of_the_chosen_images(images, tmp_path):
 @pytest.mark.parametrize("permute", [False, True])
 def test_score_is_that_of_the_images_in_order(images, count, permute, tmp_path):
     (value,), network = measure(
-        images, published._score("x", 0.0, 1.0, "train", count, permute)
+        images, cifar10_numbers._score("x", 0.0, 1.0, "train", count, permute)
     )
     chosen = (
         images["train"]
@@ -110,11 +112,11 @@ def test_score_is_that_of_the_images_in_order(images, count, permute, tmp_path):
 
 
 def test_every_image_is_measured_once_and_only_if_needed(images):
-    few = published._distance("few", 0.0, 1.0, 20)
-    more = published._score("more", 0.0, 1.0, "train", 30, True)
+    few = cifar10_numbers._distance("few", 0.0, 1.0, 20)
+    more = cifar10_numbers._score("more", 0.0, 1.0, "train", 30, True)
     _, network = measure(images, few, few, more)
     assert len(network.seen) == len(set(network.seen)) == 30 + 20
-    _, network = measure(images, few, published._distance("all", 0.0, 1.0, None))
+    _, network = measure(images, few, cifar10_numbers._distance("all", 0.0, 1.0, None))
     assert len(network.seen) == len(set(network.seen)) == 70 + 40
 
 
@@ -124,8 +126,8 @@ def test_what_cannot_be_measured_is_told_before_anything_is(images):
     ):
         measure(
             images,
-            published._distance("few", 0.0, 1.0, 20),
-            published._score("more", 0.0, 1.0, "train", 71, True),
+            cifar10_numbers._distance("few", 0.0, 1.0, 20),
+            cifar10_numbers._score("more", 0.0, 1.0, "train", 71, True),
         )
 
 
@@ -133,7 +135,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is(images):
     ("measured", "ok"), [(10.05, True), (9.95, True), (10.11, False), (np.nan, False)]
 )
 def test_agreement_is_within_the_tolerance(measured, ok):
-    result = published.Result("x", 10.0, measured, 0.1)
+    result = cifar10_numbers.Result("x", 10.0, measured, 0.1)
     assert result.ok == ok
     found = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert found["ok"] == ok
@@ -143,7 +145,9 @@ def test_agreement_is_within_the_tolerance(measured, ok):
 
 def test_targets_are_the_published_numbers():
     """Copied from the publications a second time, by name."""
-    found = {each.name: (each.published, each.tolerance) for each in published.TARGETS}
+    found = {
+        each.name: (each.published, each.tolerance) for each in cifar10_numbers.TARGETS
+    }
     assert found == {
         "fid_256": (110.28082617202443, 1e-2),
         "fid_5000": (10.3233274, 1e-4),
@@ -178,14 +182,14 @@ class TestProgram:
             data_dir=tmp_path,
         )
         (tmp_path / "graph.pb").write_bytes(b"not looked at: the network is a stand-in")
-        (true,), _ = measure(images, published._distance("x", 0.0, 1.0, 20))
+        (true,), _ = measure(images, cifar10_numbers._distance("x", 0.0, 1.0, 20))
         monkeypatch.setattr(cifar10, "SIZES", SIZES)
         monkeypatch.setattr("fid.extractors.inception.Inception", lambda *_: Network())
         targets = (
-            published._distance("fid_20", true + 0.005, 1e-2, 20),
-            published._score("is_all", 99.0, 0.2, "test", None, False),
+            cifar10_numbers._distance("fid_20", true + 0.005, 1e-2, 20),
+            cifar10_numbers._score("is_all", 99.0, 0.2, "test", None, False),
         )
-        monkeypatch.setattr(published, "TARGETS", targets)
+        monkeypatch.setattr(cifar10_numbers, "TARGETS", targets)
         self.true = true
         return [f"--data_dir={tmp_path}", f"--inception={tmp_path}/graph.pb"]
 

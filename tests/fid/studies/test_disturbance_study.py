@@ -1,13 +1,13 @@
 """The study against sets disturbed and measured one by one, and its file keeping."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 
 import fid
 from fid import InputError, Statistics
@@ -26,7 +26,6 @@ from fid.studies.disturbances import LEVELS, DisturbedSource
 
 pytest.importorskip("skimage", reason="the extra [disturbances] is not installed")
 
-ROOT = pathlib.Path(__file__).parents[2]
 OTHERS = np.random.default_rng(9).integers(0, 256, (5, 12, 12, 3), "uint8")
 
 
@@ -379,7 +378,8 @@ class TestProgram:
 
     def test_help_does_not_import_tensorflow(self):
         code = (
-            "import sys; from tf_ttur.studies.disturbance_cli import disturbance_study as f; "
+            "import sys; "
+            "from tf_ttur.studies.disturbance_cli import disturbance_study as f; "
             "f(['disturbance_study.py', '--help']); "
             "sys.exit('tensorflow' in sys.modules)"
         )

@@ -36,9 +36,7 @@ def file(tmp_path):
 
 
 def load(pattern, **settings):
-    return text_data.load(
-        "text_files", text_files=pattern, **{"held_out": 1} | settings
-    )
+    return text.load("text_files", text_files=pattern, **{"held_out": 1} | settings)
 
 
 def padded(lines, unit="characters"):
@@ -58,7 +56,7 @@ def symbols_of(data):
     return [tuple(chr(codes[x]) if x else None for x in row) for row in rows]
 
 
-@pytest.mark.parametrize("unit", text_data.UNITS)
+@pytest.mark.parametrize("unit", text.UNITS)
 def test_lines_are_those_of_the_original(file, unit):
     lines = LINES * 3
     data = load(file("\n".join(lines)), unit=unit)
@@ -69,7 +67,7 @@ def test_lines_are_those_of_the_original(file, unit):
     )
 
 
-@pytest.mark.parametrize("unit", text_data.UNITS)
+@pytest.mark.parametrize("unit", text.UNITS)
 def test_vocabulary_is_by_frequency_then_by_code(file, unit):
     data = load(file("\n".join(LINES * 3)), unit=unit)
     symbols = [
@@ -98,7 +96,7 @@ def test_what_the_vocabulary_has_no_room_for_is_unk(file, caplog):
 
 
 def test_encode_and_decode_agree(file):
-    for unit in text_data.UNITS:
+    for unit in text.UNITS:
         data = load(file("\n".join(LINES)), unit=unit)
         lines = data.vocabulary.decode(data.tokens)
         np.testing.assert_array_equal(data.vocabulary.encode(lines), data.tokens)
@@ -108,7 +106,7 @@ def test_encode_and_decode_agree(file):
 
 
 def test_vocabulary_is_saved_and_loaded(tmp_path, file):
-    for unit in text_data.UNITS:
+    for unit in text.UNITS:
         vocabulary = load(file("\n".join(LINES)), unit=unit).vocabulary
         vocabulary.save(tmp_path / "vocabulary.json")
         assert Vocabulary.load(tmp_path / "vocabulary.json") == vocabulary
@@ -136,7 +134,7 @@ def test_file_that_holds_no_vocabulary_is_named(tmp_path, wrong):
 
 class TestTopics:
     def test_are_english_that_fits(self):
-        data = text_data.load()
+        data = text.load()
         lines = [x.rstrip("`") for x in data.vocabulary.decode(data.tokens)]
         assert len(data.held_out) == 640
         assert len(lines) > 5000
@@ -146,15 +144,15 @@ class TestTopics:
         assert not any(x in line for line in lines for x in ("::=", ">>>", "\n"))
 
     def test_are_the_same_each_time(self):
-        one, two = text_data.load(), text_data.load(held_out=100)
-        assert one.digest == text_data.load().digest != two.digest
+        one, two = text.load(), text.load(held_out=100)
+        assert one.digest == text.load().digest != two.digest
         assert len(one.tokens) + 640 == len(two.tokens) + 100
-        assert one.digest != text_data.load(unit="bytes").digest
+        assert one.digest != text.load(unit="bytes").digest
 
     def test_held_out_lines_come_from_everywhere(self):
         # The same choice with any version of NumPy.
-        assert text_data._choice(20, 5).tolist() == [0, 2, 9, 11, 17]
-        chosen = text_data._choice(10_000, 640)
+        assert text._choice(20, 5).tolist() == [0, 2, 9, 11, 17]
+        chosen = text._choice(10_000, 640)
         assert len(set(chosen.tolist())) == 640
         assert np.histogram(chosen, 4, (0, 10_000))[0].min() > 100
 
@@ -214,7 +212,7 @@ class TestFiles:
     def test_blocks_do_not_break_lines(self, file, monkeypatch):
         lines = [f"line {i} é" for i in range(1000)]
         whole = load(file("\n".join(lines)))
-        monkeypatch.setattr(text_data, "_BLOCK", 61)
+        monkeypatch.setattr(text, "_BLOCK", 61)
         assert load(file("\n".join(lines))).digest == whole.digest
         with pytest.raises(InputError, match="line 1001 is not UTF-8"):
             load(file("\n".join(lines).encode() + b"\nab\xff"))
@@ -234,7 +232,7 @@ class TestFiles:
         data = load(file(content), unit="bytes")
         assert 0xE3 in data.vocabulary.codes
 
-    @pytest.mark.parametrize("unit", text_data.UNITS)
+    @pytest.mark.parametrize("unit", text.UNITS)
     @pytest.mark.parametrize(
         ("content", "message"),
         [
@@ -250,7 +248,7 @@ class TestFiles:
             load(file(content), unit=unit)
 
     def test_endless_line(self, file, monkeypatch):
-        monkeypatch.setattr(text_data, "_BLOCK", 1 << 20)
+        monkeypatch.setattr(text, "_BLOCK", 1 << 20)
         with pytest.raises(InputError, match="line 2 is longer than 1 MB"):
             load(file(b"one\n" + b"x" * (3 << 20)))
 
@@ -304,9 +302,9 @@ class TestOneBillionWords:
         assert set(lines[1]) <= set(example_lines("test", 20))
 
     def test_are_read_as_tfds_prepares_them(self, prepared):
-        self.check(text_data.load("lm1b", data_dir=prepared, held_out=15))
+        self.check(text.load("lm1b", data_dir=prepared, held_out=15))
         with pytest.raises(InputError, match="too few to hold 21 out"):
-            text_data.load("lm1b", data_dir=prepared, held_out=21)
+            text.load("lm1b", data_dir=prepared, held_out=21)
 
     def test_damaged_and_short_files_are_errors(self, prepared, tmp_path):
         for size, message in ((-7, "damaged"), (0, "0? ?of 90 lines.*cut short")):
@@ -315,11 +313,11 @@ class TestOneBillionWords:
             content = shard.read_bytes()
             shard.write_bytes(content[:size] if size else b"")
             with pytest.raises(InputError, match=message):
-                text_data.load("lm1b", data_dir=copy, held_out=15)
+                text.load("lm1b", data_dir=copy, held_out=15)
 
     def test_message_says_at_once_what_to_do(self, tmp_path):
         with pytest.raises(InputError, match=r"lm1b/1\.1\.0.*download_and_prepare"):
-            text_data.load("lm1b", data_dir=tmp_path)
+            text.load("lm1b", data_dir=tmp_path)
 
     def raw(self, folder, shards=range(1, 100), held_out=True):
         train = folder / "training-monolingual.tokenized.shuffled"
@@ -340,11 +338,11 @@ class TestOneBillionWords:
 
     def test_are_read_as_the_authors_pack_them(self, tmp_path):
         data_dir = self.raw(tmp_path)
-        self.check(text_data.load("lm1b", data_dir=data_dir, held_out=15))
+        self.check(text.load("lm1b", data_dir=data_dir, held_out=15))
 
     def test_without_held_out_files_some_lines_are_held_out(self, tmp_path):
         data_dir = self.raw(tmp_path, held_out=False)
-        data = text_data.load("lm1b", data_dir=data_dir, held_out=15)
+        data = text.load("lm1b", data_dir=data_dir, held_out=15)
         assert (len(data.tokens), len(data.held_out)) == (75, 15)
 
     def test_missing_shards_are_named(self, tmp_path):
@@ -352,7 +350,7 @@ class TestOneBillionWords:
         with pytest.raises(
             InputError, match="lacks 40 of 99 files, news.en-00060-of-00100 first"
         ):
-            text_data.load("lm1b", data_dir=data_dir)
+            text.load("lm1b", data_dir=data_dir)
 
 
 @pytest.mark.parametrize(
@@ -370,4 +368,4 @@ class TestOneBillionWords:
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(InputError, match=message):
-        text_data.load(**settings)
+        text.load(**settings)

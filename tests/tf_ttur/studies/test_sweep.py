@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 from scipy import stats
 
 from fid.files import InputError
@@ -19,7 +20,6 @@ from tf_ttur import presets
 from tf_ttur.studies import sweep, sweep_cli, sweep_results
 from tf_ttur.studies.sweep import Cell
 
-ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16"]
 PRESET = presets.get(presets.DEFAULT)
 

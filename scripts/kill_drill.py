@@ -4,9 +4,9 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from tf_ttur.studies.kill_drill import kill_test
+        from tf_ttur.studies.kill_drill import kill_drill
 
-        status = kill_test()
+        status = kill_drill()
     except KeyboardInterrupt:  # while the modules are imported
         status = 130
     sys.exit(status)
