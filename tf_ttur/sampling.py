@@ -10,26 +10,18 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fid.files import InputError, atomic_path, atomic_write, printable, read_object
+from fid.files import InputError, atomic_path, atomic_write, printable
 from fid.sources.images import quantize
 
-if TYPE_CHECKING:
-    from tf_ttur.datasets.text import Vocabulary
-    from tf_ttur.gan import GAN
-    from tf_ttur.networks.text import TextGAN
-
 __all__ = [
-    "checkpoints",
+    "check_folder",
     "image_grid",
     "interpolation",
-    "load_run",
-    "load_text_run",
-    "makes_text",
     "save_images",
     "save_png",
     "save_text",
@@ -39,7 +31,6 @@ __all__ = [
 
 _LINE, _GREY = 2, 96
 _SAMPLE_NAME = re.compile(r"\d{5,}\.png")
-_CHECKPOINT_NAME = re.compile(r"step_(\d+)\.keras")
 
 
 def to_bytes(images: np.ndarray, rule: str = "round") -> np.ndarray:
@@ -120,147 +111,6 @@ def _escaped(line: str) -> str:
         each if each.isprintable() else each.encode("unicode_escape").decode()
         for each in line
     )
-
-
-# Runs ---------------------------------------------------------------------------------
-
-
-def makes_text(workdir: str | os.PathLike[str]) -> bool:
-    """Says whether a run makes text, and not images.
-
-    Args:
-        workdir: The run folder.
-
-    Raises:
-        InputError: There is no such run.
-    """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").exists():
-        raise InputError(
-            f"{printable(workdir)} is no run folder: it has no config.json. Name a "
-            "--workdir of train.py."
-        )
-    config = read_object(workdir / "config.json")
-    return config.get("network") == "text"
-
-
-def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") -> GAN:
-    """Loads the model of a run folder, to sample images from.
-
-    Args:
-        workdir: The run folder.
-        checkpoint: `best` (of the lowest distance), `last`, or the step of a
-            checkpoint that is kept.
-
-    Returns:
-        The `GAN`, not compiled.
-
-    Raises:
-        InputError: There is no such run or checkpoint, it is damaged, or it makes no
-            images.
-    """
-    if makes_text(workdir):
-        raise InputError(f"{printable(workdir)} is a run on text; it makes no images.")
-    path, model = _load(workdir, checkpoint)
-    from tf_ttur.gan import GAN
-
-    if not isinstance(model, GAN) or len(model.image_shape) != 3:
-        raise InputError(f"{printable(path)} holds no GAN of images.")
-    return model
-
-
-def load_text_run(
-    workdir: str | os.PathLike[str], checkpoint: str | int = "best"
-) -> tuple[TextGAN, Vocabulary]:
-    """Loads the model of a run folder, to sample text from.
-
-    Args:
-        workdir: The run folder.
-        checkpoint: As for `load_run`.
-
-    Returns:
-        The `TextGAN`, not compiled, and the symbols that it writes.
-
-    Raises:
-        InputError: There is no such run or checkpoint, it is damaged, or it makes no
-            text.
-    """
-    if not makes_text(workdir):
-        raise InputError(f"{printable(workdir)} is a run on images; it makes no text.")
-    path, model = _load(workdir, checkpoint)
-    from tf_ttur.datasets.text import Vocabulary
-    from tf_ttur.networks.text import TextGAN
-
-    if not isinstance(model, TextGAN):
-        raise InputError(f"{printable(path)} holds no GAN of text.")
-    vocabulary = Vocabulary.load(pathlib.Path(workdir, "vocabulary.json"))
-    if len(vocabulary) != model.image_shape[-1]:
-        raise InputError(
-            f"{printable(workdir)}/vocabulary.json has {len(vocabulary)} token ids, "
-            f"{path.name} {model.image_shape[-1]}: bring the run's own one back."
-        )
-    return model, vocabulary
-
-
-def _load(
-    workdir: str | os.PathLike[str], checkpoint: str | int
-) -> tuple[pathlib.Path, Any]:
-    path = _checkpoint(pathlib.Path(workdir), checkpoint)
-    import keras
-
-    # Registers the classes that a checkpoint may hold.
-    from tf_ttur import gan, latents, layers  # noqa: F401
-    from tf_ttur.networks import began, dcgan, resnet, text  # noqa: F401
-
-    try:
-        return path, keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # h5py, zipfile and Keras raise errors of every kind.
-        # Keras ends with what went wrong, after much about where.
-        reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
-        raise InputError(
-            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
-            "Choose another --checkpoint."
-        ) from error
-
-
-def _checkpoint(workdir: pathlib.Path, checkpoint: str | int) -> pathlib.Path:
-    kept = checkpoints(workdir / "best") | checkpoints(workdir / "checkpoints")
-    if not kept:
-        raise InputError(
-            f"{printable(workdir)} has no checkpoint yet; the first one is written "
-            "before the first step."
-        )
-    if checkpoint == "last":
-        return kept[max(kept)]
-    if checkpoint == "best":
-        # Names the one that counts, where a crash left two.
-        step = read_object(workdir / "best" / "best.json", "step")["step"]
-    else:
-        try:
-            step = int(checkpoint)
-        except ValueError as error:
-            raise InputError(
-                f"--checkpoint={checkpoint}: expected best, last or a step."
-            ) from error
-    if step not in kept:
-        raise InputError(
-            f"{printable(workdir)} keeps no checkpoint of step {step}; it has those of "
-            f"{', '.join(map(str, sorted(kept)))}."
-        )
-    return kept[step]
-
-
-def checkpoints(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Returns the checkpoints of a folder by their steps; other files are none.
-
-    Args:
-        folder: The folder, which need not exist.
-    """
-    return {
-        int(found[1]): path
-        for path in folder.glob("step_*.keras")
-        if (found := _CHECKPOINT_NAME.fullmatch(path.name))
-    }
 
 
 def interpolation(latent: Any, rows: int, columns: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fid.files import atomic_path, read_object, write_json
-from tf_ttur import sampling
+from tf_ttur import runs
 from tf_ttur.callbacks.steps import Diverged, StepCallback
 
 __all__ = ["Checkpoints"]
@@ -49,7 +49,7 @@ class Checkpoints(StepCallback):
 
     def latest(self) -> tuple[int, pathlib.Path] | None:
         """Returns the step and path of the newest checkpoint, or None."""
-        return max(sampling.checkpoints(self.folder).items(), default=None)
+        return max(runs.checkpoints(self.folder).items(), default=None)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves a checkpoint, and the best one if this is it."""
@@ -73,7 +73,7 @@ class Checkpoints(StepCallback):
             InputError: It cannot be written.
         """
         _check_finite(gan, step)
-        path = self.folder / f"step_{step:08d}.keras"
+        path = self.folder / runs.checkpoint_name(step)
         with atomic_path(path) as temporary:
             gan.save(temporary)
         # First of all, since it makes room.
@@ -118,7 +118,7 @@ class Checkpoints(StepCallback):
             )
 
     def _forget_old(self) -> None:
-        found = sampling.checkpoints(self.folder)
+        found = runs.checkpoints(self.folder)
         for step in sorted(found)[: -self.keep]:
             found[step].unlink()
 
@@ -134,7 +134,7 @@ class Checkpoints(StepCallback):
         self._only(path.name)
 
     def _only(self, name: str) -> None:
-        for path in sampling.checkpoints(self.best).values():
+        for path in runs.checkpoints(self.best).values():
             if path.name != name:
                 path.unlink()
 

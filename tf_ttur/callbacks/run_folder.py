@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fid.files import InputError, atomic_path, read_json_lines
+from fid.files import InputError
+from tf_ttur import runs
 from tf_ttur.callbacks.measurement import Measurement
 from tf_ttur.callbacks.samples import Samples, verbatim
 from tf_ttur.callbacks.steps import StepCallback, scalars
@@ -34,9 +35,6 @@ class MetricsLog(StepCallback):
         measurement: Whose time is told apart, earlier in the same list of callbacks.
     """
 
-    #: What differs between two runs that are equal otherwise.
-    WALL_CLOCK = ("minutes", "measure_minutes")
-
     def __init__(
         self, path: str | os.PathLike[str], measurement: Measurement | None = None
     ):
@@ -44,38 +42,9 @@ class MetricsLog(StepCallback):
         self.path, self.measurement = pathlib.Path(path), measurement
         self._start_clocks({})
 
-    @staticmethod
-    def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-        """Reads all whole rows.
-
-        Args:
-            path: The file; a missing one has no rows.
-
-        Returns:
-            The rows in order. A last line that a crash cut short is left out.
-        """
-        return read_json_lines(path, "step", "minutes")
-
-    @staticmethod
-    def cut(path: str | os.PathLike[str], step: int) -> list[dict[str, Any]]:
-        """Cuts the file back to a step.
-
-        Args:
-            path: The file.
-            step: Rows of later steps are removed.
-
-        Returns:
-            The rows that stay.
-        """
-        rows = [row for row in MetricsLog.read(path) if row["step"] <= step]
-        text = "".join(_line(row) for row in rows)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return rows
-
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the clocks where the last row left them."""
-        rows = self.read(self.path)
+        rows = runs.read_rows(self.path)
         self._start_clocks(rows[-1] if rows else {})
 
     def _start_clocks(self, row: dict[str, Any]) -> None:
@@ -102,7 +71,7 @@ class MetricsLog(StepCallback):
         }
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(_line(row))
+                file.write(runs.as_line(row))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -200,7 +169,3 @@ class Progress(StepCallback):
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the bar."""
         self._bar.close()
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"

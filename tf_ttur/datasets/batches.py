@@ -57,6 +57,11 @@ class ImageData:
     # A batch of elements -> uint8 (n, height, width, channels).
     _decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image, as `image_shape`."""
+        return self.image_shape
+
     def training(
         self,
         batch_size: int,

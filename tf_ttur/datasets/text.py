@@ -189,6 +189,16 @@ class TextData:
     tokens: np.ndarray = dataclasses.field(repr=False)
     held_out: np.ndarray = dataclasses.field(repr=False)
 
+    @property
+    def num_examples(self) -> int:
+        """How many lines to train on there are."""
+        return len(self.tokens)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(length of a line, number of token ids)."""
+        return LENGTH, len(self.vocabulary)
+
     @functools.cached_property
     def digest(self) -> str:
         """The SHA-256 of the vocabulary and of all lines, 64 hexadecimal digits."""

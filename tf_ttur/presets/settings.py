@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fid.files import InputError
-from tf_ttur.presets import Preset
+from tf_ttur.presets.preset import Preset, owner
 
 __all__ = ["override"]
 
@@ -33,7 +33,7 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
 
     Args:
         preset: The preset.
-        settings: Each `KEY=VALUE`, KEY an attribute of `Preset`.
+        settings: Each `KEY=VALUE`, KEY an attribute of the preset.
 
     Returns:
         The changed preset.
@@ -46,23 +46,31 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
         0.0
     """
-    kinds = typing.get_type_hints(type(preset))
-    values: dict[str, Any] = {}
+    mine, values = _types(type(preset)), {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set={setting} is not of the form KEY=VALUE.")
-        if key not in kinds or key in _FIXED:
+        kind = type(preset) if key in mine else owner(key)
+        if kind is None or key in _FIXED:
             raise InputError(
                 f"--set={setting}: there is no setting {key!r} to set; choose from "
-                f"{', '.join(x for x in kinds if x not in _FIXED)}."
+                f"{', '.join(x for x in mine if x not in _FIXED)}."
             )
         if key in values:
             raise InputError(f"{key} is set twice; leave one of the two out.")
-        values[key] = _convert(setting, kinds[key], text)
+        values[key] = _convert(setting, _types(kind)[key], text)
+        if key not in mine:
+            preset.refuse_other(key, values[key])
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
     return dataclasses.replace(preset, **values)
+
+
+def _types(kind: type[Preset]) -> dict[str, Any]:
+    """Returns the type of each setting."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _convert(setting: str, kind: Any, text: str) -> Any:

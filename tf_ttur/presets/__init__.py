@@ -1,0 +1,35 @@
+"""Experiments as data: everything that a run depends on, in one place.
+
+A preset holds the settings of an experiment, `PUBLISHED` what the paper reports for
+them; `describe` says both in words, and `table` lists them. Nothing here imports
+TensorFlow.
+"""
+
+from tf_ttur.presets.catalogue import DEFAULT, PRESETS, get
+from tf_ttur.presets.preset import (
+    GANPreset,
+    ImagePreset,
+    Preset,
+    SettingsError,
+    TextPreset,
+    from_settings,
+    kind_of,
+)
+from tf_ttur.presets.published import PUBLISHED, Published, describe, table
+
+__all__ = [
+    "DEFAULT",
+    "PRESETS",
+    "PUBLISHED",
+    "GANPreset",
+    "ImagePreset",
+    "Preset",
+    "Published",
+    "SettingsError",
+    "TextPreset",
+    "describe",
+    "from_settings",
+    "get",
+    "kind_of",
+    "table",
+]

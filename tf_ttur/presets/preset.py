@@ -1,0 +1,441 @@
+"""The settings of an experiment: common ones, and those of each kind of training.
+
+A kind of training is a subclass of `Preset` here and a `tf_ttur.tasks.task.Task`; the
+fields of the subclass are the settings that only this kind has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from fid.files import InputError
+from fid.sources.images import QUANTIZE
+
+__all__ = [
+    "KINDS",
+    "GANPreset",
+    "ImagePreset",
+    "Preset",
+    "SettingsError",
+    "TextPreset",
+    "from_settings",
+    "kind_of",
+    "owner",
+]
+
+
+class SettingsError(InputError):
+    """Settings that were read from a file are not those of an experiment."""
+
+
+# Sides of images that are not 64, where the data set decides.
+_SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings that an experiment of any kind has.
+
+    Attributes:
+        name: Its name, for `--preset`.
+        summary: What it is, a line.
+        dataset: The name of a data set.
+        network: The family of networks.
+        width: Channels next to the image, the paper's DCGAN has 64; or of the blocks
+            for text, where the paper has 512.
+        batch_size: Images, or lines, per update.
+        steps: Steps in all.
+        every: Steps between measurements, which are also checkpoints.
+        num_samples: Generated images, or lines, in a measurement.
+        sample_batch: Samples generated at a time in a measurement. It matters only
+            where an image depends on those beside it (`batch_statistics`).
+        ema_decay: Decay of the generator's moving average, which samples; 0 for none.
+        jit_compile: Whether XLA compiles the step; None leaves it to `compile`.
+        seed: Seed of weights, data order and latents.
+
+    Raises:
+        InputError: A value cannot be.
+    """
+
+    kind: ClassVar[str]
+    """What is generated, as messages call it: `images`."""
+    example: ClassVar[str] = ""
+    """A preset of this kind, for messages."""
+    # The least that a whole number may be.
+    least: ClassVar[dict[str, int]] = {
+        "steps": 1,
+        "batch_size": 1,
+        "every": 1,
+        "width": 1,
+        "sample_batch": 1,
+        "num_samples": 2,
+    }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    name: str
+    summary: str
+    dataset: str
+    network: str
+    width: int
+    batch_size: int
+    steps: int
+    every: int
+    num_samples: int
+    sample_batch: int = 250
+    ema_decay: float = 0.0
+    jit_compile: bool | None = None
+    seed: int = 0
+
+    def override(self, **changes: Any) -> Preset:
+        """Returns the preset with some settings changed.
+
+        Args:
+            **changes: New values by attribute; those that are None change nothing.
+
+        Raises:
+            InputError: A value cannot be, or the setting is one of another kind.
+        """
+        changes = {key: value for key, value in changes.items() if value is not None}
+        mine = {field.name for field in dataclasses.fields(self)}
+        for key in changes.keys() - mine:
+            self.refuse_other(key, changes[key])
+        return dataclasses.replace(self, **changes)
+
+    def refuse_other(self, key: str, value: Any) -> None:
+        """Refuses a setting that only another kind of training has.
+
+        Args:
+            key: Its name.
+            value: What it was to be.
+
+        Raises:
+            InputError: In any case; the message says which kind has it, if one has.
+        """
+        kind = owner(key)
+        if kind is None:
+            raise InputError(
+                f"{self.name} has no setting {key!r}; it was to be {value!r}."
+            )
+        other = f", such as {kind.example}" if kind.example else ""
+        raise InputError(
+            f"{key} is {value!r}, a setting of {kind.kind}; {self.name} is of "
+            f"{self.kind}. Leave it out, or choose another --preset{other}."
+        )
+
+    def with_dataset(self, name: str) -> Preset:
+        """Returns the preset for another data set.
+
+        Args:
+            name: The data set's name.
+        """
+        return self.override(dataset=name)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all settings by name, as config.json and `--dry_run` list them."""
+        return dataclasses.asdict(self)
+
+    @property
+    def quirks(self) -> dict[str, Any]:
+        """What sets the original's runs apart by accident: settings by attribute."""
+        return {}
+
+    def with_original_quirks(self) -> Preset:
+        """Returns the preset with the original's accidents; see `quirks`.
+
+        Raises:
+            InputError: None are known for its networks.
+        """
+        if not self.quirks:
+            raise InputError(
+                f"{self.name}: the original's {self.network} has no quirks to turn on."
+            )
+        changes = {
+            key: {**getattr(self, key), **value} if isinstance(value, dict) else value
+            for key, value in self.quirks.items()
+        }
+        return self.override(**changes)
+
+    @property
+    def data_format(self) -> str:
+        """What the data are, in words, for `describe`."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        for key, least in self.least.items():
+            if (value := getattr(self, key)) < least:
+                raise InputError(f"{key} is {value}; it must be >= {least}.")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1).")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed is {self.seed}; it must be in 0..{2**31 - 1}.")
+        for key, choices in self.choices.items():
+            if (value := getattr(self, key)) not in choices:
+                raise InputError(
+                    f"{key} is {value!r}; choose from {', '.join(choices)}."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GANPreset(Preset):
+    """Settings of an experiment with a generator and a discriminator.
+
+    A step is one update of the generator.
+
+    Attributes:
+        latent: Distribution of the latents, `uniform` or `normal`.
+        latent_dimension: Their length.
+        loss: A loss of `losses.get`.
+        gradient_penalty: Its weight; 0 for none.
+        discriminator_steps: Discriminator updates per generator update.
+        reuse_latents: Whether both updates of a step use the same latents.
+        discriminator_lr: The discriminator's learning rate (the paper's b).
+        generator_lr: The generator's learning rate (the paper's a).
+        beta_1: Adam's first decay, for both.
+        beta_2: Adam's second decay, for both.
+        halve_every: Steps after which both learning rates are halved, again and again;
+            0 for never.
+        generator_options: Further arguments of the network's `generator`.
+        discriminator_options: Further arguments of the network's `discriminator`.
+    """
+
+    least: ClassVar[dict[str, int]] = {
+        **Preset.least,
+        "latent_dimension": 1,
+        "discriminator_steps": 1,
+        "halve_every": 0,
+    }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"latent": ("uniform", "normal")}
+
+    latent: str
+    latent_dimension: int
+    loss: str
+    gradient_penalty: float
+    discriminator_steps: int
+    reuse_latents: bool
+    discriminator_lr: float
+    generator_lr: float
+    beta_1: float
+    beta_2: float
+    halve_every: int = 0
+    generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("discriminator_lr", "generator_lr"):
+            if not 0 < (value := getattr(self, key)) < float("inf"):
+                raise InputError(f"{key} is {value}; it must be positive.")
+        for key in ("beta_1", "beta_2"):
+            if not 0 <= (value := getattr(self, key)) < 1:
+                raise InputError(f"{key} is {value}; it must be in [0, 1).")
+        if not 0 <= self.gradient_penalty < float("inf"):
+            raise InputError(
+                f"gradient_penalty is {self.gradient_penalty}; it must be >= 0."
+            )
+
+    @property
+    def sample_size(self) -> int | None:
+        """What the cost of a network depends on: an image's side, a line's length."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Returns all settings by name, as config.json and `--dry_run` list them.
+
+        Images and text were one kind once, and files list the settings of both: those
+        of the other kind at the values that say nothing. So a folder of an earlier
+        version has the same settings as one of this version.
+        """
+        mine = dataclasses.asdict(self)
+        listed = {key: mine[key] if key in mine else _default(key) for key in _LISTED}
+        return listed | mine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagePreset(GANPreset):
+    """Settings of a GAN of images.
+
+    Attributes:
+        dataset: One of `datasets.NAMES`.
+        network: `dcgan`, `resnet` or `began`.
+        image_size: Side of the images; None means the data set's own.
+        split: The part of the data set, as in `datasets.load`; None for the paper's.
+        quantize: How generated images are rounded before they are measured; see
+            `fid.sources.images.quantize`.
+        extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
+            without `--inception`, their classifier), `inception`, or `pixels`
+            (`fid.pixel_extractor`).
+    """
+
+    kind: ClassVar[str] = "images"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("dcgan", "resnet", "began"),
+        **GANPreset.choices,
+        "quantize": QUANTIZE,
+        "extractor": ("auto", "inception", "pixels"),
+    }
+
+    image_size: int | None = None
+    split: str | None = None
+    quantize: str = "none"
+    extractor: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network == "began" and self.loss != "wasserstein":
+            raise InputError(
+                f"loss is {self.loss!r}; BEGAN has a loss of its own, a form of "
+                "'wasserstein'. Leave --loss out."
+            )
+        pack = self.discriminator_options.get("pack", 1)
+        if isinstance(pack, int) and pack > 0 and self.batch_size % pack:
+            raise InputError(
+                f"batch_size is {self.batch_size}; the original's quirks need a "
+                f"multiple of {pack} here."
+            )
+
+    def with_dataset(self, name: str) -> ImagePreset:
+        """Returns the preset for another data set, of that set's own size and split.
+
+        Args:
+            name: The data set's name. The present one changes nothing.
+        """
+        if name == self.dataset:
+            return self
+        return dataclasses.replace(self, dataset=name, image_size=None, split=None)
+
+    @property
+    def quirks(self) -> dict[str, Any]:
+        """What sets the original's runs apart by accident: settings by attribute."""
+        if self.network == "dcgan":
+            return {"generator_options": {"moving_average_updates": 4}}
+        if self.network == "resnet":
+            quirks = {
+                "quantize": "truncate",
+                "sample_batch": 1000,
+                "generator_options": {"batch_statistics": True},
+            }
+            if (self.image_size or _SIZES.get(self.dataset, 64)) == 32:
+                quirks["discriminator_options"] = {"pack": 4}
+            return quirks
+        return {}
+
+    @property
+    def sample_size(self) -> int | None:
+        """The side of the images; None where the data set decides."""
+        return self.image_size
+
+    @property
+    def data_format(self) -> str:
+        """Which part of the data set, and how large its images are."""
+        size = f"{self.image_size}x{self.image_size}"
+        return f"split {self.split or 'train'}, {size}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextPreset(GANPreset):
+    """Settings of a GAN of lines of text.
+
+    Attributes:
+        dataset: One of `datasets.text.NAMES`.
+        network: `text`.
+        unit: What a symbol is, `characters` or `bytes`.
+        text_files: The pattern of the data set `text_files`.
+        max_lines: The most lines to read; None for 10 million, the paper's.
+    """
+
+    kind: ClassVar[str] = "text"
+    example: ClassVar[str] = "text_wgan_gp_ttur"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("text",),
+        **GANPreset.choices,
+    }
+
+    unit: str | None = None
+    text_files: str | None = None
+    max_lines: int | None = None
+
+    @property
+    def sample_size(self) -> int:
+        """The length of a line in symbols (the paper's)."""
+        return 32
+
+    @property
+    def data_format(self) -> str:
+        """How long the lines are, and what a symbol is."""
+        return f"lines of {self.sample_size} {self.unit}"
+
+
+KINDS: tuple[type[Preset], ...] = (ImagePreset, TextPreset)
+"""The kinds of training; each has a task in `tf_ttur.tasks`."""
+
+# The order in which files have always listed the settings of images and of text.
+_LISTED = (
+    "name", "summary", "dataset", "image_size", "network", "width", "latent",
+    "latent_dimension", "loss", "gradient_penalty", "discriminator_steps",
+    "reuse_latents", "discriminator_lr", "generator_lr", "beta_1", "beta_2",
+    "batch_size", "steps", "every", "num_samples", "unit", "text_files", "max_lines",
+    "split", "halve_every", "sample_batch", "quantize", "extractor",
+    "generator_options", "discriminator_options", "ema_decay", "jit_compile", "seed",
+)  # fmt: skip
+
+
+def owner(key: str) -> type[Preset] | None:
+    """Returns the first kind of training that has a setting; None where none has.
+
+    Args:
+        key: The setting's name.
+    """
+    return next((kind for kind in KINDS if key in _fields(kind)), None)
+
+
+def from_settings(settings: Mapping[str, Any]) -> Preset:
+    """Makes a preset of what config.json says.
+
+    Args:
+        settings: Values by setting, with more than these or not.
+
+    Returns:
+        The preset, of the kind that has these networks.
+
+    Raises:
+        SettingsError: A setting is missing, or cannot have its value.
+
+    Example:
+        >>> from tf_ttur import presets
+        >>> preset = presets.get("digits_dcgan_ttur")
+        >>> presets.from_settings(preset.settings()) == preset
+        True
+    """
+    kind = kind_of(settings)
+    try:
+        return kind(**{key: settings[key] for key in _fields(kind)})
+    except KeyError as error:
+        raise SettingsError(f"it lacks {error}.") from error
+    except (AttributeError, TypeError) as error:
+        raise SettingsError(f"{error}.") from error
+    except InputError as error:
+        raise SettingsError(str(error)) from error
+
+
+def kind_of(settings: Mapping[str, Any]) -> type[Preset]:
+    """Returns the kind of training that settings are of.
+
+    Args:
+        settings: Values by setting, as in config.json.
+
+    Returns:
+        The kind that has these networks; images, where no kind has.
+    """
+    network = settings.get("network")
+    return next((x for x in KINDS if network in x.choices["network"]), ImagePreset)
+
+
+def _fields(kind: type[Preset]) -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(kind)}
+
+
+def _default(key: str) -> Any:
+    kind = owner(key)
+    return None if kind is None else _fields(kind)[key].default

@@ -1,0 +1,144 @@
+"""What tasks with a generator and a discriminator share: how the pair is built."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fid.files import InputError
+from tf_ttur.presets import GANPreset
+from tf_ttur.tasks.task import Task
+
+if TYPE_CHECKING:
+    from tf_ttur.gan import GAN
+
+__all__ = ["GANTask"]
+
+
+class GANTask(Task):
+    """A task whose model is a `GAN`, with both networks of one module."""
+
+    preset: GANPreset
+
+    def networks(
+        self, shape: tuple[int, ...]
+    ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
+        """Chooses the networks.
+
+        Args:
+            shape: The data's.
+
+        Returns:
+            The module of their `generator` and `discriminator`, the class of the model,
+            and the sizes that both functions are given first.
+        """
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuses a loss that is unknown; see `Task.check`."""
+        from tf_ttur import losses
+
+        losses.get(self.preset.loss)
+
+    def build(self, shape: tuple[int, ...]) -> GAN:
+        """Builds and compiles the model.
+
+        Args:
+            shape: (H, W, C) of the images, H = W; of text, (length of a line, number of
+                token ids).
+
+        Returns:
+            The compiled `GAN`.
+
+        Raises:
+            InputError: The settings do not go together, or with the data.
+
+        Example:
+            >>> from tf_ttur import presets, tasks
+            >>> task = tasks.of(presets.get("digits_dcgan_ttur").override(width=2))
+            >>> task.build((32, 32, 1)).sample_shape
+            (32, 32, 1)
+        """
+        name = self.preset.name
+        try:
+            gan = self._build(shape)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{name} cannot be built with these settings: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        if gan.sample_shape != tuple(shape):
+            raise InputError(
+                f"The generator of {name} makes {gan.sample_shape}, the data are "
+                f"{tuple(shape)}: leave out what generator_options says of the size."
+            )
+        return gan
+
+    def _build(self, shape: tuple[int, ...]) -> GAN:
+        from tf_ttur.latents import NormalLatent, UniformLatent
+        from tf_ttur.optimizers import ttur
+
+        preset = self.preset
+        network, model, sizes = self.networks(shape)
+        latent = {"uniform": UniformLatent, "normal": NormalLatent}[preset.latent](
+            preset.latent_dimension
+        )
+        shared = {"width": preset.width, "seed": preset.seed}
+        gan = model(
+            network.generator(
+                *sizes,
+                **shared,
+                latent_dimension=preset.latent_dimension,
+                **preset.generator_options,
+            ),
+            network.discriminator(*sizes, **shared, **preset.discriminator_options),
+            latent,
+            seed=preset.seed,
+            ema_decay=preset.ema_decay,
+        )
+        gan.compile(
+            **ttur(
+                discriminator=self._rate(preset.discriminator_lr),
+                generator=self._rate(preset.generator_lr),
+                beta_1=preset.beta_1,
+                beta_2=preset.beta_2,
+            ),
+            loss=preset.loss,
+            gradient_penalty=preset.gradient_penalty,
+            discriminator_steps=preset.discriminator_steps,
+            reuse_latents=preset.reuse_latents,
+            jit_compile=preset.jit_compile,
+        )
+        return gan
+
+    def _rate(self, initial: float) -> Any:
+        if not self.preset.halve_every:
+            return initial
+        import keras
+
+        return keras.optimizers.schedules.ExponentialDecay(
+            initial, self.preset.halve_every, 0.5, staircase=True
+        )
+
+    def batches(self, data: Any, start: int = 0) -> Any:
+        """Gives endless batches; see `Task.batches`."""
+        return data.training(
+            self.preset.batch_size,
+            self.preset.seed,
+            start_step=start,
+            discriminator_steps=self.preset.discriminator_steps,
+        )
+
+    def describe(self, data: Any, measurement: Any) -> str:
+        """Says what is trained on, and at which rates; see `Task.describe`."""
+        return (
+            f"{self.describe_data(data, measurement)}; discriminator "
+            f"{self.preset.discriminator_lr:.3g}, generator "
+            f"{self.preset.generator_lr:.3g}"
+        )
+
+    def describe_data(self, data: Any, measurement: Any) -> str:
+        """Says what is trained on; see `Task.describe`."""
+        raise NotImplementedError

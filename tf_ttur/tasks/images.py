@@ -1,0 +1,309 @@
+"""GANs of images, measured by the Fréchet distance."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fid.extractors.extractor import Extractor, pixel_extractor
+from fid.files import InputError, check_writable, printable
+from fid.metrics.metric import metric_name
+from fid.sources.source import Source
+from tf_ttur.presets import ImagePreset
+from tf_ttur.runs import RunFolder
+from tf_ttur.tasks.gans import GANTask
+from tf_ttur.tasks.task import (
+    GRID_SEED,
+    MEASUREMENT_SEED,
+    SampleRequest,
+    load_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from fid.statistics import Statistics
+    from tf_ttur.callbacks import FrechetDistance, SampleGrid
+    from tf_ttur.datasets import ImageData
+    from tf_ttur.gan import GAN
+
+__all__ = ["Images"]
+
+_log = logging.getLogger(__name__)
+# Kinds of files that --output cannot mean as the name of a folder.
+_OTHER_FILES = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".tar", ".txt", ".webp"
+)  # fmt: skip
+
+
+class Images(GANTask):
+    """A GAN of images; see `Task`."""
+
+    preset: ImagePreset
+    ending = ".png"
+    value_format = "{:.2f}"
+
+    # Made once a run: making it may train a classifier or read the 2015 graph.
+    _extractor: Extractor | None = None
+
+    def check(self) -> None:
+        """Refuses an unknown data set or loss; see `Task.check`."""
+        from tf_ttur import datasets
+
+        datasets.check_name(self.preset.dataset)
+        super().check()
+
+    def load(self) -> ImageData:
+        """Loads the images; see `datasets.load`."""
+        from tf_ttur import datasets
+
+        return datasets.load(
+            self.preset.dataset,
+            data_dir=self.data_dir,
+            image_size=self.preset.image_size,
+            split=self.preset.split,
+            download=self.download,
+        )
+
+    def networks(
+        self, shape: tuple[int, ...]
+    ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
+        """Chooses the networks; see `GANTask.networks`."""
+        from tf_ttur.gan import GAN
+        from tf_ttur.networks import began, dcgan, resnet
+
+        module, model = {
+            "dcgan": (dcgan, GAN),
+            "resnet": (resnet, GAN),
+            "began": (began, began.BEGAN),
+        }[self.preset.network]
+        return module, model, (shape[0], shape[2])
+
+    def config(self, data: ImageData) -> dict[str, Any]:
+        """Returns the settings, facts of the data set, and whose features measure."""
+        extractor = self.extractor(data)
+        return self.preset.settings() | {
+            "data_dir": self.data_dir,
+            "num_examples": data.num_examples,
+            "image_shape": list(data.shape),
+            "extractor_name": extractor.name,
+            "extractor_sha256": extractor.fingerprint,
+        }
+
+    def extractor(self, data: ImageData) -> Extractor:
+        """Returns what maps the images to features.
+
+        Args:
+            data: The images.
+        """
+        if self._extractor is None:
+            self._extractor = self._make_extractor(data)
+        return self._extractor
+
+    def _make_extractor(self, data: ImageData) -> Extractor:
+        choice = self.preset.extractor
+        if choice == "pixels":
+            return pixel_extractor(data.shape)
+        if choice == "auto" and data.name == "digits" and self.inception is None:
+            from sklearn.datasets import load_digits
+
+            from tf_ttur.networks.classifier import digits_classifier
+
+            images = np.concatenate(list(data.images()))
+            classifier = digits_classifier(images, load_digits().target)
+            _log.info(
+                "Distances use the digits classifier (held-out accuracy %.4f, weights "
+                "%s), kept in %s.",
+                classifier.accuracy,
+                classifier.extractor.fingerprint[:12],
+                classifier.path,
+            )
+            return classifier.extractor
+        from fid.extractors.inception import Inception
+
+        return Inception(self.inception)
+
+    def measurement(self, data: ImageData, folder: RunFolder) -> FrechetDistance:
+        """Makes the callback that measures the distance from all real images."""
+        from tf_ttur import callbacks
+
+        preset, extractor = self.preset, self.extractor(data)
+        return callbacks.FrechetDistance(
+            _reference(folder.reference, data, extractor),
+            every=min(preset.every, preset.steps),
+            num_samples=preset.num_samples,
+            extractor=extractor,
+            seed=MEASUREMENT_SEED,
+            quantize=preset.quantize,
+            batch_size=preset.sample_batch,
+            last=preset.steps,
+        )
+
+    def samples(self, data: ImageData, folder: RunFolder) -> SampleGrid:
+        """Makes the callback that draws a grid of images."""
+        from tf_ttur import callbacks
+
+        return callbacks.SampleGrid(folder.samples, seed=GRID_SEED)
+
+    def describe_data(self, data: ImageData, measurement: Any) -> str:
+        """Says how many images there are, how large, and of which set."""
+        return f"{data.num_examples} images {data.shape} of {data.name}"
+
+    @staticmethod
+    def metric(config: dict[str, Any]) -> str:
+        """Returns `fid`, or `frechet_` and the name of another extractor."""
+        return metric_name(config["extractor_name"])
+
+    @classmethod
+    def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> GAN:
+        """Loads the model of a run, to sample images from; see `Task.open`."""
+        path = folder.checkpoint(checkpoint)
+        model = load_checkpoint(path)
+        from tf_ttur.gan import GAN
+
+        if not isinstance(model, GAN) or len(model.sample_shape) != 3:
+            raise InputError(f"{printable(path)} holds no GAN of images.")
+        return model
+
+    @classmethod
+    def write_samples(cls, folder: RunFolder, request: SampleRequest) -> str:
+        """Writes a grid, an interpolation, or a folder or archive of images."""
+        rows, columns = _grid(request.grid)
+        walk = "_interpolation" if request.interpolate else ""
+        output = folder.path / f"{request.checkpoint}{walk}.png"
+        if request.output:
+            output = pathlib.Path(request.output)
+        kind = output.suffix.lower()
+        if kind in _OTHER_FILES:
+            raise InputError(
+                f"--output={output}: expected a .png, a .zip or the name of a folder."
+            )
+        if request.num_samples is not None and (request.interpolate or kind == ".png"):
+            raise InputError(
+                "--num_samples is for a folder or a .zip without --interpolate; the "
+                "number of images is that of --grid here."
+            )
+        from tf_ttur import sampling
+
+        # Tried before long work.
+        if kind in (".png", ".zip"):
+            check_writable(output)
+        else:
+            sampling.check_folder(output, request.overwrite)
+        gan = cls.open(folder, request.checkpoint)
+        config = folder.read_config()
+        # Pixels are rounded as they were for the run's measurements.
+        rule = request.quantize or config.get("quantize", "none")
+        rule = "round" if rule == "none" else rule
+        batch_size = request.batch_size or config.get("sample_batch", 250)
+        count = rows * columns
+        if request.interpolate:
+            latents = sampling.interpolation(gan.latent, rows, columns, request.seed)
+            latents = latents.reshape(count, -1)
+            batches = (
+                gan(latents[i : i + batch_size], training=False).numpy()
+                for i in range(0, count, batch_size)
+            )
+        else:
+            if kind != ".png":
+                count = request.num_samples or config.get("num_samples", 10_000)
+            batches = gan.generate_batches(count, request.seed, batch_size)
+        images = _as_bytes(batches, rule, gan.steps)
+        if kind == ".png":
+            grid = sampling.image_grid(np.concatenate([*images]), columns)
+            sampling.save_png(output, grid)
+        else:
+            _save_many(output, images, count, request.overwrite)
+        height, width, channels = gan.sample_shape
+        return (
+            f"{count:,} images of {width}x{height}x{channels} from step {gan.steps} of "
+            f"{folder}: {output}"
+        )
+
+
+def _save_many(
+    output: pathlib.Path, batches: Iterable[np.ndarray], count: int, overwrite: bool
+) -> None:
+    """Writes a folder or an archive of images, with a progress bar."""
+    from tqdm import tqdm
+
+    from tf_ttur import sampling
+
+    with tqdm(total=count, unit="image", disable=None) as bar:
+
+        def counted() -> Iterator[np.ndarray]:
+            for batch in batches:
+                yield batch
+                bar.update(len(batch))
+
+        sampling.save_images(output, counted(), count, overwrite)
+
+
+def _as_bytes(
+    batches: Iterable[np.ndarray], rule: str, step: int
+) -> Iterator[np.ndarray]:
+    from tf_ttur import sampling
+
+    for batch in batches:
+        if not np.isfinite(batch).all():
+            raise InputError(
+                f"The generator of step {step} makes pixels that are not finite; "
+                "choose another --checkpoint."
+            )
+        yield sampling.to_bytes(batch, rule)
+
+
+def _grid(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,2})", text)
+    if not found:
+        raise InputError(
+            f"--grid={text}: expected ROWSxCOLUMNS, such as 8x8, each in 1..999."
+        )
+    return int(found[1]), int(found[2])
+
+
+def _reference(
+    path: pathlib.Path, data: ImageData, extractor: Extractor
+) -> Statistics:
+    """Computes the statistics of the real images once, and keeps them in the folder."""
+    from fid.measure import compute_statistics
+    from fid.statistics import Statistics
+
+    if path.exists():
+        return Statistics.load(path)
+    _log.info("Computing the statistics of %d real images.", data.num_examples)
+    reference = compute_statistics(_RealImages(data), extractor)
+    reference.save(path)
+    # Read back, since the file has no rows: a resumed run must use the same formula.
+    return Statistics.load(path)
+
+
+class _RealImages(Source):
+    """A data set as a source of images to measure."""
+
+    def __init__(self, data: ImageData):
+        self.label, self.count = data.name, data.num_examples
+        self._data, self._digest = data, hashlib.sha256()
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        self._digest = hashlib.sha256(f"{self._data.shape}".encode())
+        for images in self._data.images(size):
+            self._digest.update(images)
+            yield images
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        height, width, _ = self._data.shape
+        return {
+            "source": self.label,
+            "source_kind": "dataset",
+            "source_sha256": self._digest.hexdigest(),
+            "split": self._data.split,
+            "source_resolution": f"{width}x{height}",
+            "pixels": "8-bit",
+        }

@@ -1,0 +1,243 @@
+"""What a kind of training offers to those who train, measure, sample and report it."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fid.files import InputError, printable
+from tf_ttur.presets import Preset
+from tf_ttur.runs import RunFolder
+
+if TYPE_CHECKING:
+    from tf_ttur.callbacks import Measurement, Samples
+
+__all__ = ["GRID_SEED", "MEASUREMENT_SEED", "SampleRequest", "Task", "load_checkpoint"]
+
+GRID_SEED = 1
+"""Seed of the latents of the samples over time, which are not those of training."""
+MEASUREMENT_SEED = 2
+"""Seed of the latents of the measurements, which are not those of training either."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """What `sample.py` is asked for; None leaves it to the run.
+
+    Attributes:
+        checkpoint: `best`, `last`, or a step.
+        output: The path that the samples go to.
+        num_samples: How many.
+        seed: Seed of the latents.
+        grid: Rows and columns of a picture, as `8x8`.
+        interpolate: Whether each row goes from one sample to another.
+        batch_size: Samples at a time.
+        quantize: How pixels become whole numbers.
+        overwrite: Whether to replace a folder of samples.
+        given: Names of those of these that the user gave.
+    """
+
+    checkpoint: str = "best"
+    output: str | None = None
+    num_samples: int | None = None
+    seed: int = 0
+    grid: str = "8x8"
+    interpolate: bool = False
+    batch_size: int | None = None
+    quantize: str | None = None
+    overwrite: bool = False
+    given: frozenset[str] = frozenset()
+
+
+class Task(abc.ABC):
+    """A kind of training: its data, its model, how it is measured and sampled.
+
+    It is chosen once, by `tasks.of` from a preset or by `tasks.of_run` from a run
+    folder; nothing else depends on the kind. Making one is cheap: TensorFlow and the
+    data are loaded by the methods that need them.
+
+    Args:
+        preset: The settings.
+        data_dir: Where the data set is.
+        inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
+        download: Whether TensorFlow Datasets may download what is missing.
+    """
+
+    ending: ClassVar[str]
+    """Ending of a file of samples."""
+    value_format: ClassVar[str] = "{:.4g}"
+    """How a measured value is printed in reports."""
+    tabled: ClassVar[tuple[tuple[str, int], ...]] = (("", 2),)
+    """A row of the table of results each: what follows the name, digits of the value;
+    for the measured value first, then for each of `further_metrics`."""
+    further_metrics: ClassVar[tuple[str, ...]] = ()
+    """Measured values that are reported beside the one that decides what is best."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        data_dir: str | None = None,
+        inception: str | os.PathLike[str] | None = None,
+        download: bool = False,
+    ):
+        self.preset, self.data_dir = preset, data_dir
+        self.inception, self.download = inception, download
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Refuses settings that cannot be, as far as that shows without the data.
+
+        Raises:
+            InputError: The data set or the loss is unknown, or a flag is not for this
+                kind.
+        """
+
+    @abc.abstractmethod
+    def load(self) -> Any:
+        """Loads the data.
+
+        Returns:
+            A set with `shape` and `num_examples`.
+
+        Raises:
+            InputError: It is not to be had.
+        """
+
+    @abc.abstractmethod
+    def build(self, shape: tuple[int, ...]) -> Any:
+        """Builds and compiles the model.
+
+        Args:
+            shape: The data's.
+
+        Returns:
+            The compiled model.
+
+        Raises:
+            InputError: The settings do not go together, or with the data.
+        """
+
+    @abc.abstractmethod
+    def batches(self, data: Any, start: int = 0) -> Any:
+        """Gives endless batches whose order depends on the seed and the step only.
+
+        Args:
+            data: What `load` returned.
+            start: The step to start at.
+
+        Returns:
+            A `tf.data.Dataset` for `fit`.
+
+        Raises:
+            InputError: The data do not fill a batch.
+        """
+
+    @abc.abstractmethod
+    def config(self, data: Any) -> dict[str, Any]:
+        """Returns all that a run depends on, for config.json.
+
+        Args:
+            data: What `load` returned.
+        """
+
+    @abc.abstractmethod
+    def measurement(self, data: Any, folder: RunFolder) -> Measurement:
+        """Makes the callback that measures the model as it is trained.
+
+        Args:
+            data: What `load` returned.
+            folder: The run folder, which keeps what real data are measured by.
+        """
+
+    @abc.abstractmethod
+    def samples(self, data: Any, folder: RunFolder) -> Samples:
+        """Makes the callback that writes samples over time.
+
+        Args:
+            data: What `load` returned.
+            folder: The run folder.
+        """
+
+    @abc.abstractmethod
+    def describe(self, data: Any, measurement: Measurement) -> str:
+        """Says in a phrase what is trained on, for the log.
+
+        Args:
+            data: What `load` returned.
+            measurement: What `measurement` returned.
+        """
+
+    @staticmethod
+    @abc.abstractmethod
+    def metric(config: dict[str, Any]) -> str:
+        """Returns the name of the measured value in a run's rows.
+
+        Args:
+            config: What the run's config.json says.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> Any:
+        """Loads the model of a run, to sample from.
+
+        Args:
+            folder: The run folder.
+            checkpoint: `best` (of the lowest distance), `last`, or the step of a
+                checkpoint that is kept.
+
+        Returns:
+            The model, not compiled.
+
+        Raises:
+            InputError: There is no such run or checkpoint, it is damaged, or the run
+                is of another kind.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def write_samples(cls, folder: RunFolder, request: SampleRequest) -> str:
+        """Writes samples of a run's model.
+
+        Args:
+            folder: The run folder.
+            request: What is asked for.
+
+        Returns:
+            A line that says what was written.
+
+        Raises:
+            InputError: The request cannot be met.
+        """
+
+
+def load_checkpoint(path: os.PathLike[str]) -> Any:
+    """Loads a checkpoint whole, whatever model of this project it holds.
+
+    Args:
+        path: A `.keras` file.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    import keras
+
+    # A checkpoint may hold their classes, which Keras knows once they are imported.
+    from tf_ttur import gan, latents, layers  # noqa: F401
+    from tf_ttur.networks import began, dcgan, resnet, text  # noqa: F401
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        # Keras names the layer that the error came up in, then lists all it knows of
+        # it; the reason stands after the last of these.
+        reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        raise InputError(
+            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
+            "Choose another --checkpoint."
+        ) from error
