@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from fid.cli import run
 from fid.files import InputError, check_writable, read_object
+from fid.program import Flags, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,9 @@ def _grid(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(flag: Flags) -> None:
+    values = flag.values
+
     def text(name: str, default: str | None, what: str) -> None:
         flags.DEFINE_string(name, default, what, flag_values=values)
 
