@@ -11,8 +11,8 @@ from typing import Any
 from absl import flags
 
 from fid import files, hosted, inspection, measure
-from fid.cli import check_output, run
 from fid.files import InputError, printable
+from fid.program import Flags, check_arguments, check_output, run
 from fid.sources.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
 
@@ -82,8 +82,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if args:
-            raise flags.Error(f"unexpected {' '.join(args)}")
+        check_arguments(args)
         from fid.extractors.download import find_graph
         from fid.studies import cifar10, cifar10_numbers
 
@@ -123,37 +122,23 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
                 "differ, it is the order of the images; where all do, the graph."
             )
 
-    def define(values: flags.FlagValues) -> None:
-        flags.DEFINE_string(
+    def define(flag: Flags) -> None:
+        flag.text(
             "data_dir",
             None,
             "TFDS's data folder. Without it: $TFDS_DATA_DIR, then "
             "~/tensorflow_datasets.",
-            flag_values=values,
         )
-        flags.DEFINE_bool(
+        flag.switch(
             "download",
-            False,
             "Let TFDS download CIFAR-10 (170 MB) where it is not prepared.",
-            flag_values=values,
         )
-        flags.DEFINE_string(
-            "inception",
-            None,
-            "The 2015 graph, classify_image_graph_def.pb. Without it: "
-            "$TTUR_INCEPTION, then the cache folder, then a download.",
-            flag_values=values,
+        flag.inception()
+        flag.texts(
+            "only", None, "Names of the numbers to measure, with commas between them."
         )
-        flags.DEFINE_list(
-            "only",
-            None,
-            "Names of the numbers to measure, with commas between them.",
-            flag_values=values,
-        )
-        flags.DEFINE_integer(
-            "batch_size", 50, "Images at a time.", lower_bound=1, flag_values=values
-        )
-        flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+        flag.batch_size()
+        flag.switch("json", "Print JSON.")
 
     usage = """Measures published numbers of CIFAR-10 again and prints both.
 
@@ -312,50 +297,25 @@ _COMMANDS: dict[str, Callable[[list[str], flags.FlagValues], None]] = {
 }
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
-    flags.DEFINE_string(
-        "output", None, "merge: where the .npz file goes.", flag_values=values
+def _define(flag: Flags) -> None:
+    flag.switch("json", "Print JSON.")
+    flag.text("output", None, "merge: where the .npz file goes.")
+    flag.text(
+        "source", None, "verify: the images, to compute the file again and compare."
     )
-    flags.DEFINE_string(
-        "source",
-        None,
-        "verify: the images, to compute the file again and compare.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "inception",
-        None,
+    flag.inception(
         "verify: the 2015 graph, whose SHA-256 the file should name. With --source it "
-        "may be left out: $TTUR_INCEPTION, then the cache folder, then a download.",
-        flag_values=values,
+        "may be left out: $TTUR_INCEPTION, then the cache folder, then a download."
     )
-    flags.DEFINE_integer(
-        "batch_size",
-        50,
-        "verify --source: images at a time.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
+    flag.batch_size("verify --source: images at a time.")
+    flag.choice(
         "value_range",
         None,
-        list(VALUE_RANGES),
+        VALUE_RANGES,
         "verify --source: what the values of float images span.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "recursive",
-        False,
-        "verify --source: enter the folders of a folder.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "skip_bad",
-        False,
-        "verify --source: leave out images that cannot be read.",
-        flag_values=values,
-    )
+    flag.switch("recursive", "verify --source: enter the folders of a folder.")
+    flag.switch("skip_bad", "verify --source: leave out images that cannot be read.")
 
 
 def _need(paths: list[str], command: str) -> None:

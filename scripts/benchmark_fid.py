@@ -46,8 +46,8 @@ from benchmarking import (
     workers,
 )
 
-from fid import cli
 from fid.files import InputError, check_writable, write_json
+from fid.program import Flags, run
 
 BATCH = 50
 
@@ -547,22 +547,13 @@ def _graph(inception: str | None, folder: pathlib.Path) -> None:
     )
 
 
-def define(values: flags.FlagValues) -> None:
+def define(flag: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_list("work", list(ROWS), "Rows to measure.", flag_values=values)
-    flags.DEFINE_string(
-        "inception",
-        None,
-        "The 2015 graph; by default a synthetic one like it.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "rounds", 5, "Rounds of each row.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_string(
-        "json", None, "Also write all that was measured here.", flag_values=values
-    )
+    flag.texts("work", list(ROWS), "Rows to measure.")
+    flag.inception("The 2015 graph; by default a synthetic one like it.")
+    flag.number("rounds", 5, "Rounds of each row.", least=1)
+    flag.text("json", None, "Also write all that was measured here.")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, define, __doc__))
+    sys.exit(run(main, define, __doc__))

@@ -38,8 +38,8 @@ from benchmarking import (
     workers,
 )
 
-from fid import cli
 from fid.files import check_writable, write_json
+from fid.program import Flags, run
 
 SAMPLES = 640  # lines that the paper compares with the training set
 SEED = 0
@@ -201,28 +201,13 @@ def report(work: str, theirs: list[Any], us: list[Any]) -> dict[str, Any]:
     return found | {"result": us[0].result}
 
 
-def define(values: flags.FlagValues) -> None:
+def define(flag: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer(
-        "lines",
-        100_000,
-        "Lines of the training set.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "n",
-        6,
-        "Length of the n-grams.",
-        lower_bound=1,
-        upper_bound=6,
-        flag_values=values,
-    )
-    flags.DEFINE_integer("rounds", 5, "Rounds.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string(
-        "json", None, "Also write all that was measured here.", flag_values=values
-    )
+    flag.number("lines", 100_000, "Lines of the training set.", least=1)
+    flag.number("n", 6, "Length of the n-grams.", least=1, most=6)
+    flag.number("rounds", 5, "Rounds.", least=1)
+    flag.text("json", None, "Also write all that was measured here.")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, define, __doc__))
+    sys.exit(run(main, define, __doc__))

@@ -40,8 +40,8 @@ from benchmarking import (
     workers,
 )
 
-from fid import cli
 from fid.files import check_writable, write_json
+from fid.program import Flags, run
 
 BATCH = 64
 FIT_STEPS = 10
@@ -799,35 +799,24 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         write_json(values.json, found)
 
 
-def define(values: flags.FlagValues) -> None:
+def define(flag: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_list(
+    flag.texts(
         "networks",
         None,
         f"Which of {', '.join(NETWORKS)}; by default those of 32x32 images and the "
         "small one of text.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "slow",
-        False,
-        "By default, those of 64x64 and the paper's of text, too.",
-        flag_values=values,
-    )
-    flags.DEFINE_list("peers", list(PEERS), "Whom to compare with.", flag_values=values)
-    flags.DEFINE_integer(
-        "rounds", 5, "Rounds of each row.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_list(
+    flag.switch("slow", "By default, those of 64x64 and the paper's of text, too.")
+    flag.texts("peers", list(PEERS), "Whom to compare with.")
+    flag.number("rounds", 5, "Rounds of each row.", least=1)
+    flag.texts(
         "discriminator_steps",
         ["1"],
         "Discriminator steps in a step whose compilation is timed, such as 1,5,10.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "json", None, "Also write all that was measured here.", flag_values=values
-    )
+    flag.text("json", None, "Also write all that was measured here.")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, define, __doc__))
+    sys.exit(run(main, define, __doc__))

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fid.cli import run
 from fid.files import InputError, cache_dir
+from fid.program import Flags, run
 from tf_ttur import presets
 from tf_ttur.settings import override
 
@@ -167,7 +167,9 @@ _OVERRIDES = (
 )
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(flag: Flags) -> None:
+    values = flag.values
+
     def text(name: str, default: str | None, what: str) -> None:
         flags.DEFINE_string(name, default, what, flag_values=values)
 
@@ -284,7 +286,9 @@ Nobody has run it on the paper's data yet, only on the digits."""
     return run(main, _define_reproduce, usage, argv)
 
 
-def _define_reproduce(values: flags.FlagValues) -> None:
+def _define_reproduce(flag: Flags) -> None:
+    values = flag.values
+
     def text(name: str, default: str | None, what: str) -> None:
         flags.DEFINE_string(name, default, what, flag_values=values)
 

@@ -265,30 +265,6 @@ def test_awkward_surroundings_are_one_line_too(tmp_path):
             assert all(text in line for text, line in zip(expected, lines, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "expected"),
-    [
-        (MemoryError(), 1, "x: error: not enough memory"),
-        (fid.InputError("a\nb\x1b\udcff é"), 1, r"x: error: a\nb\x1b\udcff é"),
-        (OSError(5, "Input/output error"), 1, "x: error: [Errno 5] Input/output error"),
-        (KeyboardInterrupt(), 130, "x: interrupted"),
-    ],
-)
-def test_a_program_that_fails_says_why(capsys, monkeypatch, error, status, expected):
-    def main(args, values):
-        raise error
-
-    assert cli.run(main, lambda values: None, "", ["x"]) == status
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(expected)
-    assert captured.err.count("\n") == 1
-    # Nor does it go to standard output where there is no other.
-    monkeypatch.setattr(sys, "stderr", None)
-    assert cli.run(main, lambda values: None, "", ["x"]) == status
-    assert capsys.readouterr().out == ""
-
-
 PROGRAMS = [
     f"scripts/{name}.py"
     for name in ("compute_fid", "precalc_stats", "stats", "train", "verify_published")

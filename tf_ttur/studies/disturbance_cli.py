@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from fid.cli import one_line, run
 from fid.files import InputError, check_writable, printable, write_json
+from fid.program import Flags, one_line, run
 from fid.studies.disturbances import DEFINITIONS, LEVELS, contaminants
 
 __all__ = ["disturbance_study", "report"]
@@ -250,7 +250,9 @@ def _extractor(values: flags.FlagValues, source: Any, digits: bool) -> Any:
     return Inception(values.inception, values.batch_size)
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(flag: Flags) -> None:
+    values = flag.values
+
     def text(name: str, what: str) -> None:
         flags.DEFINE_string(name, None, what, flag_values=values)
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from absl import flags
 
-from fid.cli import run
 from fid.files import InputError, read_json
+from fid.program import Flags, run
 from tf_ttur import presets
 
 __all__ = ["differences", "kill_drill"]
@@ -274,7 +274,9 @@ def _without_clock(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in _WALL_CLOCK}
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(flag: Flags) -> None:
+    values = flag.values
+
     flags.DEFINE_integer(
         "kills", 20, "How many kills.", lower_bound=1, flag_values=values
     )

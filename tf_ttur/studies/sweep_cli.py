@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from fid.cli import run
 from fid.files import InputError
+from fid.program import Flags, run
 from tf_ttur import presets
 from tf_ttur.cli import compilation_cache
 from tf_ttur.settings import override
@@ -96,7 +96,9 @@ def _pair(text: str) -> tuple[float, float]:
     return discriminator, generator
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(flag: Flags) -> None:
+    values = flag.values
+
     def text(name: str, default: str | None, what: str) -> None:
         flags.DEFINE_string(name, default, what, flag_values=values)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from absl import flags
 
-from fid.cli import run
 from fid.files import InputError, check_writable, printable, read_json, write_json
+from fid.program import Flags, run
 from tf_ttur import sampling
 from tf_ttur.presets import Preset
 
@@ -69,8 +69,8 @@ def saddle(argv: Sequence[str] | None = None) -> int:
             )
         print(f"Figures and saddle.json: {output}")
 
-    def define(values: flags.FlagValues) -> None:
-        _shared(values, "saddle", runs=400, steps=5000)
+    def define(flag: Flags) -> None:
+        _shared(flag.values, "saddle", runs=400, steps=5000)
 
     usage = """Runs the paper's toy saddle f(x, y) = (1 + x^2)(100 - y^2) at its four
 pairs of learning rates: how fast many runs come near the saddle, and how near.
@@ -130,9 +130,9 @@ def two_time_scales(argv: Sequence[str] | None = None) -> int:
             )
         print(f"Figure and two_time_scales.json: {output}")
 
-    def define(values: flags.FlagValues) -> None:
+    def define(flag: Flags) -> None:
         # An exponent is the slope of a line through two points or more.
-        _shared(values, "two_time_scales", runs=400, steps=100_000, least_steps=2)
+        _shared(flag.values, "two_time_scales", runs=400, steps=100_000, least_steps=2)
 
     usage = """Runs stochastic approximation with one and with two time scales on games
 whose Jacobian is known: a linear-quadratic one and Dirac-GAN.
@@ -194,8 +194,8 @@ def heavy_ball(argv: Sequence[str] | None = None) -> int:
             )
         print(f"Figures and heavy_ball.json: {output}")
 
-    def define(values: flags.FlagValues) -> None:
-        _shared(values, "heavy_ball", runs=2000, steps=20_000)
+    def define(flag: Flags) -> None:
+        _shared(flag.values, "heavy_ball", runs=2000, steps=20_000)
 
     usage = """Compares Adam with the heavy ball with friction that it follows, and
 counts which of two wells its runs end in.
@@ -265,7 +265,8 @@ def nash(argv: Sequence[str] | None = None) -> int:
         }
         print(json.dumps(report, indent=2) if values.json else _nash_text(report))
 
-    def define(values: flags.FlagValues) -> None:
+    def define(flag: Flags) -> None:
+        values = flag.values
         flags.DEFINE_string(
             "checkpoint",
             None,

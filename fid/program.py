@@ -1,0 +1,330 @@
+"""The frame of every program: its flags, its errors on one line, its exit status.
+
+A program is a main, which is given the arguments and the values of the flags, and a
+function which defines the flags:
+
+    def hello(argv=None):
+        def main(args, values):
+            check_arguments(args)
+            print(f"Hello, {values.name}!")
+
+        def define(flag):
+            flag.text("name", "world", "Who is greeted.")
+
+        return run(main, define, "Greets.", argv)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from absl import flags
+
+from fid.files import InputError
+
+__all__ = ["Flags", "check_arguments", "check_output", "one_line", "run"]
+
+
+class Flags:
+    """Defines the flags of one program, a method a kind.
+
+    Several programs can live in one process, since each has flags of its own.
+
+    Attributes:
+        values: absl's `FlagValues`, which parses a command line.
+
+    Example:
+        >>> from fid.program import Flags
+        >>> flag = Flags()
+        >>> flag.number("steps", 100, "Updates in all.", least=1)
+        >>> flag.seed("Seed of the latents.")
+        >>> flag.values(["x.py", "--steps=5", "runs/a"])
+        ['x.py', 'runs/a']
+        >>> flag.values.steps, flag.values.seed
+        (5, 0)
+    """
+
+    def __init__(self) -> None:
+        self.values = flags.FlagValues()
+        self.values.set_gnu_getopt(True)
+
+    def text(self, name: str, default: str | None, help: str) -> None:
+        """Defines a flag whose value is a text."""
+        flags.DEFINE_string(name, default, help, flag_values=self.values)
+
+    def texts(self, name: str, default: Sequence[str] | None, help: str) -> None:
+        """Defines a flag whose value is a list, with commas between its texts."""
+        flags.DEFINE_list(name, default, help, flag_values=self.values)
+
+    def repeated(self, name: str, help: str) -> None:
+        """Defines a flag that may be given several times; its value is a list."""
+        flags.DEFINE_multi_string(name, [], help, flag_values=self.values)
+
+    def number(
+        self,
+        name: str,
+        default: int | None,
+        help: str,
+        least: int | None = None,
+        most: int | None = None,
+    ) -> None:
+        """Defines a flag whose value is a whole number from `least` to `most`."""
+        flags.DEFINE_integer(
+            name,
+            default,
+            help,
+            lower_bound=least,
+            upper_bound=most,
+            flag_values=self.values,
+        )
+
+    def rate(self, name: str, default: float | None, help: str) -> None:
+        """Defines a flag whose value is a real number."""
+        flags.DEFINE_float(name, default, help, flag_values=self.values)
+
+    def switch(self, name: str, help: str, default: bool | None = False) -> None:
+        """Defines a flag that is set by `--name` and unset by `--noname`."""
+        flags.DEFINE_bool(name, default, help, flag_values=self.values)
+
+    def choice(
+        self, name: str, default: str | None, choices: Iterable[str], help: str
+    ) -> None:
+        """Defines a flag whose value is one of `choices`."""
+        flags.DEFINE_enum(name, default, list(choices), help, flag_values=self.values)
+
+    def inception(self, help: str | None = None) -> None:
+        """Defines `--inception`, the path of the 2015 graph."""
+        self.text("inception", None, help or _INCEPTION)
+
+    def batch_size(
+        self,
+        help: str = "Images at a time.",
+        default: int | None = 50,
+        least: int | None = 1,
+        most: int | None = None,
+    ) -> None:
+        """Defines `--batch_size`."""
+        self.number("batch_size", default, help, least, most)
+
+    def seed(
+        self,
+        help: str,
+        default: int | None = 0,
+        least: int | None = 0,
+        most: int | None = None,
+    ) -> None:
+        """Defines `--seed`."""
+        self.number("seed", default, help, least, most)
+
+
+_INCEPTION = (
+    "The 2015 graph, classify_image_graph_def.pb. Without it: $TTUR_INCEPTION, then "
+    "the cache folder, then a download."
+)
+
+
+def check_arguments(args: Sequence[str], count: int = 0, what: str = "") -> None:
+    """Refuses a command line with too many or too few positional arguments.
+
+    Args:
+        args: The positional arguments.
+        count: How many there should be.
+        what: What they should be, such as "one run folder".
+
+    Raises:
+        flags.Error: There are more or fewer.
+
+    Example:
+        >>> from fid.program import check_arguments
+        >>> check_arguments(["runs/a", "runs/b"], 1, "one run folder")
+        Traceback (most recent call last):
+        ...
+        absl.flags._exceptions.Error: expected one run folder; got 2
+    """
+    if len(args) == count:
+        return
+    if not count:
+        raise flags.Error(f"unexpected argument {args[0]!r}")
+    raise flags.Error(f"expected {what}; got {len(args)}")
+
+
+def check_output(output: str | None, inputs: Sequence[str]) -> None:
+    """Makes sure that a result may go where the command line says.
+
+    Args:
+        output: The value of `--output`.
+        inputs: Files that are going to be read.
+
+    Raises:
+        flags.Error: It is missing, names no `.npz` file, or is one of the inputs.
+    """
+    if not output:
+        raise flags.Error("--output=FILE.npz is missing")
+    if not output.lower().endswith(".npz"):
+        raise flags.Error(f"--output={output} does not end in .npz")
+    for path in inputs:
+        both = (path, output)
+        if all(map(os.path.exists, both)) and os.path.samefile(*both):
+            raise flags.Error(f"the output would replace {path}")
+
+
+def run(
+    main: Callable[[list[str], flags.FlagValues], Any],
+    define: Callable[[Flags], None],
+    usage: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a program: parses its flags, calls it, reports its errors on one line.
+
+    Args:
+        main: Given the positional arguments and the parsed flags.
+        define: Defines the program's flags on the `Flags` that it is given.
+        usage: What `--help` says first.
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        0 on success, 1 where something could not be done, 2 for a wrong command line,
+        130 after Ctrl-C.
+    """
+    if sys.stderr is None:  # closed: `print` would take standard output in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    # TensorFlow's start-up messages are not about what the user asked for. The few it
+    # prints before it looks at this cannot be helped.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    flag = Flags()
+    define(flag)
+    values = flag.values
+    flags.DEFINE_bool(
+        "help", False, "Show this help.", short_name="h", flag_values=values
+    )
+    argv = list(sys.argv if argv is None else argv)
+    program = os.path.basename(argv[0])
+
+    def complain(text: str) -> None:
+        print(one_line(f"{program}: {text}"), file=sys.stderr)
+
+    if sys.stdout is None:
+        complain(
+            "error: standard output is closed, and the result goes there; send it to "
+            "a file or to /dev/null."
+        )
+        return 1
+    output = _Output(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(output):
+            args = _parsed(values, argv)[1:]
+            if values.help:
+                print(f"{usage}\n\n{_flags_help(values)}")
+            else:
+                main(args, values)
+            output.flush()
+    except flags.Error as error:
+        complain(f"{error}; see {program} --help")
+        return 2
+    except InputError as error:
+        complain(f"error: {error}")
+        return 1
+    except MemoryError:
+        complain(
+            "error: not enough memory. Choose "
+            + ("a smaller --batch_size, " if "batch_size" in values else "less work, ")
+            + "or a machine with more."
+        )
+        return 1
+    except OSError as error:
+        if error is not output.error:
+            complain(f"error: {error}")
+            return 1
+        # What could not be written now cannot be written at exit either.
+        sys.stdout = None
+        if error.errno != errno.EPIPE:  # whose reader has seen enough, as `head` has
+            complain(
+                f"error: cannot write to standard output: {error.strerror}. Send it "
+                "to another place."
+            )
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    return 0
+
+
+def one_line(text: str) -> str:
+    r"""Returns a message as it can be printed on one line.
+
+    Args:
+        text: May quote names with line breaks, control characters or bytes that are
+            no text.
+
+    Returns:
+        The message, with such characters escaped.
+
+    Example:
+        >>> print(one_line("There is no a\nb."))
+        There is no a\nb.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    try:
+        return values(argv)
+    except UnicodeDecodeError as error:
+        raise flags.Error("a --flagfile is no text file; give one flag a line") from (
+            error
+        )
+
+
+class _Output:
+    """A stream that remembers why it could not be written."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._remembered():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._remembered():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _flags_help(values: flags.FlagValues) -> str:
+    lines = ["Flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        if name != flag.name:  # a short name
+            continue
+        choices = getattr(flag.parser, "enum_values", None)
+        value = "" if flag.boolean else f"={'|'.join(choices or [flag.flag_type()])}"
+        text = (
+            flag.help.removeprefix(f"<{'|'.join(choices)}>: ") if choices else flag.help
+        )
+        default = "" if flag.default in (None, False) else f" [default: {flag.default}]"
+        lines.append(f"  --{name}{value}")
+        lines += textwrap.wrap(
+            text + default, 80, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
