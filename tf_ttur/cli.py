@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
-from fid.files import InputError, cache_dir
-from fid.program import Flags, run
-from tf_ttur import presets
-from tf_ttur.settings import override
+from fid.files import InputError
+from fid.program import Flags, check_arguments, run
+from tf_ttur import presets, tasks
+from tf_ttur.compilation import compilation_cache
+from tf_ttur.presets.settings import override
 
-__all__ = ["compilation_cache", "reproduce", "train"]
+__all__ = ["report", "reproduce", "train"]
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -34,39 +30,17 @@ def train(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if args:
-            raise flags.Error(f"unexpected argument {args[0]!r}")
+        check_arguments(args)
         if values.list_presets:
             print(presets.table())
             return
         if values.describe:
             print(presets.describe(values.preset))
             return
-        preset = presets.get(values.preset)
-        changes = {key: values[key].value for key in _OVERRIDES}
-        if changes["text_files"] is not None and changes["dataset"] is None:
-            changes["dataset"] = "text_files"
-        if changes["dataset"] not in (None, preset.dataset):
-            # The size and the part that the data set has in the paper.
-            preset = dataclasses.replace(preset, image_size=None, split=None)
-        for setting in values.set:
-            if (key := setting.partition("=")[0]) in _OVERRIDES:
-                raise InputError(
-                    f"--set={setting}: {key} has a flag of its own: --{key}."
-                )
-        preset = override(preset.override(**changes), values.set)
-        if values.original_quirks:
-            preset = preset.with_original_quirks()
+        preset = _chosen(values)
         if values.dry_run:
-            from tf_ttur import datasets, losses
-            from tf_ttur.datasets import text as text_data
-
-            if preset.network == "text":
-                text_data.check(preset.dataset, preset.text_files, preset.unit)
-            else:
-                datasets.check_name(preset.dataset)
-            losses.get(preset.loss)
-            print(json.dumps(dataclasses.asdict(preset), indent=2))
+            tasks.of(preset).check()
+            print(json.dumps(preset.settings(), indent=2))
             return
         compilation_cache()
         # TensorFlow is imported here, not for --help.
@@ -76,7 +50,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         summary = experiment.run(
             preset, workdir, values.data_dir, values.inception, values.download
         )
-        print(report(summary, workdir))
+        print(report(summary, workdir, tasks.of(preset)))
 
     usage = """Trains a GAN with two time scales and measures it as it goes.
 
@@ -89,58 +63,40 @@ of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
 
 
-def compilation_cache() -> pathlib.Path | None:
-    """Has XLA keep the programs it compiles, so that the next start is quicker.
-
-    It takes effect only before TensorFlow is imported, through TF_XLA_FLAGS, and leaves
-    that alone where it already names a cache.
-
-    Returns:
-        The folder, one for each kind of processor and release of TensorFlow; None where
-        there is none.
-    """
-    given = os.environ.get("TF_XLA_FLAGS", "")
-    if "tf_xla_persistent_cache_directory" in given or "tensorflow" in sys.modules:
-        return None
-    # Programs are machine code: one for another processor could not run here.
-    machine = platform.machine() + importlib.metadata.version("tensorflow")
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        machine += next((x for x in file if x.startswith(("flags", "Features"))), "")
-    digest = hashlib.sha256(machine.encode()).hexdigest()[:12]
-    folder = cache_dir() / "xla" / digest
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None  # slower, and otherwise the same
-    if any(map(str.isspace, str(folder))):
-        return None  # TensorFlow would take it for two flags
-    os.environ["TF_XLA_FLAGS"] = (
-        f"{given} --tf_xla_persistent_cache_directory={folder}"
-        " --tf_xla_persistent_cache_device_types=CPU"
-    ).strip()
-    return folder
+def _chosen(values: flags.FlagValues) -> presets.Preset:
+    """Returns the preset with all that the flags change in it."""
+    preset = presets.get(values.preset)
+    changes = {key: values[key].value for key in _OVERRIDES}
+    if changes["text_files"] is not None and changes["dataset"] is None:
+        changes["dataset"] = "text_files"
+    if changes["dataset"] is not None:
+        preset = preset.with_dataset(changes.pop("dataset"))
+    for setting in values.set:
+        if (key := setting.partition("=")[0]) in _OVERRIDES:
+            raise InputError(f"--set={setting}: {key} has a flag of its own: --{key}.")
+    preset = override(preset.override(**changes), values.set)
+    return preset.with_original_quirks() if values.original_quirks else preset
 
 
-def report(summary: dict, workdir: pathlib.Path) -> str:
+def report(summary: dict[str, Any], workdir: pathlib.Path, task: tasks.Task) -> str:
     """Says in three lines what a run came to.
 
     Args:
         summary: What `experiment.run` returned.
         workdir: The run folder.
+        task: What was trained.
 
     Returns:
         The lines: where things are, the distances, how to look.
     """
     key, start, best = summary["metric"], summary["start"], summary["best"]
     name = summary["metric_title"]
-    shown = "{:.4g}" if key.startswith("jsd_") else "{:.2f}"
-    values = [shown.format(point[key]) for point in (start, best)]
+    values = [task.value_format.format(point[key]) for point in (start, best)]
     count = f"n = {summary['num_samples']:,}"
     if f"{key}_floor" in summary:
-        floor = shown.format(summary[f"{key}_floor"])
+        floor = task.value_format.format(summary[f"{key}_floor"])
         count += f"; as many real lines: {floor}"
-    ending = "txt" if key.startswith("jsd_") else "png"
-    last = f"{workdir}/samples/step_{summary['last']['step']:08d}.{ending}"
+    last = f"{workdir}/samples/step_{summary['last']['step']:08d}{task.ending}"
     return "\n".join(
         (
             f"Run folder: {workdir} (config.json, metrics.jsonl, samples/, "
@@ -168,36 +124,22 @@ _OVERRIDES = (
 
 
 def _define(flag: Flags) -> None:
-    values = flag.values
-
-    def text(name: str, default: str | None, what: str) -> None:
-        flags.DEFINE_string(name, default, what, flag_values=values)
-
-    def number(name: str, what: str) -> None:
-        flags.DEFINE_integer(name, None, what, flag_values=values)
-
-    def rate(name: str, what: str) -> None:
-        flags.DEFINE_float(name, None, what, flag_values=values)
-
-    def switch(name: str, what: str) -> None:
-        flags.DEFINE_bool(name, False, what, flag_values=values)
-
-    text("preset", presets.DEFAULT, "The experiment; --list_presets names them.")
-    text("workdir", None, "The run folder; by default runs/PRESET.")
-    text(
+    flag.text("preset", presets.DEFAULT, "The experiment; --list_presets names them.")
+    flag.text("workdir", None, "The run folder; by default runs/PRESET.")
+    flag.text(
         "dataset",
         None,
         "Images: digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder. Text: "
         "pydoc_topics (Python's own help), lm1b (One Billion Word) or text_files.",
     )
-    text(
+    flag.text(
         "text_files",
         None,
         "Text to train on: a pattern, in quotes, such as 'books/*.txt'; a line is a "
         "sample.",
     )
-    text("unit", None, "What a symbol of text is: characters or bytes.")
-    text(
+    flag.text("unit", None, "What a symbol of text is: characters or bytes.")
+    flag.text(
         "data_dir",
         None,
         "Where the data set is: the folder that TFDS prepared it in, or that of the "
@@ -205,34 +147,34 @@ def _define(flag: Flags) -> None:
         "extra lsun) or of folders 0, 1, ... of images; for lm1b also that of the "
         "authors' two folders of shards.",
     )
-    number("steps", "Generator updates in all.")
-    number("batch_size", "Images, or lines of text, per discriminator update.")
-    text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")
-    rate("discriminator_lr", "The discriminator's learning rate (b in the paper).")
-    rate("generator_lr", "The generator's learning rate (a in the paper).")
-    text(
-        "inception",
-        None,
+    flag.number("steps", None, "Generator updates in all.")
+    flag.batch_size("Images, or lines of text, per discriminator update.", None, None)
+    flag.text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")
+    flag.rate(
+        "discriminator_lr", None, "The discriminator's learning rate (b in the paper)."
+    )
+    flag.rate("generator_lr", None, "The generator's learning rate (a in the paper).")
+    flag.inception(
         "The 2015 graph, classify_image_graph_def.pb, to measure FID with. Without it: "
         "$TTUR_INCEPTION, then the cache folder, then a download; for the digits, a "
         "small classifier is used instead.",
     )
-    number("seed", "Seed of weights, data order and latents.")
-    flags.DEFINE_multi_string(
+    flag.seed("Seed of weights, data order and latents.", None, None)
+    flag.repeated(
         "set",
-        [],
         "KEY=VALUE: any other setting that --dry_run shows, such as --set=width=32; "
         "may be given several times.",
-        flag_values=values,
     )
-    switch("download", "Let TensorFlow Datasets download a data set that is missing.")
-    switch(
+    flag.switch(
+        "download", "Let TensorFlow Datasets download a data set that is missing."
+    )
+    flag.switch(
         "original_quirks",
         "Train and measure with the original's accidents, too; --describe names them.",
     )
-    switch("list_presets", "Print all presets and stop.")
-    switch("describe", "Print what the preset should come to, and stop.")
-    switch("dry_run", "Print the settings and stop.")
+    flag.switch("list_presets", "Print all presets and stop.")
+    flag.switch("describe", "Print what the preset should come to, and stop.")
+    flag.switch("dry_run", "Print the settings and stop.")
 
 
 def reproduce(argv: Sequence[str] | None = None) -> int:
@@ -246,8 +188,7 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if args:
-            raise flags.Error(f"unexpected argument {args[0]!r}")
+        check_arguments(args)
         name = values.preset
         pairs = [x.removesuffix("_ttur") for x in presets.PRESETS if "_ttur" in x]
         if name not in pairs:
@@ -258,7 +199,7 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
         # TensorFlow is imported here, not for --help.
         from tf_ttur.studies import reproduce
 
-        results = reproduce.reproduce(
+        results = reproduce.train_pair(
             name,
             values.seeds,
             values.workdir or f"runs/{name}",
@@ -287,23 +228,16 @@ Nobody has run it on the paper's data yet, only on the digits."""
 
 
 def _define_reproduce(flag: Flags) -> None:
-    values = flag.values
-
-    def text(name: str, default: str | None, what: str) -> None:
-        flags.DEFINE_string(name, default, what, flag_values=values)
-
-    def number(name: str, default: int | None, what: str) -> None:
-        flags.DEFINE_integer(name, default, what, lower_bound=1, flag_values=values)
-
-    text("preset", "digits_dcgan", "The experiment, without _ttur and _orig.")
-    number("seeds", 8, "Runs of each setting.")
-    text("workdir", None, "Where the runs go; by default runs/NAME.")
-    text("data_dir", None, "Where the data set is: TFDS's folder, or that of images.")
-    text("inception", None, "The 2015 graph; as for train.py.")
-    number("steps", None, "Generator updates in all; by default the preset's.")
-    flags.DEFINE_bool(
-        "original_quirks",
-        False,
-        "Train and measure with the original's accidents, too.",
-        flag_values=values,
+    flag.text("preset", "digits_dcgan", "The experiment, without _ttur and _orig.")
+    flag.number("seeds", 8, "Runs of each setting.", least=1)
+    flag.text("workdir", None, "Where the runs go; by default runs/NAME.")
+    flag.text(
+        "data_dir", None, "Where the data set is: TFDS's folder, or that of images."
+    )
+    flag.inception("The 2015 graph; as for train.py.")
+    flag.number(
+        "steps", None, "Generator updates in all; by default the preset's.", least=1
+    )
+    flag.switch(
+        "original_quirks", "Train and measure with the original's accidents, too."
     )

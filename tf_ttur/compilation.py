@@ -9,8 +9,9 @@ import pathlib
 import platform
 import sys
 
-from fid.files import cache_dir
 from fid.versions import versions
+
+from fid.files import cache_dir
 
 __all__ = ["compilation_cache"]
 

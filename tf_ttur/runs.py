@@ -60,6 +60,7 @@ class RunFolder:
         path: The folder.
         config: The file of all settings.
         metrics: The file of rows, one an interval.
+        log: The file of what was said.
         reference: The file of the real images' statistics.
         vocabulary: The file of a text's symbols.
         samples: The folder of samples over time.
@@ -86,6 +87,7 @@ class RunFolder:
         self.path = path = pathlib.Path(path)
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
         self.reference = path / "reference.npz"
         self.vocabulary = path / "vocabulary.json"
         self.samples = path / "samples"
@@ -113,7 +115,7 @@ class RunFolder:
         Raises:
             InputError: It cannot be made, or another process uses it.
         """
-        with self._locked(), _logging_to(self.path / "log.txt"):
+        with self._locked(), _logging_to(self.log):
             yield
 
     @contextlib.contextmanager
@@ -245,8 +247,8 @@ class RunFolder:
                 ) from error
         if step not in kept:
             raise InputError(
-                f"{printable(self)} keeps no checkpoint of step {step}; it has those of "
-                f"{', '.join(map(str, sorted(kept)))}."
+                f"{printable(self)} keeps no checkpoint of step {step}; it has those "
+                f"of {', '.join(map(str, sorted(kept)))}."
             )
         return kept[step]
 

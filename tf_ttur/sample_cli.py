@@ -59,7 +59,9 @@ _REQUEST = (
 
 def _define(flag: Flags) -> None:
     largest = 2**31 - 1
-    flag.text("checkpoint", "best", "best, last, or the step of a checkpoint that is kept.")
+    flag.text(
+        "checkpoint", "best", "best, last, or the step of a checkpoint that is kept."
+    )
     flag.text("output", None, "Where to; by default a grid in the run folder.")
     flag.number(
         "num_samples",

@@ -178,8 +178,8 @@ def describe(name: str) -> str:
         if published.caveat:
             lines.append(published.caveat)
     lines.append(
-        f"Data: {preset.dataset}, {preset.data_format}; measured every {preset.every:,} steps on "
-        f"{preset.num_samples:,} samples."
+        f"Data: {preset.dataset}, {preset.data_format}; measured every "
+        f"{preset.every:,} steps on {preset.num_samples:,} samples."
     )
     if preset.quirks:
         quirks = ", ".join(f"{k}={v}" for k, v in preset.quirks.items())

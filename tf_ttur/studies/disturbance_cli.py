@@ -170,7 +170,7 @@ def _numbers(texts: Sequence[str] | None) -> list[float] | None:
 
 def _digits() -> Any:
     from fid.sources.images import ArraySource
-    from tf_ttur.cli import compilation_cache
+    from tf_ttur.compilation import compilation_cache
 
     compilation_cache()
     from tf_ttur import datasets
@@ -251,73 +251,57 @@ def _extractor(values: flags.FlagValues, source: Any, digits: bool) -> Any:
 
 
 def _define(flag: Flags) -> None:
-    values = flag.values
-
-    def text(name: str, what: str) -> None:
-        flags.DEFINE_string(name, None, what, flag_values=values)
-
-    def number(name: str, default: int | None, least: int, what: str) -> None:
-        flags.DEFINE_integer(name, default, what, lower_bound=least, flag_values=values)
-
-    def choice(name: str, default: str | None, choices: Any, what: str) -> None:
-        flags.DEFINE_enum(name, default, list(choices), what, flag_values=values)
-
-    def switch(name: str, what: str) -> None:
-        flags.DEFINE_bool(name, False, what, flag_values=values)
-
     from fid.sources.images import VALUE_RANGES
 
-    text("output", "The folder of the study.")
-    flags.DEFINE_list(
+    flag.text("output", None, "The folder of the study.")
+    flag.texts(
         "disturbances",
         list(LEVELS),
         f"Which of {', '.join(LEVELS)}, with commas.",
-        flag_values=values,
     )
-    flags.DEFINE_list(
+    flag.texts(
         "levels",
         None,
         "Levels of all these disturbances, with commas. Without it: the paper's four "
         "of each.",
-        flag_values=values,
     )
-    number(
+    flag.number(
         "num_images",
         None,
-        2,
         f"Images to disturb (the paper: 50000). Without it: all; {_DIGITS} digits.",
+        least=2,
     )
-    text(
+    flag.text(
         "reference",
+        None,
         "What distances are measured from: a file of statistics, or images. Without "
         "it: all of IMAGES.",
     )
-    text(
+    flag.text(
         "contamination",
+        None,
         "The images that replace others. For the digits, without it: tiles of the "
         "photographs that scikit-image ships.",
     )
-    text(
-        "inception",
+    flag.inception(
         "The 2015 graph, classify_image_graph_def.pb. Without it, for IMAGES: "
         "$TTUR_INCEPTION, then the cache folder, then a download; for the digits: a "
         "small classifier of them.",
     )
-    choice(
+    flag.choice(
         "definition",
         "code",
         DEFINITIONS,
         "Whether to disturb as the authors' program does or as their paper says, which "
         "differ in rectangles, in swirl and in which images are taken.",
     )
-    flags.DEFINE_float(
+    flag.rate(
         "swirl_radius",
         25.0,
         "Extent of the swirl in pixels with --definition=code, which took 70 for "
         "CelebA and 25 for all else.",
-        flag_values=values,
     )
-    choice(
+    flag.choice(
         "ind",
         "levels",
         ("samples", "levels", "figure"),
@@ -325,10 +309,14 @@ def _define(flag: Flags) -> None:
         "images - IS, the largest IS of all levels - IS, or the paper's figures' "
         "constant - IS. study.json has all three.",
     )
-    number("is_splits", 10, 1, "Parts that the Inception Score is averaged over.")
-    number("seed", 0, 0, "Of everything random.")
-    number("batch_size", 50, 1, "Images at a time.")
-    choice("value_range", None, VALUE_RANGES, "What the values of float images span.")
-    switch("recursive", "Enter the folders of a folder.")
-    switch("json", "Print JSON.")
-    switch("dry_run", "Print what would be measured and stop.")
+    flag.number(
+        "is_splits", 10, "Parts that the Inception Score is averaged over.", least=1
+    )
+    flag.seed("Of everything random.")
+    flag.batch_size()
+    flag.choice(
+        "value_range", None, VALUE_RANGES, "What the values of float images span."
+    )
+    flag.switch("recursive", "Enter the folders of a folder.")
+    flag.switch("json", "Print JSON.")
+    flag.switch("dry_run", "Print what would be measured and stop.")

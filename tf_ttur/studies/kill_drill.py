@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import pathlib
 import random
@@ -22,13 +21,14 @@ from typing import IO, Any
 from absl import flags
 
 from fid.files import InputError, read_json
-from fid.program import Flags, run
+from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
+from tf_ttur.runs import WALL_CLOCK, RunFolder, checkpoints
 
 __all__ = ["differences", "kill_drill"]
 
 # Fields of metrics.jsonl and summary.json that a clock decides.
-_WALL_CLOCK = ("minutes", "measure_minutes", "measuring_share")
+_WALL_CLOCK = (*WALL_CLOCK, "measuring_share")
 # After a row of metrics come a checkpoint and its copy: moments worth a kill.
 _WRITING_SECONDS = 0.1
 
@@ -53,8 +53,7 @@ def kill_drill(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if args:
-            raise flags.Error(f"unexpected argument {args[0]!r}")
+        check_arguments(args)
         preset = presets.get(values.preset).override(steps=values.steps)
         command = [f"--preset={preset.name}", f"--steps={preset.steps}"]
         if values.batch_size is not None:
@@ -63,15 +62,17 @@ def kill_drill(argv: Sequence[str] | None = None) -> int:
             folder = values.workdir or stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="kill_drill.")
             )
-            whole, killed = (pathlib.Path(folder, x) for x in ("whole", "killed"))
+            whole, killed = (
+                RunFolder(pathlib.Path(folder, x)) for x in ("whole", "killed")
+            )
             for each in (whole, killed):
-                if each.exists():
+                if each.path.exists():
                     raise InputError(f"{each} exists; choose another --workdir.")
             print(f"whole: {_finished(command, whole)}", flush=True)
             plan = random.Random(values.seed)
             for number in range(1, values.kills + 1):
                 left = values.kills - number + 1
-                kill = _plan(plan, _rows(whole), _rows(killed), left)
+                kill = _plan(plan, whole.rows(), killed.rows(), left)
                 line = _killed(command, killed, kill)
                 print(f"kill {number}/{values.kills}: {line}", flush=True)
             print(f"killed: {_finished(command, killed)}", flush=True)
@@ -79,7 +80,7 @@ def kill_drill(argv: Sequence[str] | None = None) -> int:
                 more = f"; and {len(found) - 9} more" if len(found) > 9 else ""
                 raise InputError(f"The runs differ: {'; '.join(found[:9])}{more}.")
             print(
-                f"equal after {values.kills} kills: {len(_rows(whole))} rows, "
+                f"equal after {values.kills} kills: {len(whole.rows())} rows, "
                 "checkpoints, best/, samples and summary (wall-clock fields aside)"
             )
 
@@ -94,7 +95,7 @@ equal, bit for bit, those of a run that nobody killed."""
     return run(main, _define, usage, argv)
 
 
-def differences(one: pathlib.Path, two: pathlib.Path) -> list[str]:
+def differences(one: str | os.PathLike[str], two: str | os.PathLike[str]) -> list[str]:
     """Compares two run folders bit for bit, wall-clock fields aside.
 
     Args:
@@ -104,7 +105,7 @@ def differences(one: pathlib.Path, two: pathlib.Path) -> list[str]:
     Returns:
         A phrase for each difference; empty where there is none.
     """
-    first, second = _contents(one), _contents(two)
+    first, second = _contents(RunFolder(one)), _contents(RunFolder(two))
     return [
         f"{name} is not in {(two if name in first else one)}"
         if (name in first) != (name in second)
@@ -114,21 +115,26 @@ def differences(one: pathlib.Path, two: pathlib.Path) -> list[str]:
     ]
 
 
-def _contents(workdir: pathlib.Path) -> dict[str, Any]:
+def _contents(folder: RunFolder) -> dict[str, Any]:
     """Returns what counts of a run folder, by name: values or digests."""
+    facts = (folder.config, folder.summary, folder.best / "best.json")
     found: dict[str, Any] = {
-        name: _without_clock(read_json(workdir / name))
-        for name in ("config.json", "summary.json", "best/best.json")
+        path.relative_to(folder.path).as_posix(): _without_clock(read_json(path))
+        for path in facts
     }
-    for row in _rows(workdir):
+    for row in folder.rows():
         found[f"row {row['step']} of metrics.jsonl"] = _without_clock(row)
-    for path in (workdir / "samples").iterdir():
+    for path in folder.samples.iterdir():
         found[f"samples/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for folder in ("checkpoints", "best"):
-        for path in (workdir / folder).glob("*.keras"):
-            for name, digest in _arrays(path):
-                found[f"{name} in {folder}/{path.name}"] = digest
+    for path in _checkpoints(folder):
+        for name, digest in _arrays(path):
+            found[f"{name} in {path.relative_to(folder.path).as_posix()}"] = digest
     return found
+
+
+def _checkpoints(folder: RunFolder) -> list[pathlib.Path]:
+    kept = (folder.checkpoints, folder.best)
+    return [path for each in kept for path in checkpoints(each).values()]
 
 
 def _arrays(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -173,12 +179,12 @@ def _plan(
     return _Kill(plan.choice((signal.SIGKILL, signal.SIGTERM)), rows, delay)
 
 
-def _killed(command: list[str], workdir: pathlib.Path, kill: _Kill) -> str:
+def _killed(command: list[str], folder: RunFolder, kill: _Kill) -> str:
     """Starts the run, kills it, and says where it was."""
-    with _started(command, workdir) as (process, output):
-        _wait_for_start(process, workdir)
-        target = len(_rows(workdir)) + kill.rows
-        while process.poll() is None and len(_rows(workdir)) < target:
+    with _started(command, folder) as (process, output):
+        _wait_for_start(process, folder)
+        target = len(folder.rows()) + kill.rows
+        while process.poll() is None and len(folder.rows()) < target:
             time.sleep(0.01)
         time.sleep(kill.delay)
         process.send_signal(kill.signal)
@@ -190,11 +196,9 @@ def _killed(command: list[str], workdir: pathlib.Path, kill: _Kill) -> str:
             f"({' '.join(said.split())[-500:]}). If it had finished, give more "
             "--steps."
         )
-    rows = _rows(workdir)
+    rows = folder.rows()
     names = sorted(
-        path.relative_to(workdir).as_posix()
-        for folder in ("checkpoints", "best")
-        for path in (workdir / folder).glob("*")
+        path.relative_to(folder.path).as_posix() for path in _checkpoints(folder)
     )
     return (
         f"{kill.signal.name} {kill.delay:.2f} s after "
@@ -203,13 +207,13 @@ def _killed(command: list[str], workdir: pathlib.Path, kill: _Kill) -> str:
     )
 
 
-def _wait_for_start(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+def _wait_for_start(process: subprocess.Popen, folder: RunFolder) -> None:
     """Waits until the run has read or made its first checkpoint.
 
     Most of a short run is the start of Python and TensorFlow, where a kill finds
     nothing to break.
     """
-    log = workdir / "log.txt"
+    log = folder.log
     before = log.stat().st_size if log.exists() else 0
     while process.poll() is None:
         if log.exists():
@@ -221,14 +225,14 @@ def _wait_for_start(process: subprocess.Popen, workdir: pathlib.Path) -> None:
         time.sleep(0.01)
 
 
-def _finished(command: list[str], workdir: pathlib.Path) -> str:
+def _finished(command: list[str], folder: RunFolder) -> str:
     """Lets the run finish, and returns what it says of its result."""
-    with _started(command, workdir) as (process, output):
+    with _started(command, folder) as (process, output):
         process.wait()
         said = _read(output)
     if process.returncode:
         raise InputError(
-            f"The run in {workdir} ended with status {process.returncode}: "
+            f"The run in {folder} ended with status {process.returncode}: "
             f"{' '.join(said.split())[-500:]}"
         )
     return said.splitlines()[-2]
@@ -236,13 +240,13 @@ def _finished(command: list[str], workdir: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _started(
-    command: list[str], workdir: pathlib.Path
+    command: list[str], folder: RunFolder
 ) -> Iterator[tuple[subprocess.Popen, IO[str]]]:
     """Starts the training program; gives the process, and a file of what it says."""
     # Not a pipe, which would stop the run once it is full.
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *command, f"--workdir={workdir}"],
+            [sys.executable, "-c", _PROGRAM, *command, f"--workdir={folder}"],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -262,41 +266,21 @@ def _read(output: IO[str]) -> str:
     return output.read()
 
 
-def _rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads whole rows of metrics, without TensorFlow."""
-    with contextlib.suppress(FileNotFoundError):
-        text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n")[:-1]]
-    return []
-
-
 def _without_clock(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in _WALL_CLOCK}
 
 
 def _define(flag: Flags) -> None:
-    values = flag.values
-
-    flags.DEFINE_integer(
-        "kills", 20, "How many kills.", lower_bound=1, flag_values=values
+    flag.number("kills", 20, "How many kills.", least=1)
+    flag.text("preset", presets.DEFAULT, "The experiment.")
+    flag.number(
+        "steps", None, "Generator updates in all; a few intervals more than kills."
     )
-    flags.DEFINE_string(
-        "preset", presets.DEFAULT, "The experiment.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "steps",
-        None,
-        "Generator updates in all; a few intervals more than kills.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "batch_size", None, "Images per discriminator update.", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of the moments.", flag_values=values)
-    flags.DEFINE_string(
+    flag.batch_size("Images per discriminator update.", None, None)
+    flag.seed("Seed of the moments.", least=None)
+    flag.text(
         "workdir",
         None,
         "Keeps both runs, in its folders whole and killed; without it they go to a "
         "temporary one.",
-        flag_values=values,
     )

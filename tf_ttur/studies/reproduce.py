@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fid.files import InputError, write_json
-from tf_ttur import experiment, presets
-from tf_ttur.callbacks import Diverged, MetricsLog
+from tf_ttur import experiment, presets, tasks
+from tf_ttur.callbacks import Diverged
+from tf_ttur.runs import RunFolder
 
-__all__ = ["SETTINGS", "reproduce", "row", "summarize"]
+__all__ = ["SETTINGS", "row", "summarize", "train_pair"]
 
 _log = logging.getLogger(__name__)
 
@@ -21,13 +22,14 @@ SETTINGS = ("ttur", "orig")
 """What the paper compares: two learning rates, and the original's one."""
 
 
-def reproduce(
+def train_pair(
     name: str,
     seeds: int,
     workdir: str | pathlib.Path,
     data_dir: str | None = None,
     inception: str | None = None,
     original_quirks: bool = False,
+    train: Callable[..., Any] = experiment.run,
     **changes: Any,
 ) -> dict[str, dict[str, Any]]:
     """Trains both settings of an experiment with several seeds, one after the other.
@@ -42,6 +44,7 @@ def reproduce(
         data_dir: Where the data set is; see `datasets.load` and `text.load`.
         inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         original_quirks: Whether to train and measure with the original's accidents.
+        train: Trains a preset in a folder; see `experiment.run`.
         **changes: Settings to change in all presets, as for `Preset.override`.
 
     Returns:
@@ -58,56 +61,58 @@ def reproduce(
         settings[setting] = preset.with_original_quirks() if original_quirks else preset
     results = {}
     for setting, preset in settings.items():
-        runs, diverged = [], {}
-        for seed in range(seeds):
-            folder = workdir / preset.name / f"seed_{seed}"
+        folders = [
+            RunFolder(workdir / preset.name / f"seed_{seed}") for seed in range(seeds)
+        ]
+        diverged = {}
+        for seed, folder in enumerate(folders):
             try:
-                experiment.run(preset.override(seed=seed), folder, data_dir, inception)
+                train(preset.override(seed=seed), folder, data_dir, inception)
             except Diverged as error:
                 _log.warning("%s stopped early: %s", folder, error)
                 diverged[seed] = error.step
-            runs.append(MetricsLog.read(folder / "metrics.jsonl"))
-        results[setting] = summarize(runs) | {"diverged": diverged}
+        task = tasks.of_run(folders[0])
+        metrics = (task.metric(folders[0].read_config()), *task.further_metrics)
+        runs = [folder.rows() for folder in folders]
+        results[setting] = summarize(runs, metrics) | {"diverged": diverged}
         write_json(workdir / "results.json", results)
     return results
 
 
-def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def summarize(
+    runs: Sequence[Sequence[dict[str, Any]]], metrics: Sequence[str]
+) -> dict[str, Any]:
     """Takes the table's figures out of the curves of several runs.
 
     Args:
         runs: The rows of each run's metrics.jsonl.
+        metrics: Names of values in them: the one that decides what is best, and at
+            most one more, such as `jsd_4` and `jsd_6`.
 
     Returns:
         `metric`, `runs`, and two points, {"step", "value"}: `best`, the lowest of all
         runs and steps, as in the paper's table; and `mean_minimum`, the lowest of the
         mean curve, over the steps that every run has measured: up to where the first
-        of them diverged. Of text it is that of `jsd_4`, and `further` is the same
-        of `jsd_6`.
+        of them diverged. `further` is the same of the second name, where there is one.
 
     Raises:
         InputError: A run has no distance.
 
     Example:
-        >>> from tf_ttur import reproduce
+        >>> from tf_ttur.studies import reproduce
         >>> runs = [[{"step": 1, "fid": 9.0}, {"step": 2, "fid": 4.0}],
         ...         [{"step": 1, "fid": 5.0}, {"step": 2, "fid": 8.0}]]
-        >>> reproduce.summarize(runs)["mean_minimum"]
+        >>> reproduce.summarize(runs, ["fid"])["mean_minimum"]
         {'step': 2, 'value': 6.0}
     """
-    names = {key for rows in runs for row in rows for key in row}
-    metric = next(
-        (x for x in names if x in ("fid", "jsd_4") or x.startswith("frechet_")), None
-    )
+    metric, *further = metrics
     found = _summarize(runs, metric)
-    if metric == "jsd_4":
-        found["further"] = _summarize(runs, "jsd_6")
+    if further:
+        found["further"] = _summarize(runs, *further)
     return found
 
 
-def _summarize(
-    runs: Sequence[Sequence[dict[str, Any]]], metric: str | None
-) -> dict[str, Any]:
+def _summarize(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> dict[str, Any]:
     curves = [
         {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
         for rows in runs
@@ -147,20 +152,12 @@ def row(name: str, ours: dict[str, Any] | None = None) -> str:
         | `celeba_dcgan_ttur` | 1e-05, 0.0005 | 12.5 at 225,000 | 14.0 | not run | not run |
     """  # noqa: E501
     published = presets.PUBLISHED.get(name)
-    if presets.get(name).network != "text":
-        return _row(name, "", published, ours, 2)
-    return "\n".join(
-        (
-            _row(name, ", JSD-4", published, ours, 4),
-            _row(
-                name,
-                ", JSD-6",
-                published and published.further,
-                ours and ours["further"],
-                4,
-            ),
-        )
-    )
+    rows = []
+    for suffix, digits in tasks.of(presets.get(name)).tabled:
+        rows.append(_row(name, suffix, published, ours, digits))
+        published = published and published.further
+        ours = ours and ours.get("further")
+    return "\n".join(rows)
 
 
 def _row(

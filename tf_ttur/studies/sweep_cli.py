@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from fid.files import InputError
-from fid.program import Flags, run
+from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
-from tf_ttur.cli import compilation_cache
-from tf_ttur.settings import override
+from tf_ttur.compilation import compilation_cache
+from tf_ttur.presets.settings import override
 
 __all__ = ["sweep"]
 
@@ -28,11 +28,10 @@ def sweep(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if args:
-            raise flags.Error(f"unexpected argument {args[0]!r}")
+        check_arguments(args)
         # Not for --help.
-        from tf_ttur.studies import sweep as sweeps
         from tf_ttur.studies import sweep_results
+        from tf_ttur.studies.sweep import Sweep, grid, run_sweep
 
         workdir = pathlib.Path(values.workdir)
         if values.table_only:
@@ -44,12 +43,12 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             if values[key].value is not None
         ]
         preset = override(presets.get(values.preset), settings + values.set)
-        cells = sweeps.grid(
+        cells = grid(
             _rates("discriminator_lr", values.discriminator_lr),
             _rates("generator_lr", values.generator_lr),
             [_pair(text) for text in values.pairs],
         )
-        wanted = sweeps.Sweep(
+        wanted = Sweep(
             preset,
             dict.fromkeys(cells, values.seeds),
             values.data_dir,
@@ -61,7 +60,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             print(line, file=sys.stderr, flush=True)
 
         try:
-            sweeps.run(wanted, workdir, values.processes, say)
+            run_sweep(wanted, workdir, values.processes, say)
         except InputError:
             if (workdir / "sweep.json").exists():
                 say(f"What there is: sweep.py --workdir={workdir} --table_only")
@@ -97,36 +96,23 @@ def _pair(text: str) -> tuple[float, float]:
 
 
 def _define(flag: Flags) -> None:
-    values = flag.values
-
-    def text(name: str, default: str | None, what: str) -> None:
-        flags.DEFINE_string(name, default, what, flag_values=values)
-
-    def texts(name: str, what: str) -> None:
-        flags.DEFINE_list(name, [], what, flag_values=values)
-
-    def number(name: str, default: int | None, what: str) -> None:
-        flags.DEFINE_integer(name, default, what, flag_values=values)
-
-    text("preset", presets.DEFAULT, "The experiment; train.py --list_presets.")
-    text("workdir", "runs/sweep", "The sweep's folder.")
-    texts("discriminator_lr", "The discriminator's learning rates, with commas.")
-    texts("generator_lr", "The generator's learning rates, with commas.")
-    texts("pairs", "Further pairs DISCRIMINATOR:GENERATOR, with commas.")
-    number("seeds", 4, "Runs of each pair of rates; their seeds are 0, 1, ...")
-    number("processes", 1, "Runs at a time; they share the processor's cores.")
-    number("steps", None, "Generator updates of each run.")
-    number("every", None, "Steps between measurements.")
-    number("num_samples", None, "Generated images in a measurement.")
-    flags.DEFINE_multi_string(
+    flag.text("preset", presets.DEFAULT, "The experiment; train.py --list_presets.")
+    flag.text("workdir", "runs/sweep", "The sweep's folder.")
+    flag.texts(
+        "discriminator_lr", [], "The discriminator's learning rates, with commas."
+    )
+    flag.texts("generator_lr", [], "The generator's learning rates, with commas.")
+    flag.texts("pairs", [], "Further pairs DISCRIMINATOR:GENERATOR, with commas.")
+    flag.number("seeds", 4, "Runs of each pair of rates; their seeds are 0, 1, ...")
+    flag.number("processes", 1, "Runs at a time; they share the processor's cores.")
+    flag.number("steps", None, "Generator updates of each run.")
+    flag.number("every", None, "Steps between measurements.")
+    flag.number("num_samples", None, "Generated images in a measurement.")
+    flag.repeated(
         "set",
-        [],
         "KEY=VALUE: any other setting of the preset, such as --set=ema_decay=0; may be "
         "given several times.",
-        flag_values=values,
     )
-    text("data_dir", None, "Where the data set is; see train.py.")
-    text("inception", None, "The 2015 graph, to measure FID with; see train.py.")
-    flags.DEFINE_bool(
-        "table_only", False, "Train nothing; tell what there is.", flag_values=values
-    )
+    flag.text("data_dir", None, "Where the data set is; see train.py.")
+    flag.inception("The 2015 graph, to measure FID with; see train.py.")
+    flag.switch("table_only", "Train nothing; tell what there is.")

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, atomic_path, read_json_lines, read_object, write_json
+from fid.files import InputError, atomic_path, write_json
 from tf_ttur import plots
-from tf_ttur.studies import sweep
-from tf_ttur.studies.sweep import Cell
+from tf_ttur.runs import RunFolder
+from tf_ttur.studies.sweep import Cell, load, run_folder
 
 __all__ = ["Result", "Run", "compare", "read", "report", "table"]
 
@@ -101,14 +101,16 @@ def read(
         InputError: The folder holds no sweep, or a run's files cannot be read or were
             measured by another distance.
     """
-    _, cells = sweep.load(workdir)
+    _, cells = load(workdir)
     folders = {
-        (cell, seed): sweep.run_folder(workdir, cell, seed)
+        (cell, seed): run_folder(workdir, cell, seed)
         for cell, seeds in cells.items()
         for seed in range(seeds)
     }
-    finished = [x for x in folders.values() if (x / "summary.json").exists()]
-    metrics = {_metric(folder): folder for folder in finished}
+    metrics = {}
+    for folder in folders.values():
+        if (summary := folder.read_summary()) is not None:
+            metrics[summary["metric"], summary["metric_title"]] = folder
     if len(metrics) > 1:
         raise InputError(
             "Runs were measured by different distances: "
@@ -120,23 +122,15 @@ def read(
         over = [
             _run(seed, folder, metric and metric[0])
             for seed in range(seeds)
-            if sweep.is_over(folder := folders[cell, seed])
+            if (folder := folders[cell, seed]).is_over
         ]
         results.append(Result(cell, over, seeds - len(over)))
     return metric, results
 
 
-def _metric(folder: pathlib.Path) -> tuple[str, str]:
-    summary = read_object(folder / "summary.json", "metric")
-    key = summary["metric"]
-    title = "FID" if key == "fid" else f"Fréchet distance ({key})"
-    return key, summary.get("metric_title", title)
-
-
-def _run(seed: int, folder: pathlib.Path, key: str | None) -> Run:
-    rows = read_json_lines(folder / "metrics.jsonl", "step", "minutes")
-    rows = [row for row in rows if row.get(key) is not None]
-    divergence = sweep.diverged(folder)
+def _run(seed: int, folder: RunFolder, key: str | None) -> Run:
+    rows = [row for row in folder.rows() if row.get(key) is not None]
+    divergence = folder.read_divergence()
     return Run(
         seed,
         *([row[x] for row in rows] for x in ("step", "minutes", key)),

@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from fid.metrics.metric import metric_name
 
 from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, check_writable, printable
-from fid.metrics.metric import metric_name
 from fid.sources.source import Source
 from tf_ttur.presets import ImagePreset
 from tf_ttur.runs import RunFolder
@@ -267,9 +267,7 @@ def _grid(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _reference(
-    path: pathlib.Path, data: ImageData, extractor: Extractor
-) -> Statistics:
+def _reference(path: pathlib.Path, data: ImageData, extractor: Extractor) -> Statistics:
     """Computes the statistics of the real images once, and keeps them in the folder."""
     from fid.measure import compute_statistics
     from fid.statistics import Statistics

@@ -11,10 +11,10 @@ from typing import Any
 
 from absl import flags
 
-from fid.files import InputError, check_writable, printable, read_json, write_json
-from fid.program import Flags, run
-from tf_ttur import sampling
-from tf_ttur.presets import Preset
+from fid.files import InputError, check_writable, printable, write_json
+from fid.program import Flags, check_arguments, run
+from tf_ttur import presets
+from tf_ttur.runs import RunFolder
 
 __all__ = ["heavy_ball", "nash", "saddle", "two_time_scales"]
 
@@ -31,14 +31,14 @@ def saddle(argv: Sequence[str] | None = None) -> int:
 
     def main(args: list[str], values: flags.FlagValues) -> None:
         from tf_ttur.theory import figures
-        from tf_ttur.theory import saddle as toy
+        from tf_ttur.theory.saddle import ROWS, THRESHOLD, summarise
 
         output = _output(args, values)
         # The floor is the mean over the last 1,000 steps, or all but the start's.
         window = min(1000, values.steps)
         rows = [
-            toy.summarise(row, values.steps, values.runs, values.seed, window)
-            for row in toy.ROWS
+            summarise(row, values.steps, values.runs, values.seed, window)
+            for row in ROWS
         ]
         figures.saddle_panel(output / "saddle_panel.png", values.steps, values.seed)
         figures.saddle_surface(output / "saddle_surface.png")
@@ -51,7 +51,7 @@ def saddle(argv: Sequence[str] | None = None) -> int:
         )
         print(
             f"{values.runs} runs of {values.steps} steps each; median steps to "
-            f"< {toy.THRESHOLD}, then the mean over the last {window} steps"
+            f"< {THRESHOLD}, then the mean over the last {window} steps"
         )
         line = "{:14} {:>8} {:>8}  {:>9} {:>9}  {:>9} {:>9}"
         print(line.format("", "lr x", "lr y", "|(x,y)|", "|grad|", "|(x,y)|", "|grad|"))
@@ -70,7 +70,7 @@ def saddle(argv: Sequence[str] | None = None) -> int:
         print(f"Figures and saddle.json: {output}")
 
     def define(flag: Flags) -> None:
-        _shared(flag.values, "saddle", runs=400, steps=5000)
+        _shared(flag, "saddle", runs=400, steps=5000)
 
     usage = """Runs the paper's toy saddle f(x, y) = (1 + x^2)(100 - y^2) at its four
 pairs of learning rates: how fast many runs come near the saddle, and how near.
@@ -132,7 +132,7 @@ def two_time_scales(argv: Sequence[str] | None = None) -> int:
 
     def define(flag: Flags) -> None:
         # An exponent is the slope of a line through two points or more.
-        _shared(flag.values, "two_time_scales", runs=400, steps=100_000, least_steps=2)
+        _shared(flag, "two_time_scales", runs=400, steps=100_000, least_steps=2)
 
     usage = """Runs stochastic approximation with one and with two time scales on games
 whose Jacobian is known: a linear-quadratic one and Dirac-GAN.
@@ -195,7 +195,7 @@ def heavy_ball(argv: Sequence[str] | None = None) -> int:
         print(f"Figures and heavy_ball.json: {output}")
 
     def define(flag: Flags) -> None:
-        _shared(flag.values, "heavy_ball", runs=2000, steps=20_000)
+        _shared(flag, "heavy_ball", runs=2000, steps=20_000)
 
     usage = """Compares Adam with the heavy ball with friction that it follows, and
 counts which of two wells its runs end in.
@@ -215,26 +215,27 @@ def nash(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        if len(args) != 1:
-            raise flags.Error(f"give one run folder; got {len(args)}")
-        workdir = pathlib.Path(args[0])
-        preset, data_dir = _preset(workdir / "config.json")
-        if preset.network == "text":
-            raise InputError(f"{workdir} is a run on text; choose one on images.")
-        checkpoint = _checkpoint(workdir, values.checkpoint)
+        check_arguments(args, 1, "one run folder")
+        folder = RunFolder(args[0])
+        preset = folder.preset()
+        if not isinstance(preset, presets.ImagePreset):
+            raise InputError(
+                f"{folder} is a run on {preset.kind}; choose one on images."
+            )
+        checkpoint = _checkpoint(folder, values.checkpoint)
 
         import numpy as np
 
-        from tf_ttur import datasets, experiment
+        from tf_ttur import tasks
         from tf_ttur.theory.nash import examine
 
-        data = datasets.load(
-            preset.dataset, data_dir=data_dir, image_size=preset.image_size
-        )
+        task = tasks.of(preset, data_dir=folder.read_config()["data_dir"])
+        data = task.load()
+        # A minibatch each, however many the discriminator takes in a step.
         batches = data.training(preset.batch_size, preset.seed)
         count = max(values.num_images // preset.batch_size, 1)
         images = np.concatenate([np.asarray(x) for x in batches.take(count)])
-        gan = experiment.build(preset, data.image_shape)
+        gan = task.build(data.shape)
         stages = {}
         for stage in ("before training", checkpoint.name):
             if stage == checkpoint.name:
@@ -266,25 +267,18 @@ def nash(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(report, indent=2) if values.json else _nash_text(report))
 
     def define(flag: Flags) -> None:
-        values = flag.values
-        flags.DEFINE_string(
-            "checkpoint",
-            None,
-            "A .keras file of the run; by default its newest one.",
-            flag_values=values,
+        flag.text(
+            "checkpoint", None, "A .keras file of the run; by default its newest one."
         )
-        _count("num_images", 1024, "Real images, and as many generated ones.", values)
-        _count("iterations", 80, "Products with each Hessian at most.", values)
-        flags.DEFINE_integer(
-            "seed", 0, "Seed of the latents.", lower_bound=0, flag_values=values
+        flag.number(
+            "num_images", 1024, "Real images, and as many generated ones.", least=1
         )
-        flags.DEFINE_bool(
-            "jit_compile",
-            None,
-            "Compile by XLA; by default as the run does.",
-            flag_values=values,
+        flag.number("iterations", 80, "Products with each Hessian at most.", least=1)
+        flag.seed("Seed of the latents.")
+        flag.switch(
+            "jit_compile", "Compile by XLA; by default as the run does.", default=None
         )
-        flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+        flag.switch("json", "Print JSON.")
 
     usage = """Measures how far a trained GAN is from a stationary local Nash
 equilibrium, before and after training: the gradient norm of each player's own loss and
@@ -322,38 +316,17 @@ def _nash_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _preset(path: pathlib.Path) -> tuple[Preset, str | None]:
-    config = read_json(path)
-    wrong = f"{printable(path)} is not the configuration of a training run: "
-    try:
-        settings = {f.name: config[f.name] for f in dataclasses.fields(Preset)}
-        # The file names the extractor that was found, which no preset may and which
-        # nothing here needs. `override` changes nothing, and refuses what cannot be.
-        settings["extractor"] = "auto"
-        return Preset(**settings).override(), config["data_dir"]
-    except KeyError as error:
-        raise InputError(f"{wrong}it lacks {error}.") from error
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{wrong}{error}.") from error
-
-
-def _checkpoint(workdir: pathlib.Path, given: str | None) -> pathlib.Path:
-    if given is not None:
-        path = pathlib.Path(given)
-        if not path.is_file():
-            raise InputError(f"There is no checkpoint {path}.")
-        return path
-    found = sampling.checkpoints(workdir / "checkpoints")
-    if not found:
-        raise InputError(
-            f"{workdir} has no checkpoint, checkpoints/step_*.keras; train there first."
-        )
-    return found[max(found)]
+def _checkpoint(folder: RunFolder, given: str | None) -> pathlib.Path:
+    if given is None:
+        return folder.checkpoint("last")
+    path = pathlib.Path(given)
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint {path}.")
+    return path
 
 
 def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:
-    if args:
-        raise flags.Error(f"unexpected argument {args[0]!r}")
+    check_arguments(args)
     if not values.output:
         raise flags.Error("--output is empty; name a folder")
     output = pathlib.Path(values.output)
@@ -362,22 +335,12 @@ def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:
 
 
 def _shared(
-    values: flags.FlagValues, name: str, *, runs: int, steps: int, least_steps: int = 1
+    flag: Flags, name: str, *, runs: int, steps: int, least_steps: int = 1
 ) -> None:
-    _count("runs", runs, "Runs with noise of their own.", values)
-    _count("steps", steps, "Steps in each run.", values, least_steps)
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of all noise.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_string(
-        "output", f"runs/{name}", "Folder of figures and values.", flag_values=values
-    )
-
-
-def _count(
-    name: str, default: int, what: str, values: flags.FlagValues, least: int = 1
-) -> None:
-    flags.DEFINE_integer(name, default, what, lower_bound=least, flag_values=values)
+    flag.number("runs", runs, "Runs with noise of their own.", least=1)
+    flag.number("steps", steps, "Steps in each run.", least_steps)
+    flag.seed("Seed of all noise.")
+    flag.text("output", f"runs/{name}", "Folder of figures and values.")
 
 
 def _steps(value: float) -> str:
