@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -17,13 +18,21 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "check_writable",
+    "is_temporary",
     "printable",
     "read_json",
     "read_json_lines",
     "read_object",
     "sha256_of_file",
+    "temporary_files",
     "write_json",
 ]
+
+# A temporary name is a dot, the file's name up to here, what `mkstemp` makes up, and
+# the file's suffixes: `.curve.png.k3x_9a0b.png`. A name may have 255 bytes, and 40
+# characters may take 160 of them.
+_NAME_LENGTH = 40
+_MADE_UP = re.compile(r"\.[a-z0-9_]{8}(?=\.|\Z)")
 
 
 class InputError(ValueError):
@@ -138,6 +147,46 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         for folder in missing:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def is_temporary(name: str) -> bool:
+    """Says whether a name is one that `atomic_path` gives to a file it is writing.
+
+    Args:
+        name: Of a file, without its folder.
+
+    Returns:
+        Whether it is.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with atomic_path(pathlib.Path(tempfile.mkdtemp(), "curve.png")) as path:
+        ...     is_temporary(path.name)
+        True
+        >>> is_temporary(".curve.png.old.png")
+        False
+    """
+    for made_up in _MADE_UP.finditer(name):
+        whole, suffixes = name[1 : made_up.start()], name[made_up.end() :]
+        # Of a name that was cut, the suffixes are not known.
+        cut = len(whole) == _NAME_LENGTH
+        if whole and (cut or suffixes == _suffixes(pathlib.PurePath(whole))):
+            return name.startswith(".")
+    return False
+
+
+def temporary_files(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Gives what processes that were killed have left of files they were writing.
+
+    Args:
+        folder: Where to look, its subfolders included. No process may be writing there.
+
+    Yields:
+        The files, which can be removed.
+    """
+    for path in pathlib.Path(folder).rglob(".*"):
+        if is_temporary(path.name) and path.is_file():
+            yield path
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -262,9 +311,10 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise InputError(f"Cannot write {label}: it is a folder; name a file.")
-        # A name may have 255 bytes, and 40 characters may take 160 of them.
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_suffixes(path)
+            dir=path.parent,
+            prefix=f".{path.name[:_NAME_LENGTH]}.",
+            suffix=_suffixes(path),
         )
         os.close(handle)
     except OSError as error:
@@ -284,7 +334,7 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _suffixes(path: pathlib.Path) -> str:
+def _suffixes(path: pathlib.PurePath) -> str:
     # `.weights.h5` must survive as a whole: Keras checks for it. What is longer than
     # that by far is no format but part of a name with dots in it.
     for count in (2, 1):

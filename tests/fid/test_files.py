@@ -66,6 +66,54 @@ def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "step_00000500.keras",
+        "ema.weights.h5",
+        "report",
+        ".hidden",
+        "x.12345678",
+        "x" * 40 + ".json",
+        "x" * 39 + ".weights.h5",
+        "é" * 125 + ".npz",
+        "two words (1).tar.gz",
+        "a\nb.png",
+    ],
+)
+def test_what_a_killed_process_was_writing_is_recognised(tmp_path, name):
+    # Where it is killed, the temporary file stays as it is at this moment.
+    with files.atomic_path(tmp_path / "deep" / name) as unfinished:
+        assert files.is_temporary(unfinished.name)
+        assert not files.is_temporary(name)
+        assert list(files.temporary_files(tmp_path)) == [unfinished]
+    assert list(files.temporary_files(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        ".gitignore",
+        ".DS_Store",
+        ".config.json.swp",
+        ".config.json.bak",
+        ".config.json.old.json",
+        ".config.json.original.yaml",
+        ".nfs0000000000000001",
+        ".ipynb_checkpoints",
+        ".env.local",
+        ".abcdefgh",
+        "config.json.x1y2_z34.json",
+    ],
+)
+def test_files_of_the_users_own_are_not_taken_for_temporary_ones(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    assert not files.is_temporary(name)
+    assert list(files.temporary_files(tmp_path)) == []
+
+
 def test_names_are_printed_on_one_line(tmp_path):
     path = tmp_path / "a\nb"
     for attempt in (files.read_json, files.check_writable, files.atomic_path):
