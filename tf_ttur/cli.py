@@ -208,13 +208,9 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             values.original_quirks,
             steps=values.steps,
         )
+        for warning in reproduce.warnings(name, results):
+            print(warning, file=sys.stderr)
         for setting, ours in results.items():
-            if ours["diverged"]:
-                print(
-                    f"{name}_{setting}: {len(ours['diverged'])} of {ours['runs']} runs "
-                    "diverged; the mean curve ends where the first did.",
-                    file=sys.stderr,
-                )
             print(reproduce.row(f"{name}_{setting}", ours))
 
     usage = """Reproduces an experiment of the paper; prints its rows of results.md.

@@ -105,7 +105,7 @@ class GAN(keras.Model):
         images_shape = generator.compute_output_shape(latent_shape)
         if not discriminator.built:
             discriminator.build(images_shape)
-        self.image_shape = tuple(images_shape[1:])
+        self.sample_shape = tuple(images_shape[1:])
         self._one_pass = looks_at_each_image_alone(discriminator)
         self.averaged_generator = None
         if self.ema_decay:
@@ -289,10 +289,10 @@ class GAN(keras.Model):
                 f"Real images are {real.dtype.name}; GAN needs floats in [-1, 1]: use "
                 "tf.cast(images, tf.float32) / 127.5 - 1."
             )
-        if not real.shape[1:].is_compatible_with(self.image_shape):
+        if not real.shape[1:].is_compatible_with(self.sample_shape):
             raise ValueError(
                 f"Real images have shape {tuple(real.shape[1:])}; the generator makes "
-                f"{self.image_shape}."
+                f"{self.sample_shape}."
             )
         return tf.cast(real, tf.float32)
 

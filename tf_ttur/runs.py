@@ -26,10 +26,10 @@ from tqdm import tqdm
 from fid.files import (
     InputError,
     atomic_path,
-    is_temporary,
     printable,
     read_json_lines,
     read_object,
+    temporary_files,
     write_json,
 )
 from tf_ttur import presets
@@ -162,9 +162,8 @@ class RunFolder:
 
         Other hidden files are the user's.
         """
-        for path in self.path.rglob(".*"):
-            if is_temporary(path):
-                path.unlink()
+        for path in temporary_files(self.path):
+            path.unlink()
 
     # ---- configuration
 

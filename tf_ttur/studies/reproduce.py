@@ -14,7 +14,7 @@ from tf_ttur import experiment, presets, tasks
 from tf_ttur.callbacks import Diverged
 from tf_ttur.runs import RunFolder
 
-__all__ = ["SETTINGS", "row", "summarize", "train_pair"]
+__all__ = ["SETTINGS", "row", "summarize", "train_pair", "warnings"]
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +132,24 @@ def _summarize(runs: Sequence[Sequence[dict[str, Any]]], metric: str) -> dict[st
         "best": {"step": step, "value": value},
         "mean_minimum": {"step": common[lowest], "value": mean[lowest]},
     }
+
+
+def warnings(name: str, results: dict[str, dict[str, Any]]) -> list[str]:
+    """Says which settings have a mean curve that ends early.
+
+    Args:
+        name: Both presets' name without `_ttur` and `_orig`.
+        results: What `train_pair` returned.
+
+    Returns:
+        A sentence for each setting with a run that diverged.
+    """
+    return [
+        f"{name}_{setting}: {len(ours['diverged'])} of {ours['runs']} runs diverged; "
+        "the mean curve ends where the first did."
+        for setting, ours in results.items()
+        if ours["diverged"]
+    ]
 
 
 def row(name: str, ours: dict[str, Any] | None = None) -> str:

@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fid.metrics.metric import metric_name
 
 from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, check_writable, printable
@@ -157,6 +156,8 @@ class Images(GANTask):
     @staticmethod
     def metric(config: dict[str, Any]) -> str:
         """Returns `fid`, or `frechet_` and the name of another extractor."""
+        from fid.measure import metric_name
+
         return metric_name(config["extractor_name"])
 
     @classmethod

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fid.files import InputError
-from tf_ttur import presets, settings
+from tf_ttur import presets
+from tf_ttur.presets import settings
 
 PRESET = presets.get(presets.DEFAULT)
 
@@ -25,8 +26,8 @@ def test_settings_are_read_as_what_they_are():
 
 
 def test_settings_that_are_mappings_are_json():
-    @dataclasses.dataclass(frozen=True)
-    class Larger(presets.Preset):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Larger(presets.ImagePreset):
         options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     larger = Larger(**dataclasses.asdict(PRESET))

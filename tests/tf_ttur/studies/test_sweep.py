@@ -202,19 +202,20 @@ def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
 
 
 class Workers:
-    """Stands for the processes: writes a summary, or does as `outcomes` says."""
+    """Stand for the processes: write a summary, or do as `outcomes` says."""
 
-    def __init__(self, count, workdir):
-        self.count, self.tasks = count, []
+    def __init__(self):
+        self.tasks, self.started, self.outcomes = [], [], {}
+
+    def __call__(self, count, workdir, work):
+        self.count = count
+        return self
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         pass
-
-    started: list
-    outcomes: dict
 
     @property
     def busy(self):
@@ -226,23 +227,24 @@ class Workers:
 
     def start(self, task, **arguments):
         self.started.append((*task, arguments["preset"]))
-        self.tasks.append((task, arguments["workdir"]))
+        self.tasks.append((task, arguments["folder"]))
 
     def wait(self):
         task, folder = self.tasks.pop(0)
         outcome = self.outcomes.get(task, {"text": "fine"})
         if "error" not in outcome:
-            folder.mkdir(parents=True)
-            (folder / "summary.json").write_text("{}")
+            folder.path.mkdir(parents=True)
+            folder.summary.write_text("{}")
         yield task, outcome
 
 
 @pytest.fixture
-def workers(monkeypatch):
-    monkeypatch.setattr(Workers, "started", [], raising=False)
-    monkeypatch.setattr(Workers, "outcomes", {}, raising=False)
-    monkeypatch.setattr(sweep, "_Workers", Workers)
-    return Workers
+def workers():
+    return Workers()
+
+
+def run(workers, wanted, workdir, processes=1, say=print):
+    sweep.run_sweep(wanted, workdir, processes, say, make_workers=workers)
 
 
 A, B, C = Cell(1e-4, 1e-4), Cell(3e-4, 1e-4), Cell(1e-3, 1e-4)
@@ -250,7 +252,7 @@ A, B, C = Cell(1e-4, 1e-4), Cell(3e-4, 1e-4), Cell(1e-3, 1e-4)
 
 def test_all_cells_come_once_before_any_comes_again(tmp_path, workers):
     lines = []
-    sweep.run(sweep.Sweep(PRESET, {A: 2, B: 1}), tmp_path, 2, lines.append)
+    run(workers, sweep.Sweep(PRESET, {A: 2, B: 1}), tmp_path, 2, lines.append)
     assert [task[:2] for task in workers.started] == [(A, 0), (B, 0), (A, 1)]
     settings = [
         (p.discriminator_lr, p.generator_lr, p.seed) for *_, p in workers.started
@@ -260,28 +262,28 @@ def test_all_cells_come_once_before_any_comes_again(tmp_path, workers):
 
 
 def test_a_larger_sweep_adds_to_the_one_that_is_there(tmp_path, workers):
-    sweep.run(sweep.Sweep(PRESET, {A: 1, B: 2}), tmp_path)
+    run(workers, sweep.Sweep(PRESET, {A: 1, B: 2}), tmp_path)
     workers.started.clear()
-    sweep.run(sweep.Sweep(PRESET, {A: 2, C: 1}), tmp_path, say=lambda line: None)
+    run(workers, sweep.Sweep(PRESET, {A: 2, C: 1}), tmp_path, say=lambda line: None)
     assert [task[:2] for task in workers.started] == [(C, 0), (A, 1)]
     assert sweep.load(tmp_path)[1] == {A: 2, B: 2, C: 1}
 
 
 def test_another_sweeps_folder_is_refused(tmp_path, workers):
-    sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
     before = (tmp_path / "sweep.json").read_text()
     other = sweep.Sweep(PRESET.override(steps=7), {A: 1, B: 1}, data_dir="/x")
     match = r"data_dir is None there and '/x' now; steps is 2000 there and 7 now"
     with pytest.raises(InputError, match=match):
-        sweep.run(other, tmp_path)
+        run(workers, other, tmp_path)
     assert (tmp_path / "sweep.json").read_text() == before
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="holds a run, not a sweep"):
-        sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path / "run")
+        run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path / "run")
     (tmp_path / "sweep.json").write_text('{"cells": [3]}')
     with pytest.raises(InputError, match="does not say what a sweep is made of"):
-        sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+        run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
 
 
 def test_a_failure_costs_its_run_only(tmp_path, workers):
@@ -289,27 +291,27 @@ def test_a_failure_costs_its_run_only(tmp_path, workers):
     with pytest.raises(
         InputError, match="1 of 3 runs failed.*seed 0: no luck"
     ) as error:
-        sweep.run(sweep.Sweep(PRESET, {A: 1, B: 1, C: 1}), tmp_path)
+        run(workers, sweep.Sweep(PRESET, {A: 1, B: 1, C: 1}), tmp_path)
     assert "\n" not in str(error.value)
     workers.started.clear()
     workers.outcomes = {}
-    sweep.run(sweep.Sweep(PRESET, {A: 1, B: 1, C: 1}), tmp_path)
+    run(workers, sweep.Sweep(PRESET, {A: 1, B: 1, C: 1}), tmp_path)
     assert [task[:2] for task in workers.started] == [(B, 0)]
 
 
 def test_three_failures_in_a_row_end_the_sweep(tmp_path, workers):
     workers.outcomes = {(A, seed): {"error": "no data"} for seed in range(1, 9)}
     with pytest.raises(InputError, match="3 of 9 runs failed, and 5 were not tried"):
-        sweep.run(sweep.Sweep(PRESET, {A: 9}), tmp_path)
+        run(workers, sweep.Sweep(PRESET, {A: 9}), tmp_path)
     assert len(workers.started) == 4
 
 
 def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, workers):
     workers.outcomes = {(A, 0): {"error": "no such data."}}
     with pytest.raises(InputError, match=r"seed 0: no such data\. Mend"):
-        sweep.run(sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
+        run(workers, sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
     workers.outcomes = {}
-    sweep.run(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
 
 
 # Settings -----------------------------------------------------------------------------
@@ -354,22 +356,24 @@ def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):
 
 
 def write_run(folder, points, diverged=None, key="fid"):
-    folder.mkdir(parents=True)
-    with open(folder / "metrics.jsonl", "w") as file:
+    folder.path.mkdir(parents=True)
+    with open(folder.metrics, "w") as file:
         for step, minutes, value in points:
             row = {"step": step, "minutes": minutes, key: value, "d_loss": 1.0}
             file.write(json.dumps(row) + "\n")
     if diverged is None:
-        (folder / "summary.json").write_text(json.dumps({"metric": key}))
+        titles = {"fid": "FID"}
+        facts = {"metric": key, "metric_title": titles.get(key, key)}
+        folder.summary.write_text(json.dumps(facts))
     else:
         facts = {"step": diverged, "message": "g_loss became nan"}
-        (folder / "diverged.json").write_text(json.dumps(facts))
+        folder.diverged.write_text(json.dumps(facts))
 
 
 @pytest.fixture
 def by_hand(tmp_path):
     """A sweep whose numbers can be checked in one's head."""
-    sweep._claim(sweep.Sweep(PRESET, {A: 2, B: 2, C: 2}), tmp_path)
+    sweep.claim(sweep.Sweep(PRESET, {A: 2, B: 2, C: 2}), tmp_path)
     runs = {
         (A, 0): [(0, 0.0, 100.0), (10, 1.0, 60.0), (20, 2.0, 70.0)],
         (A, 1): [(0, 0.0, 200.0), (10, 1.0, 50.0), (20, 2.0, 20.0)],
@@ -440,7 +444,7 @@ def test_curves_end_where_the_first_run_ends(by_hand):
 
 
 def test_what_there_is_can_be_told_at_any_time(tmp_path):
-    sweep._claim(sweep.Sweep(PRESET, {A: 1, B: 1}), tmp_path)
+    sweep.claim(sweep.Sweep(PRESET, {A: 1, B: 1}), tmp_path)
     text = sweep_results.report(tmp_path)
     assert "| 0.0001 | 0.0001 |  | 0 of 1 | 0 | – | – | – | – |" in text
     assert not (tmp_path / "curves.png").exists()
@@ -458,14 +462,15 @@ def test_what_there_is_can_be_told_at_any_time(tmp_path):
         "best": {"seeds": 1, "mean": -0.5, "interval": None, "lower_in": 1},
         "final": None,
     }
-    (lost / "summary.json").write_text('{"metric": "jsd_4"}')
+    lost.summary.write_text('{"metric": "jsd_4", "metric_title": "JSD-4"}')
     with pytest.raises(InputError, match="different distances: .*jsd_4 in .*seed_0"):
         sweep_results.report(tmp_path)
 
 
 def test_help_does_not_start_tensorflow():
     code = (
-        "import sys; from tf_ttur import sweep_cli, sample_cli; "
+        "import sys; from tf_ttur import sample_cli; "
+        "from tf_ttur.studies import sweep_cli; "
         "assert not sweep_cli.sweep(['sweep.py', '--help']); "
         "assert not sample_cli.sample(['sample.py', '--help']); "
         "sys.exit('tensorflow' in sys.modules)"

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tf_ttur import presets, tasks
+from tf_ttur.runs import RunFolder, checkpoint_name
 from tf_ttur.theory import cli
 
 
@@ -46,3 +49,50 @@ def test_exponents_need_two_steps(tmp_path, capsys):
     assert cli.two_time_scales([*arguments, "--steps=1"]) == 2
     assert cli.two_time_scales([*arguments, "--steps=2"]) == 0
     assert "exponents" in capsys.readouterr().out
+
+
+@pytest.fixture
+def run_on_the_test_split(tmp_path):
+    """A run on SVHN's test images; the training images do not fill a batch."""
+    import tensorflow_datasets as tfds
+
+    real = tfds.builder("svhn_cropped", data_dir=tmp_path / "data")
+    images = [np.full((32, 32, 3), 16 * i, np.uint8) for i in range(16)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=real.name,
+        version=str(real.version),
+        features=real.info.features,
+        data_dir=tmp_path / "data",
+        split_datasets={
+            split: [(i, {"image": x, "label": 0}) for i, x in enumerate(images[:count])]
+            for split, count in (("train", 3), ("test", 16), ("extra", 1))
+        },
+    )
+    preset = presets.get("svhn_dcgan_ttur").override(
+        width=1, latent_dimension=2, batch_size=8, split="test", jit_compile=False
+    )
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(preset.settings() | {"data_dir": str(tmp_path / "data")})
+    folder.checkpoints.mkdir()
+    gan = tasks.of(preset).build((32, 32, 3))
+    gan.save(folder.checkpoints / checkpoint_name(0))
+    return folder
+
+
+def test_a_run_is_examined_on_the_images_that_it_was_trained_on(
+    run_on_the_test_split, capsys
+):
+    flags = ["--num_images=8", "--iterations=1", "--json"]
+    assert cli.nash(["nash.py", str(run_on_the_test_split), *flags]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == 8
+    # The checkpoint is that of the untrained model.
+    before, after = report["stages"].values()
+    assert before["discriminator"]["loss"] == after["discriminator"]["loss"]
+
+
+def test_a_run_of_text_is_not_examined(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    folder.claim(presets.get("text_wgan_gp_ttur").settings())
+    assert cli.nash(["nash.py", str(tmp_path)]) == 1
+    assert "is a run on text; choose one on images" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """`nash` on games solved by hand, and against TensorFlow's dense Hessians."""
 
-import dataclasses
 import json
 
 import keras
@@ -247,11 +246,11 @@ def test_a_hessian_that_is_not_finite_is_refused():
 
 
 def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
-    config = dataclasses.asdict(presets.PRESETS["digits_dcgan_ttur"])
-    # As in the file of a real run.
-    config |= {"data_dir": None, "extractor": "digits"}
+    config = presets.get("digits_dcgan_ttur").settings()
+    # As in the file of a run of version 0.1.
+    config |= {"data_dir": None, "extractor": "digits", "extractor_sha256": "0"}
     for changed, message in (
-        ([1], "list indices"),
+        ([1], "config.json is damaged: expected a JSON object"),
         (config | {"batch_size": 0}, "batch_size is 0"),
         (config | {"batch_size": "x"}, "not the configuration"),
     ):

@@ -1,0 +1,98 @@
+"""Settings of each kind: what they may be, and how files list them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fid.files import InputError
+from tf_ttur import presets
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_samples": 1}, {"sample_batch": 0}, {"discriminator_steps": 0},
+        {"halve_every": -1}, {"beta_1": float("nan")}, {"beta_2": 1.0},
+        {"ema_decay": 5.0}, {"gradient_penalty": -1.0},
+        {"gradient_penalty": float("inf")}, {"network": "vgg"}, {"latent": "cauchy"},
+        {"quantize": "floor"}, {"extractor": "vgg"}, {"seed": -1}, {"steps": 0},
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused(setting):
+    with pytest.raises(InputError, match=f"^{next(iter(setting))} is .*; (it|choose)"):
+        presets.get("digits_dcgan_ttur").override(**setting)
+
+
+def test_quirks_are_added_to_the_options_that_are_set():
+    preset = presets.get("cifar10_wgan_gp_ttur")
+    preset = preset.override(generator_options={"name": "mine"})
+    assert preset.with_original_quirks().generator_options == {
+        "name": "mine",
+        "batch_statistics": True,
+    }
+
+
+def test_settings_of_images_and_of_text_do_not_mix():
+    with pytest.raises(InputError, match="unit is 'bytes', a setting of text"):
+        presets.get("digits_dcgan_ttur").override(unit="bytes")
+    with pytest.raises(InputError, match="image_size is 32, a setting of images"):
+        presets.get("text_wgan_gp_ttur").override(image_size=32)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_preset_comes_back_from_the_file_of_a_run(name):
+    preset = presets.get(name)
+    found = json.loads(json.dumps(preset.settings() | {"data_dir": "/data", "more": 1}))
+    assert presets.from_settings(found) == preset
+
+
+def test_files_list_the_settings_of_both_first_kinds_in_one_order():
+    """As folders of version 0.1 have them, whose configuration must compare equal."""
+    images, text = (
+        presets.get(name).settings()
+        for name in ("digits_dcgan_ttur", "text_wgan_gp_orig")
+    )
+    assert list(images) == list(text)
+    assert list(images)[:5] == ["name", "summary", "dataset", "image_size", "network"]
+    assert (images["unit"], images["text_files"], images["max_lines"]) == (None,) * 3
+    assert (text["image_size"], text["split"]) == (None, None)
+    assert (text["quantize"], text["extractor"]) == ("none", "auto")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0; it must be >= 1"),
+        ({"steps": "many"}, "'<' not supported"),
+        ({"network": "vgg"}, "network is 'vgg'; choose from dcgan"),
+        ({"network": None}, "network is None; choose from dcgan"),
+    ],
+)
+def test_a_file_with_settings_that_cannot_be_is_refused(changes, message):
+    settings = presets.get("digits_dcgan_ttur").settings() | changes
+    with pytest.raises(presets.SettingsError, match=message):
+        presets.from_settings(settings)
+    del settings["batch_size"]
+    with pytest.raises(presets.SettingsError, match="it lacks 'batch_size'"):
+        presets.from_settings(settings)
+
+
+def test_another_data_set_has_its_own_size_and_split():
+    preset = presets.get("celeba_dcgan_ttur")
+    assert preset.with_dataset("celeb_a") is preset
+    other = preset.with_dataset("folder")
+    assert (other.dataset, other.image_size, other.split) == ("folder", None, None)
+    assert presets.get("text_wgan_gp_ttur").with_dataset("lm1b").dataset == "lm1b"
+
+
+def test_a_kind_of_its_own_brings_settings_of_its_own():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Larger(presets.ImagePreset):
+        labels: int = 0
+
+    digits = presets.get("digits_dcgan_ttur")
+    larger = Larger(**dataclasses.asdict(digits), labels=10)
+    assert larger.settings() == digits.settings() | {"labels": 10}
+    with pytest.raises(InputError, match="has no setting 'colours'"):
+        larger.override(colours=3)

@@ -1,0 +1,110 @@
+"""Rows of the table of results: from curves, from runs, from runs that diverged."""
+
+import json
+
+import pytest
+from repository import ROOT
+
+from fid.files import InputError
+from tf_ttur import callbacks, cli, presets
+from tf_ttur.runs import as_line
+from tf_ttur.studies import reproduce
+
+RESULTS = ROOT / "docs" / "results.md"
+
+
+def test_the_page_of_results_has_every_row():
+    lines = RESULTS.read_text(encoding="utf-8").splitlines()
+    for name in presets.PUBLISHED:
+        for row in reproduce.row(name).splitlines():
+            ours = row.removesuffix("not run | not run |")
+            assert sum(line.startswith(ours) for line in lines) == 1, row
+
+
+def test_curves_become_figures():
+    def curve(*values):
+        return [{"step": 10 * i, "fid": v, "d_loss": 0} for i, v in enumerate(values)]
+
+    # The third run stopped early; the second failed to measure once.
+    runs = [curve(9, 4, 5, 1), curve(9, 8, None, 7), curve(9, 6, 4)]
+    assert reproduce.summarize(runs, ["fid"]) == {
+        "metric": "fid",
+        "runs": 3,
+        "best": {"step": 30, "value": 1},
+        "mean_minimum": {"step": 10, "value": 6.0},
+    }
+    row = reproduce.row("celeba_dcgan_orig", reproduce.summarize(runs, ["fid"]))
+    assert row.endswith("| 21.4 at 70,000 | 30.6 | 1 at 30 | 6.0 at 10 |")
+
+
+def test_curves_of_text_become_two_rows():
+    def curve(*values):
+        return [
+            {"step": 100 * i, "jsd_1": 0.1, "jsd_4": v, "jsd_4_floor": 0.2, "jsd_6": w}
+            for i, (v, w) in enumerate(values)
+        ]
+
+    runs = [curve((0.9, 1.0), (0.5, 0.8), (0.41236, 0.9)),
+            curve((0.9, 1.0), (0.5, 0.9), (0.7, 0.9))]  # fmt: skip
+    assert reproduce.row(
+        "lm1b_wgan_gp_ttur", reproduce.summarize(runs, ["jsd_4", "jsd_6"])
+    ).splitlines() == [
+        "| `lm1b_wgan_gp_ttur`, JSD-4 | 0.0003, 0.0001 | 0.35 at 98,000 | 0.376 | "
+        "0.4124 at 200 | 0.5 at 100 |",
+        "| `lm1b_wgan_gp_ttur`, JSD-6 | 0.0003, 0.0001 | 0.74 at 100,000 | 0.76 | "
+        "0.8 at 100 | 0.85 at 100 |",
+    ]
+
+
+@pytest.mark.slow
+def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
+    argv = ["x", "--preset=digits_dcgan", "--seeds=2", "--steps=2",
+            f"--workdir={tmp_path}"]  # fmt: skip
+    assert cli.reproduce(argv) == 0
+    first = capsys.readouterr().out
+    assert [line.split("`")[1] for line in first.splitlines()] == [
+        "digits_dcgan_ttur",
+        "digits_dcgan_orig",
+    ]
+    results = json.loads((tmp_path / "results.json").read_text())
+    values = [
+        json.loads(line)["frechet_digits"]
+        for path in tmp_path.glob("digits_dcgan_orig/seed_*/metrics.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(values) == 4  # two seeds, steps 0 and 2
+    assert results["orig"]["best"]["value"] == min(values)
+    assert results["orig"]["runs"] == 2
+    assert cli.reproduce(argv) == 0  # finds all of it done
+    assert capsys.readouterr().out == first
+    assert results["orig"]["diverged"] == {}
+
+
+def test_a_row_tells_of_runs_that_diverged(tmp_path):
+    def train(preset, folder, *_):
+        steps = 1 if preset.name.endswith("orig") and preset.seed == 1 else 3
+        folder.claim({"network": "dcgan", "extractor_name": "inception_2015"})
+        rows = [{"step": i, "minutes": 0, "fid": 9.0 - i} for i in range(steps)]
+        folder.metrics.write_text("".join(map(as_line, rows)))
+        if steps == 1:
+            raise callbacks.Diverged("d_loss became nan", 1)
+
+    results = reproduce.train_pair("celeba_dcgan", 2, tmp_path, train=train)
+    rows = [reproduce.row(f"celeba_dcgan_{x}", results[x]) for x in results]
+    assert "| 7.0 at 2 | 7.0 at 2 |" in rows[0]
+    assert "| 7.0 at 2 | 9.0 at 0 |" in rows[1]
+    assert reproduce.warnings("celeba_dcgan", results) == [
+        "celeba_dcgan_orig: 1 of 2 runs diverged; the mean curve ends where the first "
+        "did."
+    ]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [results[x]["diverged"] for x in reproduce.SETTINGS] == [{}, {"1": 1}]
+    with pytest.raises(InputError, match="1 of 2 runs have no distance"):
+        reproduce.summarize([[{"step": 0, "fid": 1.0}], []], ["fid"])
+
+
+@pytest.mark.parametrize("name", ["mnist_dcgan", "digits_dcgan_ttur"])
+def test_an_experiment_is_named_without_its_setting(name, capsys):
+    assert cli.reproduce(["x", f"--preset={name}"]) == 1
+    error = capsys.readouterr().err
+    assert f"no experiment '{name}'; choose from digits_dcgan, " in error

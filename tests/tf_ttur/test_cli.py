@@ -1,0 +1,63 @@
+"""The training program's flags: looked at, and refused in a line."""
+
+import json
+
+import pytest
+
+from tf_ttur import cli
+
+
+def test_settings_can_be_looked_at(capsys):
+    assert cli.train(["train.py", "--list_presets"]) == 0
+    listed = capsys.readouterr().out
+    assert "digits_dcgan_ttur" in listed
+    assert "digits_dcgan_orig" in listed
+    argv = ["train.py", "--dry_run", "--steps=5", "--dataset=cifar10", "--seed=3"]
+    assert cli.train(argv) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert settings["steps"] == 5
+    assert settings["dataset"] == "cifar10"
+    assert settings["image_size"] is None
+    assert cli.train(["train.py", "--help"]) == 0
+    assert "--discriminator_lr=float" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["--preset=nonsense"], 1, "no preset 'nonsense'"),
+        (["--steps=0"], 1, "steps is 0"),
+        (["--generator_lr=-1"], 1, "generator_lr is -1.0"),
+        (["--nonsense"], 2, "nonsense"),
+        (["stray"], 2, "unexpected argument 'stray'"),
+        (["--dataset=mnist"], 1, "mnist"),
+        (["--dataset=cifar10", "--data_dir=/nowhere"], 1, "cifar10 is not prepared"),
+        (["--loss=hinged"], 1, "hinged"),
+        (["--seed=99999999999999999999"], 1, "seed is 99999999999999999999"),
+        (["--dry_run", "--dataset=mnist"], 1, "Unknown data set 'mnist'"),
+        (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
+        (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
+        (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
+        (["--batch_size=5000"], 1, "lower the batch size"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):
+    assert cli.train(["train.py", f"--workdir={tmp_path}", *flags]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line = captured.err.strip().splitlines()[-1]
+    assert message in line
+    assert "Traceback" not in captured.err
+
+
+def test_quirks_enter_the_configuration(capsys):
+    argv = ["train.py", "--dry_run", "--preset=cifar10_wgan_gp_ttur"]
+    assert cli.train(argv) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert cli.train([*argv, "--original_quirks"]) == 0
+    quirky = json.loads(capsys.readouterr().out)
+    assert {key for key in plain if plain[key] != quirky[key]} == {
+        "quantize", "sample_batch", "generator_options", "discriminator_options",
+    }  # fmt: skip
+    assert cli.train(["train.py", "--preset=lsun_began_orig", "--loss=minimax"]) == 1
+    assert "a loss of its own" in capsys.readouterr().err
