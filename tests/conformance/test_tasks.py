@@ -1,0 +1,195 @@
+"""Every kind of training keeps the contract of `Task`: one table, the same checks.
+
+A kind without an entry in `CASES` fails `test_every_task_has_a_case`.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from fid.files import InputError
+from tf_ttur import callbacks, experiment, presets, tasks
+from tf_ttur.runs import RunFolder
+
+LINES = [f"line {i} of {i * i % 7} words, {'abcdefg'[: i % 7]}" for i in range(60)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A small run of one kind, and what is known of it.
+
+    Attributes:
+        preset: A preset of this kind.
+        changes: What makes it small, given a folder for files.
+        shape: Of the data.
+        metric: Name of the measured value.
+        refused: Sources that are not for this kind, and the message.
+    """
+
+    preset: str
+    changes: Callable[[Any], dict[str, Any]]
+    shape: tuple[int, ...] | None
+    metric: str
+    refused: tuple[dict[str, Any], str] | None = None
+
+
+def text_changes(folder):
+    (folder / "lines.txt").write_text("\n".join(LINES), encoding="utf-8")
+    return {"dataset": "text_files", "text_files": str(folder / "lines.txt")}
+
+
+CASES = {
+    tasks.TASKS[presets.ImagePreset]: Case(
+        "digits_dcgan_ttur",
+        lambda folder: {"extractor": "pixels"},
+        (32, 32, 1),
+        "frechet_pixels_8x8",
+    ),
+    tasks.TASKS[presets.TextPreset]: Case(
+        "text_wgan_gp_ttur",
+        text_changes,
+        None,
+        "jsd_4",
+        ({"download": True}, "--download is for images"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda task: task.__name__)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def case(kind):
+    return CASES[kind]
+
+
+@pytest.fixture(scope="module")
+def preset(case, tmp_path_factory):
+    changes = case.changes(tmp_path_factory.mktemp("data"))
+    return presets.get(case.preset).override(
+        width=2, latent_dimension=3, steps=3, every=2, batch_size=4, num_samples=20,
+        sample_batch=10, jit_compile=False, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ended(preset, tmp_path_factory):
+    """A whole run of it."""
+    folder = RunFolder(tmp_path_factory.mktemp("run") / "run")
+    return folder, experiment.run(preset, folder)
+
+
+def test_every_task_has_a_case():
+    assert set(CASES) == set(tasks.TASKS.values())
+    assert {type(presets.get(x.preset)) for x in CASES.values()} == set(presets.KINDS)
+
+
+def test_the_kind_is_found_from_the_preset_and_from_the_run(kind, preset, ended):
+    assert type(tasks.of(preset)) is kind
+    assert tasks.of_run(ended[0]) is kind
+    assert ended[0].preset() == preset
+
+
+def test_data_model_and_batches_go_together(kind, case, preset):
+    task = kind(preset)
+    task.check()
+    data = task.load()
+    if case.shape is not None:
+        assert data.shape == case.shape
+    model = task.build(data.shape)
+    assert model.sample_shape == data.shape
+    batch = next(iter(task.batches(data)))
+    real = model.prepare_real(batch)
+    assert tuple(real.shape[1:]) == data.shape
+    assert real.shape[0] == preset.batch_size * preset.discriminator_steps
+    # The order of the batches is a function of the seed and the step.
+    later = next(iter(task.batches(data, start=1)))
+    one, two = list(task.batches(data).take(2))
+    np.testing.assert_array_equal(one, batch)
+    np.testing.assert_array_equal(two, later)
+
+
+def test_the_configuration_holds_the_settings_and_can_be_written(kind, preset):
+    task = kind(preset, data_dir="/data")
+    config = task.config(task.load())
+    assert config.items() >= preset.settings().items()
+    assert config["data_dir"] == "/data"
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_measurement_and_samples_are_callbacks_of_one_run(kind, case, ended):
+    folder, summary = ended
+    assert summary["metric"] == case.metric
+    assert kind.metric(folder.read_config()) == case.metric
+    rows = folder.rows()
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    assert all(np.isfinite(row[case.metric]) for row in rows)
+    for further in kind.further_metrics:
+        assert all(further in row for row in rows)
+    names = sorted(path.name for path in folder.samples.iterdir())
+    assert names == [f"step_{step:08d}{kind.ending}" for step in (0, 2, 3)]
+
+
+def test_callbacks_know_when_and_how_much(kind, case, preset, tmp_path):
+    task = kind(preset)
+    data = task.load()
+    measurement = task.measurement(data, RunFolder(tmp_path))
+    assert isinstance(measurement, callbacks.Measurement)
+    assert (measurement.key, measurement.num_samples) == (case.metric, 20)
+    assert (measurement.every, measurement.last) == (2, 3)
+    assert isinstance(task.samples(data, RunFolder(tmp_path)), callbacks.Samples)
+    told = task.describe(data, measurement)
+    assert told.startswith(str(data.num_examples))
+    assert re.search(r"discriminator [\d.e-]+, generator [\d.e-]+$", told)
+
+
+def test_the_table_of_results_has_a_row_for_each_value(kind):
+    assert len(kind.tabled) == 1 + len(kind.further_metrics)
+    assert all(digits > 0 for _, digits in kind.tabled)
+    assert kind.value_format.format(1.0)
+
+
+def test_a_run_is_opened_and_sampled(kind, ended, tmp_path):
+    folder, _ = ended
+    found = kind.open(folder, "last")
+    model = found[0] if isinstance(found, tuple) else found
+    assert isinstance(model, keras.Model)
+    assert model.steps == 3
+    output = tmp_path / f"samples{kind.ending}"
+    request = tasks.SampleRequest(
+        checkpoint="last", output=str(output), seed=5, grid="2x3"
+    )
+    written = []
+    for _ in range(2):
+        line = kind.write_samples(folder, request)
+        assert line.endswith(f"from step 3 of {folder}: {output}")
+        written.append(output.read_bytes())
+    assert written[0] == written[1]
+    assert written[0]
+
+
+def test_an_output_of_another_kind_is_refused(kind, ended):
+    request = tasks.SampleRequest(output="samples.jpg")
+    with pytest.raises(InputError, match=r"--output=samples\.jpg: .*expected a \."):
+        kind.write_samples(ended[0], request)
+
+
+def test_what_cannot_be_is_refused_before_any_data_is_read(kind, case, preset):
+    for changes, message in (
+        ({"dataset": "nothing"}, "'nothing'"),
+        ({"loss": "nothing"}, "nothing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kind(preset.override(**changes)).check()
+    if case.refused is not None:
+        sources, message = case.refused
+        with pytest.raises(InputError, match=message):
+            kind(preset, **sources).check()
