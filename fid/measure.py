@@ -202,7 +202,7 @@ def compare(
         >>> found = fid.compare(
         ...     first, second, pixels, metrics=("fid", "kid"), kid_subsets=0)
         >>> list(found.values())
-        ['frechet_pixels', 'kernel_pixels_full']
+        ['frechet_pixels_8x8', 'kernel_pixels_8x8_full']
     """
     reading = _reading(options)
     chosen = choose(metrics, options)

@@ -5,8 +5,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from fid import InputError
-from fid.metrics.inception_score import ScoreSums, inception_score
+from fid import InputError, Statistics, open_images
+from fid.metrics.inception_score import Score, ScoreSums, inception_score
 
 
 def logits(n, classes, seed=0, scale=3.0):
@@ -124,3 +124,17 @@ def test_score_sums_name_the_image_whose_logits_are_not_finite():
     x[5, 2] = np.inf
     with pytest.raises(InputError, match=r"image 15 \(counted from 0\)"):
         ScoreSums(20, 2).update(10, x)
+
+
+def test_what_cannot_be_scored_is_refused_before_it_is_read():
+    images = open_images(np.zeros((9, 1, 1, 3), np.uint8))
+    bare = Statistics(np.zeros(3), np.eye(3), label="bare")
+    Score(is_splits=9).check([images, bare])
+    for sets, splits, message in (
+        ([bare, images], 3, "is one of images, and bare holds statistics: give the im"),
+        ([images, bare], 10, "over 10 parts of the images, and array has 9: choose"),
+        ([images, bare], 0, "over 0 parts of the images, and array has 9: choose"),
+        ([open_images(iter(())), bare], 0, "over 0 parts of the images: choose --is_s"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Score(is_splits=splits).check(sets)
