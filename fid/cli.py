@@ -57,11 +57,11 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
         flag.switch("json", "Print the values and how they came about as JSON.")
         flag.switch("strict", "Refuse to compare sets that were not measured alike.")
         for name, option in all_options().items():
-            facts = name, option.default
             if option.choices:
-                flag.choice(*facts, option.choices, option.help)
+                flag.choice(name, option.default, option.choices, option.help)
             else:
-                flag.number(*facts, option.help, option.least, option.most)
+                bounds = option.least, option.most
+                flag.number(name, option.default, option.help, *bounds)
 
     usage = f"""Fréchet Inception Distance between two sets of images.
 
@@ -86,15 +86,15 @@ def report(comparison: Comparison) -> str:
 
 def _which() -> str:
     """Returns what `--help` says of `--metrics`."""
-    table = METRICS.items()
     *others, last = (
-        f"{key} ({metric.remark})" if metric.remark else key for key, metric in table
+        f"{key} ({metric.remark})" if metric.remark else key
+        for key, metric in METRICS.items()
     )
-    *keeping, one = (key for key, metric in table if "features" in metric.needs)
-    keep = f"{', '.join(keeping)} and {one} keep" if keeping else f"{one} keeps"
+    keeping = [key for key, metric in METRICS.items() if "features" in metric.needs]
+    keep = "keep" if len(keeping) > 1 else "keeps"
     return (
-        f"Which of {', '.join(others)} and {last}, with commas. {keep} the features in "
-        "memory: 8 KB an image."
+        f"Which of {', '.join(others)} and {last}, with commas. {' and '.join(keeping)}"
+        f" {keep} the features in memory: 8 KB an image."
     )
 
 

@@ -189,7 +189,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
     }
     if values.json:
         found = {
-            comparison.metric: comparison.value,
+            **comparison.values(),
             "files": paths,
             "protocol_differences": protocol,
             "other_differences": other,
@@ -202,7 +202,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
         print("measured alike")
     for key, (left, right) in other.items():
         print(f"{_text(key)}: {_text(left)} | {_text(right)}")
-    print(f"{comparison.title('fid')}: {comparison.value:.6f}")
+    print(*comparison.lines(), sep="\n")
 
 
 def _list(args: list[str], values: flags.FlagValues) -> None:

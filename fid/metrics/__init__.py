@@ -16,7 +16,7 @@ from fid.metrics.inception_score import Score
 from fid.metrics.kernel import Kernel
 from fid.metrics.metric import Metric, Option
 
-__all__ = ["METRICS", "all_options", "choose", "needs_of"]
+__all__ = ["METRICS", "all_options", "choose", "needs_of", "title_of"]
 
 #: All metrics by their keys, in the order in which they are computed and printed.
 METRICS: dict[str, type[Metric]] = {
@@ -99,3 +99,23 @@ def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
         for each in (metrics, of_both)
     )
     return first, second
+
+
+def title_of(name: str) -> str:
+    """Says what a number that a file has by name is called in figures and reports.
+
+    Args:
+        name: One that a metric's `metric_name` gave.
+
+    Returns:
+        The metric's title; the name itself where there is no such metric.
+
+    Example:
+        >>> from fid.metrics import title_of
+        >>> title_of("fid"), title_of("frechet_pixels")
+        ('FID', 'Fréchet distance (frechet_pixels)')
+    """
+    for metric in METRICS.values():
+        if metric.is_name(name):
+            return metric.title_of(name)
+    return name

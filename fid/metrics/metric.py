@@ -298,9 +298,19 @@ class Metric:
         Returns:
             Such as "FID", or "Fréchet distance (frechet_pixels)".
         """
-        if set(extractors) == {_INCEPTION}:
+        return cls.title_of(cls.metric_name(*extractors))
+
+    @classmethod
+    def title_of(cls, name: str) -> str:
+        """Returns the title that goes with a name which `metric_name` gave."""
+        if name == cls.key:
             return cls.abbreviation or cls.name
-        return f"{cls.other_name} ({cls.metric_name(*extractors)})"
+        return f"{cls.other_name} ({name})"
+
+    @classmethod
+    def is_name(cls, name: str) -> bool:
+        """Says whether a name is one that `metric_name` gives."""
+        return name in (cls.key, cls.other_key) or name.startswith(f"{cls.other_key}_")
 
 
 def extractor_name(statistics: Statistics) -> str | None:

@@ -15,7 +15,7 @@ from repository import ROOT
 import fid
 from fid import cli
 from fid.comparison import Comparison
-from fid.metrics import METRICS, all_options, choose, needs_of
+from fid.metrics import METRICS, all_options, choose, needs_of, title_of
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
 from fid.metrics.kernel import Kernel
@@ -154,6 +154,14 @@ class TestEveryMetric:
         if "Inception" in metric.name:
             assert "Inception" not in metric.title("clip")
             assert short not in metric.title("clip")
+
+    def test_is_known_by_its_names(self, key):
+        metric = METRICS[key]
+        for extractor in ("inception_2015", "clip", None):
+            name = metric.metric_name(extractor)
+            assert [k for k, m in METRICS.items() if m.is_name(name)] == [key]
+            assert title_of(name) == metric.title(extractor)
+        assert title_of("jsd_4") == "jsd_4"
 
     def test_prints_its_numbers_under_its_name(self, key):
         for extractor in (Colours(), Inception()):

@@ -10,6 +10,7 @@ from synthetic_graph import write_synthetic_graph
 
 import fid
 from fid import cli
+from fid.metrics import METRICS
 
 
 def save(path, seed=0, d=6):
@@ -112,6 +113,23 @@ def test_help_lists_every_flag(capsys):
         assert "--inception=string" in text
         assert "--quantize=none|truncate|round" in text
         assert "[default: 50]" in text
+
+
+def test_help_says_which_metrics_there_are_and_which_take_memory(capsys, monkeypatch):
+    def of_metrics():
+        assert cli.compute_fid(["x", "--help"]) == 0
+        found = " ".join(capsys.readouterr().out.split())
+        return found.partition("strings ")[2].partition(" [default")[0]
+
+    assert of_metrics() == (
+        "Which of fid, kid and is (the Inception Score of A), with commas. kid keeps "
+        "the features in memory: 8 KB an image."
+    )
+    monkeypatch.setitem(METRICS, "also", METRICS["kid"])
+    assert of_metrics() == (
+        "Which of fid, kid, is (the Inception Score of A) and also, with commas. kid "
+        "and also keep the features in memory: 8 KB an image."
+    )
 
 
 def test_an_existing_output_survives_a_failure(tmp_path, capsys):
