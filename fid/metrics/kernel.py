@@ -55,17 +55,20 @@ class Kernel(Metric):
     seed: int = option(0, "Seed of KID's subsets.", least=0, most=2**32 - 1)
 
     def check(self, sets: Sequence[Statistics | Source]) -> None:
-        """Refuses sets without features, or smaller than a subset."""
+        """Refuses options that fit no sets, and sets that cannot be used."""
         check_options(self.kid_subsets, self.kid_subset_size, self.seed)
         super().check(sets)
-        for each in sets:
-            count = each.n if isinstance(each, Statistics) else each.count
-            if self.kid_subsets and count is not None and count < self.kid_subset_size:
-                raise InputError(
-                    f"KID's subsets have {self.kid_subset_size} images, and "
-                    f"{each.label} has {count}: choose a smaller --kid_subset_size, "
-                    "or --kid_subsets=0 for the estimate from all images alone."
-                )
+
+    def check_set(self, each: Statistics | Source) -> None:
+        """Refuses a set without features, or smaller than a subset."""
+        super().check_set(each)
+        count = each.n if isinstance(each, Statistics) else each.count
+        if self.kid_subsets and count is not None and count < self.kid_subset_size:
+            raise InputError(
+                f"KID's subsets have {self.kid_subset_size} images, and {each.label} "
+                f"has {count}: choose a smaller --kid_subset_size, or --kid_subsets=0 "
+                "for the estimate from all images alone."
+            )
 
     def __call__(self, first: Measured, second: Measured) -> KernelDistance:
         """Returns `kernel_distance` of the two sets."""

@@ -174,16 +174,27 @@ class Metric:
         for each in self.options():
             each.check(getattr(self, each.name))
         for each in sets[:1] if self.of_first else sets:
-            if not isinstance(each, Statistics):
-                continue
-            for need in self.needs:
-                if getattr(Measured.of(each), need) is None:
-                    whose = "the first set" if self.of_first else "both sets"
-                    raise InputError(
-                        f"{self.abbreviation or self.name} needs the {need} of "
-                        f"{whose}, and {each.label} holds statistics without them: "
-                        f"give the images, or leave out the metric `{self.key}`."
-                    )
+            self.check_set(each)
+
+    def check_set(self, each: Statistics | Source) -> None:
+        """Refuses one set that cannot be used; `check` calls it for each.
+
+        Args:
+            each: The set.
+
+        Raises:
+            InputError: It holds statistics without what is needed.
+        """
+        if not isinstance(each, Statistics):
+            return
+        for need in self.needs:
+            if getattr(Measured.of(each), need) is None:
+                whose = "the first set" if self.of_first else "both sets"
+                raise InputError(
+                    f"{self.abbreviation or self.name} needs the {need} of {whose}, "
+                    f"and {each.label} holds statistics without them: give the images, "
+                    f"or leave out the metric `{self.key}`."
+                )
 
     def check_extractor(self, extractor: Extractor) -> None:
         """Refuses an extractor that does not give what is needed.
