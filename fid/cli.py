@@ -121,7 +121,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             return
         from fid import files, measure
 
-        # Tried first, so that an hour of work does not end in a folder that is none.
+        # It is tried first, so that an hour of work is not lost for want of a folder.
         files.check_writable(values.output)
         statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)

@@ -132,7 +132,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
                 f"update_state({', '.join(kinds)})."
             )
         features = [None if each is None else self._features(each) for each in images]
-        # Only once all of them are known to be good.
+        # Nothing is added before all of them are known to be good.
         for moments, found in zip(
             (self._real, self._generated)[-len(kinds) :], features, strict=True
         ):

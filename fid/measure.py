@@ -107,7 +107,8 @@ def measure(
             if "features" in needs:
                 kept.append(np.asarray(found, np.float32))
             bar.update(len(images))
-            del images  # While the next ones are read, which may be as large.
+            # They would take memory while the next ones are read, which may be large.
+            del images
     _check_count(source.label, moments.n)
     return Measured(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
@@ -252,7 +253,7 @@ def compare(
         results,
         one.statistics,
         two.statistics,
-        # Without repetitions, where a set is compared with itself.
+        # A set that is compared with itself would repeat its warnings.
         tuple(dict.fromkeys(warnings)),
     )
     for name, value in comparison.values().items():
@@ -408,7 +409,7 @@ def _check_count(label: str, count: int) -> None:
 
 
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
-    # Imported late: comparing statistics files needs no TensorFlow.
+    # It is imported late, since comparing statistics files needs no TensorFlow.
     from fid.extractors.inception import Inception
 
     return Inception(path, batch_size)
@@ -417,7 +418,7 @@ def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extracto
 def _progress(source: Source, show: bool) -> Any:
     from tqdm import tqdm
 
-    # disable=None: off where stderr is not a terminal.
+    # With disable=None there is no bar where stderr is not a terminal.
     return tqdm(
         total=source.count,
         desc=os.path.basename(source.label) or source.label,

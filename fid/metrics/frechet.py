@@ -124,15 +124,15 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     mixed = None
     if lower is not None:
         factor = lower.T
-        # d³ flops where matrix products take 4 d³. Sets the lower triangle only.
+        # It takes d³ flops, matrix products 4 d³. It sets the lower triangle only.
         product, _ = scipy.linalg.lapack.dsygst(second.sigma.T, lower, itype=2, lower=1)
     elif _has_rows(first) and not _has_rows(second):
         factor = _factor_from_rows(first.rows)
         product = factor @ second.sigma @ factor.T
     else:
         factor = _factor(first)
-        # Factored as well, since F_1 S_2 F_1' would not show a negative eigenvalue of
-        # S_2 in a direction that S_1 lacks.
+        # S_2 is factored as well, since F_1 S_2 F_1' would not show a negative
+        # eigenvalue of it in a direction that S_1 lacks.
         mixed = factor @ _factor(second).T
         product = mixed @ mixed.T
     if 0 in product.shape:
@@ -140,7 +140,8 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
     exact = values[0] > _NULL * values[-1]
     if not exact and lower is not None:
-        # Small, but not zero: nothing is lost if both matrices have full rank.
+        # An eigenvalue may be small and not zero: nothing is lost where both matrices
+        # have full rank.
         exact = values[0] > 0 and _cholesky(second.sigma) is not None
     if exact:
         return float(np.sqrt(values).sum())
@@ -183,7 +184,7 @@ def _factor_from_rows(rows: np.ndarray) -> np.ndarray:
     rows, it puts the mean into the first row and leaves the scatter in the others.
     """
     n = len(rows)
-    # Centred first, or a large mean would cost digits.
+    # The rows are centred first, or a large mean would cost digits.
     rows = rows - rows.mean(axis=0, dtype=np.float64)
     axis = np.full(n, 1.0 / np.sqrt(n))
     axis[0] += 1.0

@@ -163,7 +163,7 @@ class ScoreSums:
 
     def __init__(self, count: int, splits: int):
         self._bounds = [k * count // splits for k in range(splits + 1)]
-        self._p: np.ndarray | None = None  # (splits, classes)
+        self._p: np.ndarray | None = None  # Its shape is (splits, classes).
         self._p_log_p = np.zeros(splits)
 
     def update(self, start: int, logits: np.ndarray) -> None:
@@ -213,7 +213,7 @@ class ScoreSums:
             for key, rank in (("score_p", 2), ("score_p_log_p", 1)):
                 with archive.open(f"{key}.npy") as member:
                     shape, _, dtype = read_header(member, f"{key} of {path}")
-                # Looked at before it is read: a header may claim any size.
+                # The shape is checked before it is read: a header may claim any size.
                 if (
                     dtype != np.float64
                     or len(shape) != rank

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel", "KernelDistance", "kernel_distance"]
 
-# Rows at a time, so that a block of the kernel matrix takes 32 MB.
+# So many rows are taken at a time, so that a block of the kernel matrix takes 32 MB.
 _BLOCK = 2048
 
 
@@ -226,7 +226,7 @@ def _sums_within(x: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
         wide = x[rows].astype(np.float64)
         for columns in _blocks(x):
             if columns.start < rows.start:
-                continue  # symmetric: its mirror image counts twice
+                continue  # The matrix is symmetric: its mirror image counts twice.
             if columns == rows:
                 kernel, weight = _kernel(wide, wide), 1.0
                 np.fill_diagonal(kernel, 0.0)
@@ -262,8 +262,8 @@ def _blocks(x: np.ndarray) -> Iterator[slice]:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # In float64 throughout: the distance is a small difference of large sums. Where x
-    # and y are one array, NumPy calls BLAS's syrk: half the flops.
+    # Everything is float64, since the distance is a small difference of large sums.
+    # Where x and y are one array, NumPy calls BLAS's syrk, which takes half the flops.
     kernel = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T
     kernel /= x.shape[1]
     kernel += 1.0

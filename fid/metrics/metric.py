@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Metric", "Option", "extractor_name", "option"]
 
-# Name of the 2015 graph as an extractor.
+# The 2015 graph has this name as an extractor.
 _INCEPTION = "inception_2015"
 
 
@@ -334,6 +334,6 @@ def extractor_name(statistics: Statistics) -> str | None:
         Name of the extractor, or None where it is not known.
     """
     if statistics.provenance is None:
-        # What such files have always been, if the dimension fits.
+        # Such files have always been of the 2015 graph, if the dimension fits.
         return _INCEPTION if statistics.dimension == 2048 else None
     return statistics.provenance.get("extractor")

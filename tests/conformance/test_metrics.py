@@ -34,7 +34,8 @@ class Entry:
     metric: type[Metric]
     first: Any
     second: Any
-    expected: dict[str, float]  # by what follows the metric's name
+    #: The numbers by what follows the metric's name.
+    expected: dict[str, float]
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -89,7 +90,7 @@ class Inception(Colours):
 
 
 class NoLogits(Colours):
-    features_and_logits = property()  # hasattr says no
+    features_and_logits = property()  # hasattr says no.
 
 
 def pixels(rows):
@@ -277,7 +278,7 @@ class TestEveryOption:
         found = re.match(r"(      .*\n)+", after)[0]
         found = " ".join(found.split())
         assert option.help in found
-        if option.default != 0:  # which goes without saying
+        if option.default != 0:  # A default of 0 is not shown.
             assert found.endswith(f"[default: {option.default}]")
 
     def test_may_be_left_out(self, key, option):

@@ -318,7 +318,7 @@ class FrechetDistance(Measurement):
 
     def _measure_reference(self, reference: Any) -> Measured:
         opened = measure.open_set(reference)
-        # In place of the model, which is not known yet.
+        # This stands for the model, which is not known yet.
         generated = GeneratorSource(np.asarray, self.num_samples, latent=1)
         for metric in self._metrics:
             metric.check_extractor(self.extractor)
