@@ -24,7 +24,7 @@ _HOMES = {
     "KernelDistance": "metrics.kernel",
     "InceptionScore": "metrics.inception_score",
     "open_images": "sources.images",
-    "Comparison": "measure",
+    "Comparison": "comparison",
     "compare": "measure",
     "compute": "measure",
     "compute_statistics": "measure",

@@ -8,6 +8,7 @@ if __name__ == "__main__":
         from fid.cli import compute_fid
 
         status = compute_fid()
-    except KeyboardInterrupt:  # while the modules are imported
+    except KeyboardInterrupt:
+        # It may come while the modules are imported, before `run` can take it.
         status = 130
     sys.exit(status)

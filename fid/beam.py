@@ -55,12 +55,12 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# Where a tf.train.Example keeps its encoded image, unless said otherwise: the name that
-# TensorFlow's own programs write, and the one of TensorFlow Datasets.
+# A tf.train.Example keeps its encoded image under one of these, unless the user names
+# another: TensorFlow's own programs write the first, TensorFlow Datasets the second.
 FEATURES = ("image/encoded", "image")
-# How many bad images a message or the provenance names.
+# A message or the provenance names so many bad images.
 _MAX_NAMES = 20
-# Tasks that accumulators are merged in, before one merges what they found.
+# Accumulators are merged in so many tasks, before one merges what they found.
 _FANOUT = 32
 
 
@@ -250,7 +250,7 @@ def run(
     """
     output = os.fspath(output)
     if _is_local(output):
-        output = os.path.abspath(output)  # a worker may be in another folder
+        output = os.path.abspath(output)  # A worker may be in another folder.
         check_writable(output)
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not sources:
@@ -280,7 +280,8 @@ def run(
     )
     try:
         pipeline.run().wait_until_finish()
-    except Exception as error:  # each runner has its own, around what a worker raised
+    except Exception as error:
+        # Each runner wraps what a worker raised in an error of its own.
         if text := _input_error(error):
             raise InputError(text) from error
         raise
@@ -406,7 +407,7 @@ class _Worker:
         self.described = _Described(
             extractor.name, extractor.fingerprint, extractor.protocol
         )
-        # Set at the first bad image that is an error: then features are of no use.
+        # It is set at the first bad image that is an error: features are useless then.
         self.failed = False
 
 
@@ -461,7 +462,8 @@ class _MeasureFn(beam.DoFn):
         self._extract()
         task = random.randrange(self._fanout)
         yield GlobalWindows.windowed_value((task, self._part))
-        self._part = _Part()  # not kept until the next bundle, which may be far off
+        # The old one is not kept until the next bundle, which may be far off.
+        self._part = _Part()
 
     def _extract(self) -> None:
         if self._waiting and not self._worker.failed:
@@ -559,15 +561,15 @@ def _read_image(path: str) -> Encoded:
             path, compression_type=CompressionTypes.UNCOMPRESSED
         ) as stream:
             return Encoded(path, stream.read(MAX_FILE_BYTES))
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # Each file system has errors of its own.
         return Encoded(path, b"", f"cannot be read: {printable(str(error))}")
 
 
 def _read_records(path: str, feature: str | None) -> Iterator[Encoded]:
     import tensorflow as tf
 
-    # Damage in the middle hides how many images follow it: an error even where single
-    # bad images are to be left out.
+    # Damage in the middle hides how many images follow it. It is an error even where
+    # single bad images are to be left out.
     try:
         with FileSystems.open(path) as stream:
             for index, record in enumerate(_records(stream)):
@@ -575,7 +577,7 @@ def _read_records(path: str, feature: str | None) -> Iterator[Encoded]:
                 yield Encoded(f"{path} record {index}", _image_of(features, feature))
     except InputError as error:
         raise InputError(f"{printable(path)}: {error}") from error
-    except Exception as error:  # file systems, decompression, protobuf
+    except Exception as error:  # It may come from a file system, zlib or protobuf.
         raise InputError(
             f"{printable(path)} cannot be read as TFRecords of tf.train.Example: "
             f"{printable(str(error))}. Copy or write it again."
@@ -634,7 +636,7 @@ def _exactly(
 
 def _check(data: bytes, expected: int, index: int) -> None:
     crc = google_crc32c.value(data)
-    # The format's mask, so that a checksum of data with checksums in it is a good one.
+    # The format masks checksums, so that those of data with checksums in it stay good.
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     if masked != expected:
         raise InputError(
@@ -658,7 +660,7 @@ def _options(pipeline_args: Sequence[str]) -> PipelineOptions:
 def _pattern(source: str, recursive: bool) -> str:
     if not _is_local(source):
         return source
-    path = os.path.abspath(source)  # a worker may be in another folder
+    path = os.path.abspath(source)  # A worker may be in another folder.
     if os.path.isdir(path):
         return os.path.join(glob.escape(path), "**" if recursive else "*")
     return path
@@ -671,7 +673,7 @@ def _is_local(path: str) -> bool:
 def _inception(
     path: str | os.PathLike[str] | None, batch_size: int
 ) -> Callable[[], Extractor]:
-    # Found here, so that a missing file is said at once.
+    # The graph is looked for here, so that a missing file is reported at once.
     from fid.extractors.download import find_graph
     from fid.extractors.inception import Inception
 
@@ -693,7 +695,7 @@ def _save(statistics: Statistics, path: str) -> str:
             ) as target,
         ):
             shutil.copyfileobj(file, target)
-    if FileSystems.exists(path):  # some file systems do not rename onto a file
+    if FileSystems.exists(path):  # Some file systems do not rename onto a file.
         FileSystems.delete([path])
     FileSystems.rename([partial], [path])
     return path

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from fid.files import InputError, printable
-from fid.metrics.frechet import METHODS
+from fid.metrics import METRICS, all_options
 from fid.program import Flags, check_arguments, check_output, one_line, run
 from fid.sources.images import QUANTIZE, VALUE_RANGES
 
 if TYPE_CHECKING:
-    from fid.measure import Comparison
+    from fid.comparison import Comparison
     from fid.statistics import Statistics
 
 __all__ = ["compute_fid", "precalc_stats", "report"]
@@ -41,11 +41,7 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             *args,
             metrics=values.metrics,
             strict=values.strict,
-            method=values.method,
-            kid_subsets=values.kid_subsets,
-            kid_subset_size=values.kid_subset_size,
-            is_splits=values.is_splits,
-            seed=values.seed,
+            **{name: values[name].value for name in all_options()},
             **_measuring(values),
         )
         for warning in comparison.warnings:
@@ -57,27 +53,15 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
 
     def define(flag: Flags) -> None:
         _define_measuring(flag)
-        flag.texts(
-            "metrics",
-            ["fid"],
-            "Which of fid, kid and is (the Inception Score of A), with commas. kid "
-            "keeps the features in memory: 8 KB an image.",
-        )
+        flag.texts("metrics", ["fid"], _which())
         flag.switch("json", "Print the values and how they came about as JSON.")
         flag.switch("strict", "Refuse to compare sets that were not measured alike.")
-        flag.choice(
-            "method",
-            "eigen",
-            METHODS,
-            "How the Fréchet distance is computed; sqrtm is the original's way.",
-        )
-        for name, default, least, text in (
-            ("kid_subsets", 100, 0, "KID's subsets; 0 for the full estimate alone."),
-            ("kid_subset_size", 1000, 2, "Images of each set in one of KID's subsets."),
-            ("is_splits", 10, 1, "Parts that the Inception Score is averaged over."),
-        ):
-            flag.number(name, default, text, least)
-        flag.seed("Seed of KID's subsets.", most=2**32 - 1)
+        for name, option in all_options().items():
+            if option.choices:
+                flag.choice(name, option.default, option.choices, option.help)
+            else:
+                bounds = option.least, option.most
+                flag.number(name, option.default, option.help, *bounds)
 
     usage = f"""Fréchet Inception Distance between two sets of images.
 
@@ -97,16 +81,21 @@ def report(comparison: Comparison) -> str:
     Returns:
         A line a metric, such as `FID: 12.345678`.
     """
-    title, lines = comparison.title, []
-    if comparison.value is not None:
-        lines.append(f"{title('fid')}: {comparison.value:.6f}")
-    if (kernel := comparison.kernel) is not None:
-        if kernel.mean is not None:
-            lines.append(f"{title('kid')}: {kernel.mean:.8f} ± {kernel.std:.8f}")
-        lines.append(f"{title('kid')} of all images: {kernel.full:.8f}")
-    if (score := comparison.score) is not None:
-        lines.append(f"{title('is')}: {score.mean:.6f} ± {score.std:.6f}")
-    return "\n".join(lines)
+    return "\n".join(comparison.lines())
+
+
+def _which() -> str:
+    """Returns what `--help` says of `--metrics`."""
+    *others, last = (
+        f"{key} ({metric.remark})" if metric.remark else key
+        for key, metric in METRICS.items()
+    )
+    keeping = [key for key, metric in METRICS.items() if "features" in metric.needs]
+    keep = "keep" if len(keeping) > 1 else "keeps"
+    return (
+        f"Which of {', '.join(others)} and {last}, with commas. {' and '.join(keeping)}"
+        f" {keep} the features in memory: 8 KB an image."
+    )
 
 
 def precalc_stats(argv: Sequence[str] | None = None) -> int:
@@ -132,7 +121,7 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             return
         from fid import files, measure
 
-        # Tried first, so that an hour of work does not end in a folder that is none.
+        # It is tried first, so that an hour of work is not lost for want of a folder.
         files.check_writable(values.output)
         statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)

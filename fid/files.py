@@ -28,9 +28,9 @@ __all__ = [
     "write_json",
 ]
 
-# A temporary name is a dot, the file's name up to here, what `mkstemp` makes up, and
-# the file's suffixes: `.curve.png.k3x_9a0b.png`. A name may have 255 bytes, and 40
-# characters may take 160 of them.
+# A temporary name, such as `.curve.png.k3x_9a0b.png`, is a dot, so many characters of
+# the file's name, what `mkstemp` makes up, and the file's suffixes. A name may have 255
+# bytes, and 40 characters may take 160 of them.
 _NAME_LENGTH = 40
 _MADE_UP = re.compile(r"\.[a-z0-9_]{8}(?=\.|\Z)")
 
@@ -138,7 +138,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: It cannot be written there.
     """
     path = pathlib.Path(path)
-    # The deepest first. Folders are made for the result, not for an attempt at it.
+    # The deepest folder comes first. Folders are made for the result, not for an
+    # attempt at it, so they are removed again.
     missing = [folder for folder in path.parents if not os.path.exists(folder)]
     try:
         with _temporary(path) as temporary:
@@ -168,7 +169,7 @@ def is_temporary(name: str) -> bool:
     """
     for made_up in _MADE_UP.finditer(name):
         whole, suffixes = name[1 : made_up.start()], name[made_up.end() :]
-        # Of a name that was cut, the suffixes are not known.
+        # The suffixes of a name that was cut are not known.
         cut = len(whole) == _NAME_LENGTH
         if whole and (cut or suffixes == _suffixes(pathlib.PurePath(whole))):
             return name.startswith(".")
@@ -335,8 +336,8 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _suffixes(path: pathlib.PurePath) -> str:
-    # `.weights.h5` must survive as a whole: Keras checks for it. What is longer than
-    # that by far is no format but part of a name with dots in it.
+    # Keras checks for `.weights.h5`, which must survive as a whole. A suffix that is
+    # much longer names no format: it is part of a name with dots in it.
     for count in (2, 1):
         suffix = "".join(path.suffixes[-count:])
         if len(os.fsencode(suffix)) <= 40:

@@ -100,7 +100,7 @@ HOSTED = (
         "Which files it was computed from.",
     ),
 )
-# Of all six.
+# This holds for all six.
 UNKNOWN = (
     "None says how it came about. Files from before August 2017 (.pkl.gz) do not "
     "compare with them: for CelebA and LSUN those came from 100,000 random images, and "

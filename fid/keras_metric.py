@@ -13,8 +13,8 @@ import tensorflow as tf
 from fid.extractors.extractor import Extractor
 from fid.extractors.inception import Inception
 from fid.files import InputError
-from fid.measure import check_extractor, compute_statistics, metric_name
-from fid.metrics.frechet import frechet_distance
+from fid.measure import check_extractor, compute_statistics
+from fid.metrics.frechet import Frechet, frechet_distance
 from fid.sources.images import is_statistics, open_images
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics
@@ -95,7 +95,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
             "name": name,
         }
         extractor = extractor or Inception(inception)
-        super().__init__(name=name or metric_name(extractor.name))
+        super().__init__(name=name or Frechet.metric_name(extractor.name))
         self.extractor = extractor
         self.reset_real = reset_real
         self._images = {"value_range": value_range, "quantize": quantize}
@@ -132,7 +132,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
                 f"update_state({', '.join(kinds)})."
             )
         features = [None if each is None else self._features(each) for each in images]
-        # Only once all of them are known to be good.
+        # Nothing is added before all of them are known to be good.
         for moments, found in zip(
             (self._real, self._generated)[-len(kinds) :], features, strict=True
         ):

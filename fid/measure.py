@@ -1,8 +1,6 @@
 """From sources of images, through an extractor, to statistics and the metrics.
 
-    source -> extractor -> Moments                -> Fréchet distance
-                        -> features, where asked  -> kernel distance (KID)
-                        -> logits, where asked    -> Inception Score
+    source -> extractor -> moments, and features and logits where needed -> metrics
 
 One pass over the images serves all metrics.
 """
@@ -12,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fid.comparison import Comparison
 from fid.files import InputError
-from fid.metrics.frechet import frechet_distance
-from fid.metrics.inception_score import InceptionScore, inception_score
-from fid.metrics.kernel import KernelDistance, check_options, kernel_distance
+from fid.metrics import all_options, choose, needs_of
+from fid.metrics.metric import Measured
 from fid.sources.images import GeneratorSource, Source, is_statistics, open_images
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from fid.extractors.extractor import Extractor
 
 __all__ = [
-    "METRICS",
     "Comparison",
     "Measured",
     "Spread",
@@ -40,100 +38,11 @@ __all__ = [
     "compute",
     "compute_statistics",
     "measure",
-    "metric_name",
     "open_set",
     "provenance",
 ]
 
 _log = logging.getLogger(__name__)
-
-# Names of the metrics: on the 2015 graph, and on any other extractor.
-METRICS = {"fid": "frechet", "kid": "kernel", "is": "score"}
-# Below this the estimate's upward bias is plain (README of the original code).
-_FEW = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What one pass over a set of images found.
-
-    Attributes:
-        statistics: Mean and covariance of the features.
-        features: The features, float32 (n, d) in the source's order, if kept.
-        logits: Logits, float32 (n, classes) in the source's order, if kept.
-        warnings: What a reader of a number should know of the images, a sentence each.
-    """
-
-    statistics: Statistics
-    features: np.ndarray | None = None
-    logits: np.ndarray | None = None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The metrics of two sets, and what they rest on.
-
-    Attributes:
-        value: The Fréchet distance; None if it was not asked for.
-        kernel: The kernel distance (KID), if asked for.
-        score: The Inception Score of the first set, if asked for.
-        first: Statistics of the first set.
-        second: Statistics of the second set.
-        warnings: What a reader of the numbers should know, a sentence each.
-    """
-
-    value: float | None
-    first: Statistics
-    second: Statistics
-    warnings: tuple[str, ...]
-    kernel: KernelDistance | None = None
-    score: InceptionScore | None = None
-
-    @property
-    def metric(self) -> str:
-        """What the Fréchet distance is called here."""
-        return self.name("fid")
-
-    def name(self, metric: str) -> str:
-        """Says what a metric is called on the extractor of these two sets.
-
-        Args:
-            metric: `fid`, `kid` or `is`.
-
-        Returns:
-            For `fid`: `fid` for the 2015 graph, `frechet_<extractor>` otherwise, or
-            `frechet` where the files do not say; see `metric_name`.
-        """
-        return metric_name(
-            _extractor_name(self.first), _extractor_name(self.second), of=metric
-        )
-
-    def title(self, metric: str) -> str:
-        """Returns the name of a metric as it is printed: `FID`, `frechet_pixels`."""
-        name = self.name(metric)
-        # In capitals only where it is what the letters stand for.
-        return name.upper() if name == metric else name
-
-    def values(self) -> dict[str, float]:
-        """Returns every number by its name, such as `fid`, `kid_mean`, `is_std`."""
-        found = {} if self.value is None else {self.metric: self.value}
-        for metric, parts in (("kid", self.kernel), ("is", self.score)):
-            for part, value in dataclasses.asdict(parts).items() if parts else ():
-                if value is not None:
-                    found[f"{self.name(metric)}_{part}"] = value
-        return found
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the values and the protocol, JSON-able."""
-        return {
-            **self.values(),
-            "sets": [
-                {"label": s.label, "n": s.n, "provenance": s.provenance}
-                for s in (self.first, self.second)
-            ],
-            "warnings": list(self.warnings),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +71,7 @@ def measure(
     extractor: Extractor,
     *,
     batch_size: int = 50,
-    features: bool = False,
-    logits: bool = False,
+    needs: Collection[str] = (),
     progress: bool = False,
 ) -> Measured:
     """Looks at every image of a source once.
@@ -172,8 +80,8 @@ def measure(
         source: The images.
         extractor: Maps them to features.
         batch_size: Images at a time. It does not change the result beyond rounding.
-        features: Whether to keep the features: 4 d bytes an image, 8 KB for 2048.
-        logits: Whether to keep the logits: 4 KB an image.
+        needs: What to keep beside the statistics: `features`, which take 4 d bytes an
+            image, 8 KB for 2048; `logits`, which take 4 KB.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns:
@@ -184,27 +92,23 @@ def measure(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
-    if logits and not hasattr(extractor, "features_and_logits"):
-        raise InputError(
-            f"The extractor {extractor.name} has no logits, which an Inception Score "
-            "is made of: use the 2015 graph, or leave out the metric `is`."
-        )
     moments = Moments(extractor.dimension)
     kept: list[np.ndarray] = []
     kept_logits: list[np.ndarray] = []
     with _progress(source, progress) as bar:
         for images in source.batches(batch_size):
             images = with_channels(images, extractor.channels)
-            if logits:
+            if "logits" in needs:
                 found, found_logits = extractor.features_and_logits(images)
                 kept_logits.append(found_logits)
             else:
                 found = extractor(images)
             moments.update(found)
-            if features:
+            if "features" in needs:
                 kept.append(np.asarray(found, np.float32))
             bar.update(len(images))
-            del images  # While the next ones are read, which may be as large.
+            # They would take memory while the next ones are read, which may be large.
+            del images
     _check_count(source.label, moments.n)
     return Measured(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
@@ -258,13 +162,8 @@ def compare(
     strict: bool = False,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
-    method: str = "eigen",
-    kid_subsets: int = 100,
-    kid_subset_size: int = 1000,
-    is_splits: int = 10,
-    seed: int = 0,
     progress: bool = False,
-    **reading: Any,
+    **options: Any,
 ) -> Comparison:
     """Computes the Fréchet distance between two sets, and other metrics of them.
 
@@ -273,47 +172,53 @@ def compare(
             path of an `.npz` file of statistics.
         second: Likewise.
         extractor: Maps images to features; None means the 2015 graph.
-        metrics: Which of `fid`, `kid` and `is`, one or several. `kid` needs the
-            features of both sets, so images, or statistics of no more images than
-            features. `is` is the score of the first set, which must be images.
+        metrics: Which metrics, one key or several: `fid`, `kid` and `is`, or any other
+            of `fid.metrics.METRICS`. `kid` needs the features of both sets, so images,
+            or statistics of no more images than features. `is` is the score of the
+            first set, which must be images.
         strict: Whether to refuse statistics whose protocols differ.
         inception: As for `compute_statistics`.
         batch_size: Images at a time.
-        method: How the Fréchet distance is computed; see `frechet.frechet_distance`.
-        kid_subsets: Subsets that KID's mean and deviation are taken over; 0 for the
-            full estimate alone.
-        kid_subset_size: Images of each set in a subset.
-        is_splits: Consecutive parts that the score's mean and deviation are taken over.
-        seed: Seed of KID's subsets.
         progress: Whether to show a progress bar.
-        **reading: As for `compute_statistics`.
+        **options: Options of the metrics, with the names, defaults and meanings of the
+            flags of `compute_fid.py` (`fid.metrics.all_options`): `method`, see
+            `frechet.frechet_distance`; `kid_subsets`, `kid_subset_size` and `seed`, see
+            `kernel.kernel_distance`; `is_splits`, see
+            `inception_score.inception_score`. And how the images are read, as for
+            `compute_statistics`.
 
     Returns:
         The metrics and what they rest on.
 
     Raises:
         InputError: A set cannot be used, or `strict` and the protocols differ.
+        TypeError: There is no such option.
+
+    Example:
+        >>> import numpy as np
+        >>> import fid
+        >>> random = np.random.default_rng(0)
+        >>> first, second = random.integers(0, 256, (2, 64, 8, 8, 3), np.uint8)
+        >>> pixels = fid.pixel_extractor((8, 8, 3))
+        >>> found = fid.compare(
+        ...     first, second, pixels, metrics=("fid", "kid"), kid_subsets=0)
+        >>> list(found.values())
+        ['frechet_pixels_8x8', 'kernel_pixels_8x8_full']
     """
-    if isinstance(metrics, str):
-        metrics = (metrics,)
-    if not metrics or set(metrics) - set(METRICS):
-        raise InputError(
-            f"metrics is {', '.join(metrics) or 'empty'}; choose from "
-            f"{', '.join(METRICS)}."
-        )
+    reading = _reading(options)
+    chosen = choose(metrics, options)
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     sets = [open_set(each, **reading) for each in (first, second)]
     for each in sets:
         if isinstance(each, Source) and each.count is not None:
             _check_count(each.label, each.count)
-    if "is" in metrics:
-        _check_score(sets[0], is_splits)
-    if "kid" in metrics:
-        check_options(kid_subsets, kid_subset_size, seed)
-        _check_kernel(sets, kid_subsets, kid_subset_size)
+    for metric in chosen:
+        metric.check(sets)
     if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
+        for metric in chosen:
+            metric.check_extractor(extractor)
         for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
@@ -322,13 +227,12 @@ def compare(
             each,
             extractor,
             batch_size=batch_size,
-            features="kid" in metrics,
-            logits="is" in metrics and each is sets[0],
+            needs=needs,
             progress=progress,
         )
         if isinstance(each, Source)
-        else Measured(each, features=each.rows)
-        for each in sets
+        else Measured.of(each)
+        for each, needs in zip(sets, needs_of(chosen), strict=True)
     )
     differences = protocol_differences(one.statistics, two.statistics)
     if strict and differences:
@@ -341,30 +245,16 @@ def compare(
         *one.warnings,
         *two.warnings,
     ]
-    value = kernel = score = None
-    if "fid" in metrics:
-        value = frechet_distance(one.statistics, two.statistics, method=method)
-        warnings += [*_small(one.statistics), *_small(two.statistics)]
-    if "kid" in metrics:
-        # Overflow is found below, with the name of the metric.
-        with np.errstate(over="ignore", invalid="ignore"):
-            kernel = kernel_distance(
-                one.features,
-                two.features,
-                subsets=kid_subsets,
-                subset_size=kid_subset_size,
-                seed=seed,
-            )
-    if "is" in metrics:
-        score = inception_score(one.logits, splits=is_splits)
+    results = {}
+    for metric in chosen:
+        results[metric.key] = metric(one, two)
+        warnings += metric.warnings(one, two)
     comparison = Comparison(
-        value=value,
-        first=one.statistics,
-        second=two.statistics,
-        # Without repetitions, where a set is compared with itself.
-        warnings=tuple(dict.fromkeys(warnings)),
-        kernel=kernel,
-        score=score,
+        results,
+        one.statistics,
+        two.statistics,
+        # A set that is compared with itself would repeat its warnings.
+        tuple(dict.fromkeys(warnings)),
     )
     for name, value in comparison.values().items():
         if not np.isfinite(value):
@@ -374,6 +264,19 @@ def compare(
                 "they were made."
             )
     return comparison
+
+
+def _reading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those options that are not a metric's but say how images are read."""
+    of_metrics = all_options()
+    reading = {k: v for k, v in options.items() if k not in of_metrics}
+    _, *names = inspect.signature(open_images).parameters
+    if unknown := [name for name in reading if name not in names]:
+        raise TypeError(
+            f"compare has no option {unknown[0]!r}; choose from "
+            f"{', '.join(dict.fromkeys([*of_metrics, *names]))}."
+        )
+    return reading
 
 
 def compute(
@@ -497,31 +400,6 @@ def check_extractor(
         )
 
 
-def metric_name(*extractors: str | None, of: str = "fid") -> str:
-    """Returns `fid` if all features come from the 2015 graph, else what to call it.
-
-    Args:
-        *extractors: Names of the extractors; None where one is not known.
-        of: `fid`, `kid` or `is`.
-
-    Returns:
-        `fid`, `frechet_<extractor>`, or `frechet` where they differ or are not known;
-        for `kid` and `is` likewise with `kernel` and `score`.
-    """
-    names = set(extractors)
-    if names == {"inception_2015"}:
-        return of
-    name = names.pop()
-    return f"{METRICS[of]}_{name}" if name and not names else METRICS[of]
-
-
-def _extractor_name(statistics: Statistics) -> str | None:
-    if statistics.provenance is None:
-        # What such files have always been, if the dimension fits.
-        return "inception_2015" if statistics.dimension == 2048 else None
-    return statistics.provenance.get("extractor")
-
-
 def _check_count(label: str, count: int) -> None:
     if count < 2:
         images = "1 image" if count == 1 else f"{count} images"
@@ -530,43 +408,8 @@ def _check_count(label: str, count: int) -> None:
         )
 
 
-def _check_score(first: Statistics | Source, splits: int) -> None:
-    # Found here, before the images are worked on.
-    if not isinstance(first, Source):
-        raise InputError(
-            f"The Inception Score is one of images, and {first.label} holds "
-            "statistics: give the images first, or leave out the metric `is`."
-        )
-    if splits < 1 or (first.count is not None and first.count < splits):
-        count = "" if first.count is None else f", and {first.label} has {first.count}"
-        raise InputError(
-            f"The Inception Score is to be taken over {splits} parts of the images"
-            f"{count}: choose --is_splits from 1 to the number of images."
-        )
-
-
-def _check_kernel(
-    sets: Sequence[Statistics | Source], subsets: int, subset_size: int
-) -> None:
-    # Found here, before the images are worked on.
-    for each in sets:
-        if isinstance(each, Statistics) and each.rows is None:
-            raise InputError(
-                f"KID needs the features of both sets, and {each.label} holds "
-                "statistics without them: give the images, or leave out the metric "
-                "`kid`."
-            )
-        count = each.n if isinstance(each, Statistics) else each.count
-        if subsets and count is not None and count < subset_size:
-            raise InputError(
-                f"KID's subsets have {subset_size} images, and {each.label} has "
-                f"{count}: choose a smaller --kid_subset_size, or --kid_subsets=0 for "
-                "the estimate from all images alone."
-            )
-
-
 def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extractor:
-    # Imported late: comparing statistics files needs no TensorFlow.
+    # It is imported late, since comparing statistics files needs no TensorFlow.
     from fid.extractors.inception import Inception
 
     return Inception(path, batch_size)
@@ -575,7 +418,7 @@ def _inception(path: str | os.PathLike[str] | None, batch_size: int) -> Extracto
 def _progress(source: Source, show: bool) -> Any:
     from tqdm import tqdm
 
-    # disable=None: off where stderr is not a terminal.
+    # With disable=None there is no bar where stderr is not a terminal.
     return tqdm(
         total=source.count,
         desc=os.path.basename(source.label) or source.label,
@@ -615,20 +458,3 @@ def _lossy(source: Source) -> list[str]:
         f"{source.lossy:,} of {source.count:,} images of {source.label} are in a lossy "
         "format, which shifts the distance"
     ]
-
-
-def _small(statistics: Statistics) -> list[str]:
-    n, d = statistics.n, statistics.dimension
-    if n is None:
-        return []
-    if n <= d:
-        return [
-            f"{statistics.label} has {n} images for {d} features: its covariance is "
-            f"rank-deficient and the distance biased upwards; use {_FEW:,} or more"
-        ]
-    if n < _FEW and d >= 2048:
-        return [
-            f"{statistics.label} has {n:,} images: the distance is biased upwards; "
-            f"use {_FEW:,} or more"
-        ]
-    return []

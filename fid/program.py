@@ -192,7 +192,8 @@ def run(
         0 on success, 1 where something could not be done, 2 for a wrong command line,
         130 after Ctrl-C.
     """
-    if sys.stderr is None:  # closed: `print` would take standard output in its place
+    if sys.stderr is None:
+        # It is closed, and `print` would take standard output in its place.
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     # TensorFlow's start-up messages are not about what the user asked for. The few it
     # prints before it looks at this cannot be helped.
@@ -246,7 +247,8 @@ def run(
             return 1
         # What could not be written now cannot be written at exit either.
         sys.stdout = None
-        if error.errno != errno.EPIPE:  # whose reader has seen enough, as `head` has
+        # The reader of a pipe may have seen enough, as `head` has.
+        if error.errno != errno.EPIPE:
             complain(
                 f"error: cannot write to standard output: {error.strerror}. Send it "
                 "to another place."
@@ -315,8 +317,8 @@ def _flags_help(values: flags.FlagValues) -> str:
     lines = ["Flags:"]
     for name in sorted(values):
         flag = values[name]
-        if name != flag.name:  # a short name
-            continue
+        if name != flag.name:
+            continue  # This is a short name of a flag that has its own line.
         choices = getattr(flag.parser, "enum_values", None)
         value = "" if flag.boolean else f"={'|'.join(choices or [flag.flag_type()])}"
         text = (

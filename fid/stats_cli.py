@@ -30,7 +30,7 @@ _USAGE = """Works on statistics files (.npz with mu and sigma).
 
 TensorFlow is only used for --source."""
 
-# Which subcommands a flag belongs to.
+# These are the subcommands that a flag belongs to.
 _FLAGS = {
     "json": ("show", "diff", "list", "verify"),
     "output": ("merge",),
@@ -93,7 +93,7 @@ def verify_published(argv: Sequence[str] | None = None) -> int:
                 f"{', '.join(names)}"
             )
         targets = [names[name] for name in values.only or names]
-        # What is missing is told before anything slow begins.
+        # All that may be missing is looked for before anything slow begins.
         folder = cifar10.find(values.data_dir, values.download)
         graph = find_graph(values.inception)
         images = cifar10.read(folder)
@@ -179,7 +179,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
     one, two = map(Statistics.load, paths)
     protocol = protocol_differences(one, two)
     comparison = measure.compare(one, two)
-    # What may differ between comparable sets, such as the source itself.
+    # Other facts, such as the source itself, may differ between comparable sets.
     first, second = one.provenance or {}, two.provenance or {}
     other = {
         key: [first.get(key), second.get(key)]
@@ -189,7 +189,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
     }
     if values.json:
         found = {
-            comparison.metric: comparison.value,
+            **comparison.values(),
             "files": paths,
             "protocol_differences": protocol,
             "other_differences": other,
@@ -202,7 +202,7 @@ def _diff(paths: list[str], values: flags.FlagValues) -> None:
         print("measured alike")
     for key, (left, right) in other.items():
         print(f"{_text(key)}: {_text(left)} | {_text(right)}")
-    print(f"{comparison.title('fid')}: {comparison.value:.6f}")
+    print(*comparison.lines(), sep="\n")
 
 
 def _list(args: list[str], values: flags.FlagValues) -> None:
@@ -324,7 +324,7 @@ def _need(paths: list[str], command: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    # Escaped, since a terminal's encoding may lack what a name holds.
+    # JSON escapes all but ASCII here: a terminal's encoding may lack what a name holds.
     print(json.dumps(value, allow_nan=False))
 
 

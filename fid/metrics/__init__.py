@@ -1,1 +1,121 @@
-"""Metrics: from features of images to numbers."""
+"""Metrics: from features of images to numbers, and the table of them.
+
+Whoever works with metrics goes over `METRICS` and names none: `fid.compare`, the flags
+and the help of `compute_fid.py`, JSON, printed lines, the callback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fid.files import InputError
+from fid.metrics.frechet import Frechet
+from fid.metrics.inception_score import Score
+from fid.metrics.kernel import Kernel
+from fid.metrics.metric import Metric, Option
+
+__all__ = ["METRICS", "all_options", "choose", "needs_of", "title_of"]
+
+#: All metrics by their keys, in the order in which they are computed and printed.
+METRICS: dict[str, type[Metric]] = {
+    metric.key: metric
+    for metric in (
+        Frechet,
+        Kernel,
+        Score,
+    )
+}
+
+
+def all_options() -> dict[str, Option]:
+    """Returns the options of all metrics by their names.
+
+    Returns:
+        An option each; one that several metrics have says what it is for each.
+    """
+    found: dict[str, Option] = {}
+    for metric in METRICS.values():
+        for option in metric.options():
+            if option.name in found:
+                text = f"{found[option.name].help} {option.help}"
+                option = dataclasses.replace(option, help=text)
+            found[option.name] = option
+    return found
+
+
+def choose(metrics: str | Sequence[str], values: Mapping[str, Any]) -> list[Metric]:
+    """Makes the metrics that the user asks for.
+
+    Args:
+        metrics: Their keys, or one key.
+        values: Options by their names. Those of other metrics are left alone.
+
+    Returns:
+        The metrics with their options, in the order of `METRICS`.
+
+    Raises:
+        InputError: There is no such metric, or none was asked for.
+
+    Example:
+        >>> from fid.metrics import choose
+        >>> choose("kid", {"kid_subsets": 0, "is_splits": 5})
+        [Kernel(kid_subsets=0, kid_subset_size=1000, seed=0)]
+    """
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    if not metrics or set(metrics) - set(METRICS):
+        raise InputError(
+            f"metrics is {', '.join(metrics) or 'empty'}; choose from "
+            f"{', '.join(METRICS)}."
+        )
+    return [
+        metric(**{o.name: values[o.name] for o in metric.options() if o.name in values})
+        for key, metric in METRICS.items()
+        if key in metrics
+    ]
+
+
+def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
+    """Says what has to be known of the two sets.
+
+    Args:
+        metrics: What is going to be computed of them.
+
+    Returns:
+        The fields of `Measured` that the first set has to have, and the second one.
+
+    Example:
+        >>> from fid.metrics import choose, needs_of
+        >>> of_first, of_second = needs_of(choose(("fid", "is"), {}))
+        >>> sorted(of_first), sorted(of_second)
+        (['logits', 'statistics'], ['statistics'])
+    """
+    metrics = list(metrics)
+    of_both = [metric for metric in metrics if not metric.of_first]
+    first, second = (
+        {need for metric in each for need in metric.needs}
+        for each in (metrics, of_both)
+    )
+    return first, second
+
+
+def title_of(name: str) -> str:
+    """Says what a number that a file has by name is called in figures and reports.
+
+    Args:
+        name: One that a metric's `metric_name` gave.
+
+    Returns:
+        The metric's title; the name itself where there is no such metric.
+
+    Example:
+        >>> from fid.metrics import title_of
+        >>> title_of("fid"), title_of("frechet_pixels")
+        ('FID', 'Fréchet distance (frechet_pixels)')
+    """
+    for metric in METRICS.values():
+        if metric.is_name(name):
+            return metric.title_of(name)
+    return name

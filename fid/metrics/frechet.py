@@ -9,6 +9,7 @@ root of an unsymmetric matrix is formed, so no imaginary part can appear.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 
@@ -16,9 +17,10 @@ import numpy as np
 import scipy.linalg
 
 from fid.files import InputError
+from fid.metrics.metric import Measured, Metric, option
 from fid.statistics import INDEFINITE, LARGEST, Statistics
 
-__all__ = ["METHODS", "frechet_distance"]
+__all__ = ["METHODS", "Frechet", "frechet_distance"]
 
 METHODS = ("eigen", "sqrtm")
 _log = logging.getLogger(__name__)
@@ -28,6 +30,31 @@ _log = logging.getLogger(__name__)
 _SINGULAR = 1e-12
 # An eigenvalue this much smaller than the largest may be a zero and rounding.
 _NULL = 1e-13
+# Below this the estimate's upward bias is plain (README of the original code).
+_FEW = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Frechet(Metric):
+    """The Fréchet distance as a metric: FID on the 2015 graph."""
+
+    key, other_key = "fid", "frechet"
+    name, other_name = "Fréchet Inception Distance", "Fréchet distance"
+    abbreviation = "FID"
+
+    method: str = option(
+        "eigen",
+        "How the Fréchet distance is computed; sqrtm is the original's way.",
+        choices=METHODS,
+    )
+
+    def __call__(self, first: Measured, second: Measured) -> float:
+        """Returns `frechet_distance` of the two sets."""
+        return frechet_distance(first.statistics, second.statistics, method=self.method)
+
+    def warnings(self, first: Measured, second: Measured) -> list[str]:
+        """Says which set is small."""
+        return [*_small(first.statistics), *_small(second.statistics)]
 
 
 def frechet_distance(
@@ -97,15 +124,15 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     mixed = None
     if lower is not None:
         factor = lower.T
-        # d³ flops where matrix products take 4 d³. Sets the lower triangle only.
+        # It takes d³ flops, matrix products 4 d³. It sets the lower triangle only.
         product, _ = scipy.linalg.lapack.dsygst(second.sigma.T, lower, itype=2, lower=1)
     elif _has_rows(first) and not _has_rows(second):
         factor = _factor_from_rows(first.rows)
         product = factor @ second.sigma @ factor.T
     else:
         factor = _factor(first)
-        # Factored as well, since F_1 S_2 F_1' would not show a negative eigenvalue of
-        # S_2 in a direction that S_1 lacks.
+        # S_2 is factored as well, since F_1 S_2 F_1' would not show a negative
+        # eigenvalue of it in a direction that S_1 lacks.
         mixed = factor @ _factor(second).T
         product = mixed @ mixed.T
     if 0 in product.shape:
@@ -113,7 +140,8 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
     exact = values[0] > _NULL * values[-1]
     if not exact and lower is not None:
-        # Small, but not zero: nothing is lost if both matrices have full rank.
+        # An eigenvalue may be small and not zero: nothing is lost where both matrices
+        # have full rank.
         exact = values[0] > 0 and _cholesky(second.sigma) is not None
     if exact:
         return float(np.sqrt(values).sum())
@@ -156,7 +184,7 @@ def _factor_from_rows(rows: np.ndarray) -> np.ndarray:
     rows, it puts the mean into the first row and leaves the scatter in the others.
     """
     n = len(rows)
-    # Centred first, or a large mean would cost digits.
+    # The rows are centred first, or a large mean would cost digits.
     rows = rows - rows.mean(axis=0, dtype=np.float64)
     axis = np.full(n, 1.0 / np.sqrt(n))
     axis[0] += 1.0
@@ -208,3 +236,20 @@ def _sqrtm(matrix: np.ndarray) -> np.ndarray:
         # SciPy warns of singular matrices; the original code silenced that as well.
         warnings.simplefilter("ignore", scipy.linalg.LinAlgWarning)
         return scipy.linalg.sqrtm(matrix)
+
+
+def _small(statistics: Statistics) -> list[str]:
+    n, d = statistics.n, statistics.dimension
+    if n is None:
+        return []
+    if n <= d:
+        return [
+            f"{statistics.label} has {n} images for {d} features: its covariance is "
+            f"rank-deficient and the distance biased upwards; use {_FEW:,} or more"
+        ]
+    if n < _FEW and d >= 2048:
+        return [
+            f"{statistics.label} has {n:,} images: the distance is biased upwards; "
+            f"use {_FEW:,} or more"
+        ]
+    return []

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fid.files import InputError
+from fid.metrics.metric import Measured, Metric, option
+from fid.statistics import Statistics
 
-__all__ = ["KernelDistance", "kernel_distance"]
+if TYPE_CHECKING:
+    from fid.sources.source import Source
 
-# Rows at a time, so that a block of the kernel matrix takes 32 MB.
+__all__ = ["Kernel", "KernelDistance", "kernel_distance"]
+
+# So many rows are taken at a time, so that a block of the kernel matrix takes 32 MB.
 _BLOCK = 2048
 
 
@@ -29,6 +35,60 @@ class KernelDistance:
     mean: float | None
     std: float | None
     full: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel(Metric):
+    """The kernel distance as a metric: KID on the 2015 graph."""
+
+    key, other_key = "kid", "kernel"
+    name, other_name = "Kernel Inception Distance", "kernel distance"
+    abbreviation = "KID"
+    needs = ("features",)
+
+    kid_subsets: int = option(
+        100, "KID's subsets; 0 for the full estimate alone.", least=0
+    )
+    kid_subset_size: int = option(
+        1000, "Images of each set in one of KID's subsets.", least=2
+    )
+    seed: int = option(0, "Seed of KID's subsets.", least=0, most=2**32 - 1)
+
+    def check(self, sets: Sequence[Statistics | Source]) -> None:
+        """Refuses options that fit no sets, and sets that cannot be used."""
+        check_options(self.kid_subsets, self.kid_subset_size, self.seed)
+        super().check(sets)
+
+    def check_set(self, each: Statistics | Source) -> None:
+        """Refuses a set without features, or smaller than a subset."""
+        super().check_set(each)
+        count = each.n if isinstance(each, Statistics) else each.count
+        if self.kid_subsets and count is not None and count < self.kid_subset_size:
+            raise InputError(
+                f"KID's subsets have {self.kid_subset_size} images, and {each.label} "
+                f"has {count}: choose a smaller --kid_subset_size, or --kid_subsets=0 "
+                "for the estimate from all images alone."
+            )
+
+    def __call__(self, first: Measured, second: Measured) -> KernelDistance:
+        """Returns `kernel_distance` of the two sets."""
+        # Overflow is found in the result, where the metric's name is known.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return kernel_distance(
+                first.features,
+                second.features,
+                subsets=self.kid_subsets,
+                subset_size=self.kid_subset_size,
+                seed=self.seed,
+            )
+
+    @classmethod
+    def lines(cls, result: KernelDistance, name: str) -> list[str]:
+        """Returns a line for the subsets, if any, and one for all images."""
+        lines = [f"{name} of all images: {result.full:.8f}"]
+        if result.mean is not None:
+            lines.insert(0, f"{name}: {result.mean:.8f} ± {result.std:.8f}")
+        return lines
 
 
 def kernel_distance(
@@ -166,7 +226,7 @@ def _sums_within(x: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
         wide = x[rows].astype(np.float64)
         for columns in _blocks(x):
             if columns.start < rows.start:
-                continue  # symmetric: its mirror image counts twice
+                continue  # The matrix is symmetric: its mirror image counts twice.
             if columns == rows:
                 kernel, weight = _kernel(wide, wide), 1.0
                 np.fill_diagonal(kernel, 0.0)
@@ -202,8 +262,8 @@ def _blocks(x: np.ndarray) -> Iterator[slice]:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # In float64 throughout: the distance is a small difference of large sums. Where x
-    # and y are one array, NumPy calls BLAS's syrk: half the flops.
+    # Everything is float64, since the distance is a small difference of large sums.
+    # Where x and y are one array, NumPy calls BLAS's syrk, which takes half the flops.
     kernel = np.asarray(x, np.float64) @ np.asarray(y, np.float64).T
     kernel /= x.shape[1]
     kernel += 1.0

@@ -46,7 +46,7 @@ def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> No
     figure = Figure(figsize=(2.3 * columns + 0.5, 2.2 * rows + 0.4), layout="tight")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
-    distance = "FID" if study.metric == "fid" else f"Fréchet distance\n({study.metric})"
+    distance = study.title.replace(" (", "\n(")
     for axes, curve in zip(grid.T, study.curves, strict=True):
         axes[0].set_title(_TITLES[curve.name], fontsize=10)
         axes[0].plot(curve.levels, curve.distances, color=_DISTANCE, marker="o")

@@ -17,7 +17,6 @@ import hashlib
 import os
 import pathlib
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,13 +27,11 @@ from fid.files import InputError, atomic_path, printable, read_json, write_json
 from fid.measure import (
     check_extractor,
     compute_statistics,
-    metric_name,
     open_set,
     provenance,
 )
-from fid.metrics.frechet import frechet_distance
-from fid.metrics.inception_score import InceptionScore
-from fid.npz import read_header, reading
+from fid.metrics.frechet import Frechet, frechet_distance
+from fid.metrics.inception_score import InceptionScore, Score, ScoreSums
 from fid.sources.pixels import with_channels
 from fid.sources.source import Source
 from fid.statistics import Moments, Statistics, protocol_differences
@@ -51,7 +48,6 @@ __all__ = [
     "PUBLISHED",
     "Curve",
     "Plan",
-    "ScoreSums",
     "Study",
     "make_plan",
     "pictures",
@@ -209,13 +205,18 @@ class Study:
     @property
     def metric(self) -> str:
         """Name of the distance: `fid`, or `frechet_<extractor>`."""
-        return metric_name(self.extractor)
+        return Frechet.metric_name(self.extractor)
+
+    @property
+    def title(self) -> str:
+        """Its name in figures: "FID", or "Fréchet distance (frechet_<extractor>)"."""
+        return Frechet.title(self.extractor)
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything, JSON-able."""
         return {
             "metric": self.metric,
-            "score": metric_name(self.extractor, of="is"),
+            "score": Score.metric_name(self.extractor),
             "published_from": _PUBLISHED_FROM,
             "settings": self.settings,
             "warnings": list(self.warnings),
@@ -603,92 +604,3 @@ class _Cell:
             self.statistics().save(temporary)
             if self._sums:
                 self._sums.append_to(temporary)
-
-
-class ScoreSums:
-    """The Inception Score of images that arrive in batches, without their logits.
-
-    The score of a part of the set is exp(mean of sum p log p - sum q log q), q being
-    the mean of the p: a sum over its images each, which is what is kept. The parts are
-    those of `inception_score.inception_score`.
-
-    Args:
-        count: Images in all.
-        splits: Parts.
-
-    Example:
-        >>> from fid.metrics.inception_score import inception_score
-        >>> logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
-        >>> sums = ScoreSums(100, 10)
-        >>> for start in range(0, 100, 30):
-        ...     sums.update(start, logits[start : start + 30])
-        >>> abs(sums.score().mean - inception_score(logits).mean) < 1e-12
-        True
-    """
-
-    def __init__(self, count: int, splits: int):
-        self._bounds = [k * count // splits for k in range(splits + 1)]
-        self._p: np.ndarray | None = None  # (splits, classes)
-        self._p_log_p = np.zeros(splits)
-
-    def update(self, start: int, logits: np.ndarray) -> None:
-        """Adds images.
-
-        Args:
-            start: Which image the first of them is, counted from 0.
-            logits: (m, classes).
-        """
-        if not np.isfinite(logits).all():
-            bad = start + int(np.argmin(np.isfinite(logits).all(axis=1)))
-            raise InputError(
-                f"The logits of image {bad} (counted from 0) are not finite; look at "
-                "that image."
-            )
-        log_p = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
-        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-        p = np.exp(log_p)
-        if self._p is None:
-            self._p = np.zeros((len(self._p_log_p), p.shape[1]))
-        index = np.arange(start, start + len(p))
-        splits = np.searchsorted(self._bounds, index, side="right") - 1
-        np.add.at(self._p, splits, p)
-        # 0 log 0 comes to 0, since no logarithm is infinite.
-        np.add.at(self._p_log_p, splits, (p * log_p).sum(axis=1))
-
-    def score(self) -> InceptionScore:
-        """Returns the score of all images, once they are all there."""
-        sizes = np.diff(self._bounds)
-        q = self._p / sizes[:, np.newaxis]
-        q_log_q = q * np.log(np.where(q > 0, q, 1.0))
-        scores = np.exp(self._p_log_p / sizes - q_log_q.sum(axis=1))
-        return InceptionScore(float(scores.mean()), float(scores.std()))
-
-    def append_to(self, path: pathlib.Path) -> None:
-        """Adds the sums to an `.npz` file, beside what it holds."""
-        with zipfile.ZipFile(path, "a") as archive:
-            for key, array in (("score_p", self._p), ("score_p_log_p", self._p_log_p)):
-                with archive.open(f"{key}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-
-    def load(self, path: pathlib.Path) -> None:
-        """Goes on from the sums in a file that `append_to` wrote."""
-        splits = len(self._p_log_p)
-        with reading(path), zipfile.ZipFile(path) as archive:
-            found = []
-            for key, rank in (("score_p", 2), ("score_p_log_p", 1)):
-                with archive.open(f"{key}.npy") as member:
-                    shape, _, dtype = read_header(member, f"{key} of {path}")
-                # Looked at before it is read: a header may claim any size.
-                if (
-                    dtype != np.float64
-                    or len(shape) != rank
-                    or shape[0] != splits
-                    or np.prod(shape) > 2**24
-                ):
-                    raise InputError(
-                        f"{printable(path)} has {key} of shape {shape} and type "
-                        f"{dtype}; delete it, and it is computed again."
-                    )
-                with archive.open(f"{key}.npy") as member:
-                    found.append(np.lib.format.read_array(member, allow_pickle=False))
-        self._p, self._p_log_p = found

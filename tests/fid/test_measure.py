@@ -1,19 +1,14 @@
 """From folders to the printed number, against TensorFlow's own session."""
 
 import json
-import os
-import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from repository import ROOT
-from synthetic_graph import v1_features, write_synthetic_graph
+from synthetic_graph import v1_features
 
 import fid
-from fid import cli
+from fid import cli, measure
 
 
 def photographs():
@@ -129,21 +124,6 @@ def test_differing_protocols_warn_and_strict_refuses(tmp_path):
         fid.compare(one, two, strict=True)
 
 
-def test_only_the_2015_graph_gives_fid():
-    def metric(d, one, two):
-        sets = [
-            fid.Statistics(np.zeros(d), np.eye(d), provenance=facts)
-            for facts in (one, two)
-        ]
-        return fid.compare(*sets).metric
-
-    graph, clip = {"extractor": "inception_2015"}, {"extractor": "clip"}
-    assert metric(2048, graph, None) == "fid"
-    assert metric(2048, clip, None) == "frechet"
-    assert metric(64, clip, clip) == "frechet_clip"
-    assert metric(64, None, None) == "frechet"
-
-
 def test_grey_is_repeated_for_extractors_of_colour():
     grey = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
     one = fid.compute_statistics(grey, Pixels())
@@ -168,63 +148,6 @@ def test_a_generator_is_measured_in_one_call():
     )
 
 
-def save(path, seed=0, d=6):
-    moments = fid.Moments(d)
-    moments.update(np.random.default_rng(seed).normal(size=(50, d)))
-    moments.statistics({"source": str(path), "extractor": "x"}).save(path)
-    return moments.statistics()
-
-
-def test_two_statistics_files_need_no_tensorflow(tmp_path):
-    one, two = save(tmp_path / "a.npz", 0), save(tmp_path / "b.npz", 1)
-    code = (
-        "import sys; from fid import cli; status = cli.compute_fid(sys.argv); "
-        "assert 'tensorflow' not in sys.modules; sys.exit(status)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.npz", tmp_path / "b.npz"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"frechet_x: {fid.frechet_distance(one, two):.6f}\n"
-
-
-def test_errors_are_one_line_on_stderr_and_a_status(tmp_path, capsys):
-    save(tmp_path / "a.npz")
-    save(tmp_path / "b.npz", d=7)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "page.pb").write_text("<html>")
-    (tmp_path / "flags").write_bytes(b"\xff\xfe--json")
-    for args, status, message in (
-        ((tmp_path / "a.npz", tmp_path / "b.npz"), 1, "6 dimensions"),
-        ((tmp_path / "a.npz", tmp_path / "c.npz"), 1, "c.npz"),
-        ((tmp_path / "a.npz",), 2, "two sets"),
-        ((tmp_path / "a.npz", tmp_path / "a.npz", "--nonsense"), 2, "nonsense"),
-        ((tmp_path / "a.npz", tmp_path / "a.npz", "--batch_size=0"), 2, "batch_size"),
-        ((tmp_path / "a.npz", tmp_path / "a.npz", "--seed=4294967296"), 2, "seed"),
-        ((f"--flagfile={tmp_path / 'flags'}",), 2, "no text file"),
-        (("no\nsuch\x1b[31m", tmp_path / "a.npz"), 1, "There is no "),
-        (("", tmp_path / "a.npz"), 1, "is empty"),
-        (("x" * 300, tmp_path / "a.npz"), 1, "xxx"),
-        (
-            (
-                tmp_path / "empty",
-                tmp_path / "a.npz",
-                "--inception",
-                tmp_path / "page.pb",
-            ),
-            1,
-            "No images in|HTML",
-        ),
-    ):
-        assert cli.compute_fid(["compute_fid.py", *map(str, args)]) == status
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        (line,) = captured.err.splitlines()
-        assert line.isprintable()
-        assert any(part in line for part in message.split("|")), line
-
-
 def test_wrong_statistics_are_found_before_the_work(tmp_path):
     class Slow(Pixels):
         def __call__(self, images):
@@ -236,98 +159,6 @@ def test_wrong_statistics_are_found_before_the_work(tmp_path):
         fid.compare(images, fid.Statistics(np.zeros(5), np.eye(5)), Slow())
     with pytest.raises(fid.InputError, match="do not say"):
         fid.compare(images, bare, Slow(), strict=True)
-
-
-def test_awkward_surroundings_are_one_line_too(tmp_path):
-    save(tmp_path / "é.npz")
-    command = [sys.executable, "-m", "fid", *[tmp_path / "é.npz"] * 2, "--json"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment
-    )
-    assert json.loads(done.stdout)["frechet_x"] == 0.0
-    reader, unread = os.pipe()
-    os.close(reader)
-    with open("/dev/full", "w") as full, open(unread, "w") as pipe:
-        for output, close, unbuffered, expected in (
-            (full, None, "", ["cannot write to standard output: No space left"]),
-            (full, None, "1", ["cannot write to standard output: No space left"]),
-            (pipe, None, "", []),  # as behind `| head`
-            (None, lambda: os.close(1), "", ["standard output is closed"]),
-        ):
-            done = subprocess.run(
-                command, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
-                preexec_fn=close, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-            )  # fmt: skip
-            assert done.returncode == 1
-            lines = done.stderr.splitlines()
-            assert len(lines) == len(expected)
-            assert all(text in line for text, line in zip(expected, lines, strict=True))
-
-
-PROGRAMS = [
-    f"scripts/{name}.py"
-    for name in ("compute_fid", "precalc_stats", "stats", "train", "verify_published")
-]
-
-
-@pytest.mark.parametrize(
-    "program", ["fid/__main__.py", *PROGRAMS], ids=os.path.basename
-)
-def test_an_interrupt_during_the_imports_is_no_traceback(monkeypatch, program):
-    class Interrupted:
-        def find_spec(self, name, *_):
-            if name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
-                raise KeyboardInterrupt
-
-    for name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
-    monkeypatch.setattr(sys, "argv", ["x"])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / program), run_name="__main__")
-    assert exit.value.code == 130
-
-
-def test_the_output_may_not_replace_the_images(tmp_path, capsys):
-    np.savez(tmp_path / "x.npz", images=np.zeros((3, 4, 4, 3), np.uint8))
-    before = (tmp_path / "x.npz").read_bytes()
-    path = f"{tmp_path}/x.npz"
-    assert cli.precalc_stats(["x", path, f"--output={path}"]) == 2
-    assert f"would replace {path}" in capsys.readouterr().err
-    assert (tmp_path / "x.npz").read_bytes() == before
-
-
-def test_help_lists_every_flag(capsys):
-    for main in (cli.compute_fid, cli.precalc_stats):
-        assert main(["x", "--help"]) == 0
-        text = capsys.readouterr().out
-        assert "--inception=string" in text
-        assert "--quantize=none|truncate|round" in text
-        assert "[default: 50]" in text
-
-
-def test_an_existing_output_survives_a_failure(tmp_path, capsys):
-    output = tmp_path / "stats.npz"
-    output.write_bytes(b"precious")
-    graph = tmp_path / "g.pb"
-    write_synthetic_graph(graph, splat=True)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "bad.png").write_bytes(b"bad")
-    argv = ["x", f"{tmp_path}/images", f"--output={output}", f"--inception={graph}"]
-    assert cli.precalc_stats(argv) == 1
-    assert "bad.png" in capsys.readouterr().err
-    assert output.read_bytes() == b"precious"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.pb", "images", "stats.npz"]
-    argv[2] = "--output=/proc/none/stats.npz"
-    assert cli.precalc_stats(argv) == 1
-    assert "/proc/none" in capsys.readouterr().err
-    argv[2] = "--output=stats.txt"
-    assert cli.precalc_stats(argv) == 2
-    # Nor are folders left that were made for a result.
-    argv[2] = f"--output={tmp_path}/new/deep/stats.npz"
-    assert cli.precalc_stats(argv) == 1
-    assert not (tmp_path / "new").exists()
 
 
 class Colours(Pixels):
@@ -376,7 +207,7 @@ def test_one_pass_gives_all_metrics(tmp_path):
     assert list(found.values()) == [
         "frechet_pixels", "kernel_pixels_full", "score_pixels_mean", "score_pixels_std",
     ]  # fmt: skip
-    assert cli.report(found).splitlines() == [
+    assert found.lines() == [
         f"frechet_pixels: {found.value:.6f}",
         f"kernel_pixels of all images: {found.kernel.full:.8f}",
         f"score_pixels: {found.score.mean:.6f} ± {found.score.std:.6f}",
@@ -390,7 +221,7 @@ def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
 
         features_and_logits = __call__
 
-    save(tmp_path / "stats.npz", d=3)
+    fid.Statistics(np.zeros(3), np.eye(3), n=99).save(tmp_path / "stats.npz")
     images = np.zeros((9, 4, 4, 3), np.uint8)
     stats = tmp_path / "stats.npz"
     for args, options, message in (
@@ -463,3 +294,35 @@ def test_repeats_give_the_spread_over_seeds():
     assert spread.std == pytest.approx(np.std(each, ddof=1))
     with pytest.raises(fid.InputError, match="at least once"):
         fid.compute(**settings, repeats=0)
+
+
+def test_an_option_that_is_none_is_refused_and_the_others_are_named():
+    statistics = fid.Statistics(np.zeros(3), np.eye(3))
+    with pytest.raises(
+        TypeError, match="no option 'subsets'; choose from method, kid_subsets, .*seed"
+    ) as error:
+        fid.compare(statistics, statistics, subsets=5)
+    for name in ("is_splits", "value_range", "quantize", "recursive", "skip_bad"):
+        assert name in str(error.value)
+
+
+def test_options_of_metrics_and_of_reading_go_where_they_belong():
+    images = np.random.default_rng(0).random((2, 30, 4, 4, 3), "float32")
+    sets = images[0], images[1] * 0.9
+    plain = fid.compare(*[x * 255 for x in sets], Pixels(), method="sqrtm")
+    found = fid.compare(*sets, Pixels(), value_range="0,1", method="sqrtm", seed=3)
+    assert found.value == pytest.approx(plain.value, rel=1e-4)
+    with pytest.raises(fid.InputError, match="method is 'fast'; choose from eigen, sq"):
+        fid.compare(*sets, Pixels(), value_range="0,1", method="fast")
+
+
+def test_what_is_kept_of_a_set_is_what_is_needed():
+    images = np.random.default_rng(0).integers(0, 99, (5, 4, 4, 3), np.uint8)
+    source = fid.open_images(images)
+    for needs in ((), ("statistics",), ("features",), ("logits", "features")):
+        found = measure.measure(source, Colours(), batch_size=2, needs=needs)
+        assert found.statistics.n == 5
+        for name in ("features", "logits"):
+            kept = getattr(found, name)
+            assert (kept is not None) == (name in needs)
+            assert kept is None or kept.shape == (5, 3)

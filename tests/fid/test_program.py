@@ -1,10 +1,13 @@
 """The frame of every program, on programs of three lines."""
 
+import os
+import runpy
 import sys
 
 import numpy as np
 import pytest
 from absl import flags
+from repository import ROOT
 
 from fid.files import InputError
 from fid.program import Flags, check_arguments, check_output, one_line, run
@@ -172,3 +175,27 @@ def test_a_program_that_fails_says_why(capsys, monkeypatch, error, status, expec
     monkeypatch.setattr(sys, "stderr", None)
     assert run(main, lambda flag: None, "", ["x"]) == status
     assert capsys.readouterr().out == ""
+
+
+PROGRAMS = [
+    f"scripts/{name}.py"
+    for name in ("compute_fid", "precalc_stats", "stats", "train", "verify_published")
+]
+
+
+@pytest.mark.parametrize(
+    "program", ["fid/__main__.py", *PROGRAMS], ids=os.path.basename
+)
+def test_an_interrupt_during_the_imports_is_no_traceback(monkeypatch, program):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
+                raise KeyboardInterrupt
+
+    for name in ("fid.cli", "fid.stats_cli", "tf_ttur.cli"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / program), run_name="__main__")
+    assert exit.value.code == 130

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import numpy as np
 from fid import measure
 from fid.extractors.extractor import Extractor
 from fid.files import InputError
-from fid.metrics.frechet import frechet_distance
+from fid.metrics import choose, needs_of
+from fid.metrics.metric import Measured
 from fid.sources.images import GeneratorSource
 from fid.statistics import Statistics
 from tf_ttur import termination
@@ -202,6 +203,10 @@ class FrechetDistance(Measurement):
     is not touched. `fit` stops where it cannot be measured, with an error that names
     the step; no number ever stands for a failure.
 
+    Other metrics may be measured from the same images, beside the distance or in its
+    place. The first is the value, the lower the better, so that `best/` is kept by it;
+    the numbers of the others go into the epoch's logs under their names in JSON.
+
     Args:
         reference: Statistics of the real images: a `fid.Statistics`, or the path of an
             `.npz` of them, or a source of images as `fid.compute_statistics` takes.
@@ -213,10 +218,18 @@ class FrechetDistance(Measurement):
         quantize: How generated images are rounded: `none`, `truncate` or `round`.
         batch_size: Images at a time.
         last: A step to measure at, too, such as the last one of the run.
+        metrics: Which of `fid.metrics.METRICS`, one key or several.
+        options: Options of the metrics by name, such as `{"kid_subsets": 0}`; see
+            `fid.compare`.
 
     Attributes:
         values: (step, distance) of each measurement during `fit`.
+        further: Numbers of the last measurement beside the value, by name.
         seconds: Seconds spent in measuring so far.
+
+    Raises:
+        InputError: The reference or the extractor lacks what a metric needs, or a
+            larger value of the first metric is a better one.
     """
 
     unit = "images"
@@ -231,16 +244,33 @@ class FrechetDistance(Measurement):
         quantize: str = "none",
         batch_size: int = 250,
         last: int | None = None,
+        metrics: str | Sequence[str] = ("fid",),
+        options: Mapping[str, Any] | None = None,
     ):
+        chosen = choose(metrics, options or {})
+        first = metrics if isinstance(metrics, str) else metrics[0]
+        # The value is of the first one that was named.
+        self._metrics = sorted(chosen, key=lambda metric: metric.key != first)
+        if self._metrics[0].larger_is_better:
+            raise InputError(
+                f"metrics begins with {first}, of which larger values are better; the "
+                "first one must be one to be made small, such as fid."
+            )
         if extractor is None:
             from fid.extractors.inception import Inception
 
             extractor = Inception()
-        key = measure.metric_name(extractor.name)
-        title = "FID" if key == "fid" else f"Fréchet distance ({key})"
-        super().__init__(key, title, every, num_samples, batch_size, last)
-        self.reference = _reference(reference, extractor)
+        super().__init__(
+            self._metrics[0].metric_name(extractor.name),
+            self._metrics[0].title(extractor.name),
+            every,
+            num_samples,
+            batch_size,
+            last,
+        )
         self.extractor = extractor
+        self._real = self._measure_reference(reference)
+        self.reference = self._real.statistics
         self.seed = seed
         self.quantize = quantize
 
@@ -254,32 +284,50 @@ class FrechetDistance(Measurement):
             "extractor_sha256": self.extractor.fingerprint,
         }
 
-    def observe(self, gan: Any, count: int) -> Statistics:
-        """Returns the statistics of generated images."""
+    def observe(self, gan: Any, count: int) -> Measured:
+        """Returns what is to be known of generated images."""
         label = f"generator at step {gan.steps}"
         source = GeneratorSource(gan, count, self.seed, self.quantize, label)
-        return measure.compute_statistics(
-            source, self.extractor, batch_size=self.batch_size
+        needs, _ = needs_of(self._metrics)
+        return measure.measure(
+            source, self.extractor, batch_size=self.batch_size, needs=needs
         )
 
-    def compare(self, observed: Statistics) -> float:
+    def compare(self, observed: Measured) -> float:
         """Returns their distance from the real ones."""
-        value = frechet_distance(observed, self.reference)
-        if np.trace(observed.sigma) <= _NO_SPREAD * (observed.mu @ observed.mu):
+        found: dict[str, float] = {}
+        for metric in self._metrics:
+            result = metric(observed, self._real)
+            found |= metric.values(result, metric.metric_name(self.extractor.name))
+        value = next(iter(found.values()))
+        self.further = {k: v for k, v in found.items() if k != self.key}
+        for name, number in self.further.items():
+            if not math.isfinite(number):
+                raise InputError(f"{name} came to {number}.")
+        mu, sigma = observed.statistics.mu, observed.statistics.sigma
+        if np.trace(sigma) <= _NO_SPREAD * (mu @ mu):
             _log.warning(
                 "All %s images of the %s have the same features: it has collapsed. "
                 "%s, %.4g, is that of one point.",
-                f"{observed.n:,}",
-                observed.label,
+                f"{observed.statistics.n:,}",
+                observed.statistics.label,
                 self.key,
                 value,
             )
         return value
 
-
-def _reference(reference: Any, extractor: Extractor) -> Statistics:
-    opened = measure.open_set(reference)
-    if not isinstance(opened, Statistics):
-        return measure.compute_statistics(opened, extractor)
-    measure.check_extractor(opened, extractor)
-    return opened
+    def _measure_reference(self, reference: Any) -> Measured:
+        opened = measure.open_set(reference)
+        # This stands for the model, which is not known yet.
+        generated = GeneratorSource(np.asarray, self.num_samples, latent=1)
+        for metric in self._metrics:
+            metric.check_extractor(self.extractor)
+            metric.check([generated, opened])
+        if isinstance(opened, Statistics):
+            measure.check_extractor(opened, self.extractor)
+            return Measured.of(opened)
+        _, needs = needs_of(self._metrics)
+        found = measure.measure(opened, self.extractor, needs=needs)
+        for warning in found.warnings:
+            _log.warning("%s", warning)
+        return found

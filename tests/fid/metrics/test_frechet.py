@@ -5,6 +5,8 @@ import scipy.linalg
 import scipy.stats
 
 from fid import InputError, Moments, Statistics, frechet_distance
+from fid.metrics.frechet import Frechet
+from fid.metrics.metric import Measured
 
 
 def measured(x):
@@ -276,3 +278,24 @@ def test_the_size_of_pool_3_against_scipy():
     exact = shift @ shift + np.trace(one.sigma) + np.trace(few.sigma) - 2 * root
     assert value == pytest.approx(exact, rel=1e-9)
     assert frechet_distance(one, without_rows(few)) == pytest.approx(exact, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "expected"),
+    [
+        (None, 2048, None),
+        (10_000, 2048, None),
+        (9_999, 2048, "x has 9,999 images: the distance is biased upwards; use 10,000"),
+        (2_048, 2048, "x has 2048 images for 2048 features: its covariance is rank-d"),
+        (50, 20, None),
+        (20, 20, "x has 20 images for 20 features"),
+    ],
+)
+def test_a_small_set_is_warned_of(n, d, expected):
+    # Only the shapes count here.
+    small = Statistics(np.zeros(d), np.empty((d, d)), n, label="x")
+    large = Statistics(np.zeros(d), np.empty((d, d)), 50_000, label="y")
+    for sets in ((small, large), (large, small)):
+        found = Frechet().warnings(*map(Measured, sets))
+        assert len(found) == (expected is not None)
+        assert all(text.startswith(expected) for text in found)

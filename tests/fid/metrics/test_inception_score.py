@@ -5,8 +5,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from fid import InputError
-from fid.metrics.inception_score import inception_score
+from fid import InputError, Statistics, open_images
+from fid.metrics.inception_score import Score, ScoreSums, inception_score
 
 
 def logits(n, classes, seed=0, scale=3.0):
@@ -90,3 +90,51 @@ def test_splits_are_consecutive():
 def test_what_cannot_be_scored_is_refused(x, splits, message):
     with pytest.raises(InputError, match=message):
         inception_score(x, splits=splits)
+
+
+@pytest.mark.parametrize(("n", "splits"), [(100, 10), (97, 7), (5, 5)])
+def test_score_sums_are_the_inception_score(n, splits):
+    logits = np.random.default_rng(n).normal(scale=40, size=(n, 12)).astype("float32")
+    sums = ScoreSums(n, splits)
+    for start in range(0, n, 9):
+        sums.update(start, logits[start : start + 9])
+    expected = inception_score(logits, splits=splits)
+    assert sums.score().mean == pytest.approx(expected.mean, rel=1e-10)
+    assert sums.score().std == pytest.approx(expected.std, rel=1e-8, abs=1e-10)
+
+
+def test_score_sums_go_on_from_a_file(tmp_path):
+    x = logits(50, 8)
+    whole, begun, again = (ScoreSums(50, 5) for _ in range(3))
+    whole.update(0, x)
+    begun.update(0, x[:27])
+    np.savez(tmp_path / "sums.npz", other=np.zeros(3))
+    begun.append_to(tmp_path / "sums.npz")
+    again.load(tmp_path / "sums.npz")
+    again.update(27, x[27:])
+    assert again.score().mean == pytest.approx(whole.score().mean, rel=1e-12)
+    assert again.score().std == pytest.approx(whole.score().std, rel=1e-9)
+    assert np.load(tmp_path / "sums.npz")["other"].shape == (3,)
+    with pytest.raises(InputError, match=r"score_p of shape \(5, 8\).*delete it"):
+        ScoreSums(50, 4).load(tmp_path / "sums.npz")
+
+
+def test_score_sums_name_the_image_whose_logits_are_not_finite():
+    x = logits(9, 4)
+    x[5, 2] = np.inf
+    with pytest.raises(InputError, match=r"image 15 \(counted from 0\)"):
+        ScoreSums(20, 2).update(10, x)
+
+
+def test_what_cannot_be_scored_is_refused_before_it_is_read():
+    images = open_images(np.zeros((9, 1, 1, 3), np.uint8))
+    bare = Statistics(np.zeros(3), np.eye(3), label="bare")
+    Score(is_splits=9).check([images, bare])
+    for sets, splits, message in (
+        ([bare, images], 3, "is one of images, and bare holds statistics: give the im"),
+        ([images, bare], 10, "over 10 parts of the images, and array has 9: choose"),
+        ([images, bare], 0, "over 0 parts of the images, and array has 9: choose"),
+        ([open_images(iter(())), bare], 0, "over 0 parts of the images: choose --is_s"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Score(is_splits=splits).check(sets)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import sklearn.metrics.pairwise
 
-from fid import InputError, kernel_distance
+from fid import InputError, Statistics, kernel_distance, open_images
 from fid.metrics import kernel
+from fid.metrics.kernel import Kernel
 
 
 def features(n, d, seed, shift=0.0):
@@ -110,3 +111,34 @@ def test_bad_values_are_named():
     bad[2, 0] = np.inf
     with pytest.raises(InputError, match="image 2 .* second set"):
         kernel_distance(np.ones((4, 2)), bad, subsets=0)
+
+
+def images(count):
+    """A source of so many images, none of which is read here."""
+    return open_images(np.zeros((count, 1, 1, 3), np.uint8))
+
+
+def test_sets_smaller_than_a_subset_are_refused_before_they_are_read():
+    Kernel(kid_subset_size=5).check([images(5), images(9)])
+    Kernel(kid_subsets=0).check([images(5), images(9)])
+    for sets in ((images(5), images(9)), (images(9), images(5))):
+        with pytest.raises(InputError) as error:
+            Kernel(kid_subset_size=6).check(sets)
+        assert str(error.value) == (
+            "KID's subsets have 6 images, and array has 5: choose a smaller "
+            "--kid_subset_size, or --kid_subsets=0 for the estimate from all images "
+            "alone."
+        )
+    with pytest.raises(InputError, match="^-1 subsets of 1000 were asked for"):
+        Kernel(kid_subsets=-1).check([images(5), images(9)])
+
+
+def test_statistics_need_their_features():
+    few = Statistics(np.zeros(3), np.eye(3), 9, rows=np.zeros((9, 3)), label="few")
+    Kernel(kid_subset_size=9).check([few, images(9)])
+    bare = Statistics(np.zeros(3), np.eye(3), 9000, label="bare")
+    for sets in ((bare, images(9)), (few, bare)):
+        with pytest.raises(
+            InputError, match="^KID needs the features of both sets, and bare holds"
+        ):
+            Kernel(kid_subset_size=9).check(sets)

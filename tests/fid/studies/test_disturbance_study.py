@@ -11,14 +11,13 @@ from repository import ROOT
 
 import fid
 from fid import InputError, Statistics
-from fid.metrics.inception_score import InceptionScore, inception_score
+from fid.metrics.inception_score import InceptionScore
 from fid.studies import disturbance_study
 from fid.studies.disturbance_figures import panel, strips
 from fid.studies.disturbance_study import (
     INDS,
     PUBLISHED,
     Curve,
-    ScoreSums,
     make_plan,
     run,
 )
@@ -229,17 +228,6 @@ def test_cells_are_statistics_files_that_say_what_they_are(source, tmp_path):
     blurred = DisturbedSource(source, "blur", 2.0)
     expected = fid.compute_statistics(blurred, Toy())
     np.testing.assert_allclose(statistics.mu, expected.mu, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("n", "splits"), [(100, 10), (97, 7), (5, 5)])
-def test_score_sums_are_the_inception_score(n, splits):
-    logits = np.random.default_rng(n).normal(scale=40, size=(n, 12)).astype("float32")
-    sums = ScoreSums(n, splits)
-    for start in range(0, n, 9):
-        sums.update(start, logits[start : start + 9])
-    expected = inception_score(logits, splits=splits)
-    assert sums.score().mean == pytest.approx(expected.mean, rel=1e-10)
-    assert sums.score().std == pytest.approx(expected.std, rel=1e-8, abs=1e-10)
 
 
 class TestCurve:

@@ -1,0 +1,339 @@
+"""What a metric is: what it needs, its options, its numbers, and what they are called.
+
+A metric is a class in a module of its own, and a line in `fid.metrics.METRICS`. From
+there `fid.compare`, the command line, JSON and the callback know it:
+
+    class MeanDistance(Metric):
+        '''The distance between the means of two sets of features.'''
+
+        key, name = "mean", "Distance of means"
+        other_key, other_name = "mean", "distance of means"
+
+        def __call__(self, first, second):
+            return float(np.linalg.norm(first.statistics.mu - second.statistics.mu))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fid.files import InputError
+from fid.statistics import Statistics
+
+if TYPE_CHECKING:
+    from fid.extractors.extractor import Extractor
+    from fid.sources.source import Source
+
+__all__ = ["Measured", "Metric", "Option", "extractor_name", "option"]
+
+# The 2015 graph has this name as an extractor.
+_INCEPTION = "inception_2015"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one pass over a set of images found.
+
+    Attributes:
+        statistics: Mean and covariance of the features.
+        features: The features, float32 (n, d) in the source's order, if kept.
+        logits: Logits, float32 (n, classes) in the source's order, if kept.
+        warnings: What a reader of a number should know of the images, a sentence each.
+    """
+
+    statistics: Statistics
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Measured:
+        """Returns what statistics hold: features only where there are few of them."""
+        return cls(statistics, features=statistics.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a metric: an argument of `compare` and a flag of `compute_fid.py`.
+
+    Attributes:
+        name: Of the argument and of the flag.
+        default: A whole number, or one of `choices`.
+        help: What `--help` says.
+        least: The least that a number may be, if any.
+        most: The most, if any.
+        choices: What the value is one of, for an option that is no number.
+    """
+
+    name: str
+    default: Any
+    help: str
+    least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Any) -> None:
+        """Refuses a value that is out of bounds.
+
+        Args:
+            value: What was given.
+
+        Raises:
+            InputError: It is.
+        """
+        if self.choices and value not in self.choices:
+            raise InputError(
+                f"The {self.name} is {value!r}; choose from {', '.join(self.choices)}."
+            )
+        low = self.least is not None and value < self.least
+        if low or (self.most is not None and value > self.most):
+            bounds = f"from {self.least} to {self.most}"
+            if self.most is None:
+                bounds = f"at least {self.least}"
+            raise InputError(f"{self.name} is {value}; it must be {bounds}.")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """Makes a field of a metric's dataclass an option of the metric.
+
+    Args:
+        default: As for `Option`, whose name is that of the field.
+        help: Likewise.
+        least: Likewise.
+        most: Likewise.
+        choices: Likewise.
+
+    Returns:
+        A dataclass field.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Splitting(Metric):
+        ...     splits: int = option(10, "Parts of the set.", least=1)
+        >>> Splitting(splits=5).splits
+        5
+        >>> Splitting.options()[0].help
+        'Parts of the set.'
+    """
+    facts = {"help": help, "least": least, "most": most, "choices": tuple(choices)}
+    return dataclasses.field(default=default, kw_only=True, metadata=facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric of two sets of images, or of the first one; an instance has its options.
+
+    A subclass sets the attributes and `__call__`. The other methods have defaults that
+    serve a metric whose result is a number, or a dataclass of numbers. Features of the
+    2015 graph give the metric that the literature knows; features of any other
+    extractor give another one, which has another name.
+
+    Attributes:
+        key: What `--metrics` and JSON call it on the 2015 graph, such as `fid`.
+        name: What the literature calls it, such as "Fréchet Inception Distance".
+        abbreviation: What a printed line and a figure call it on the 2015 graph, such
+            as "FID"; the name where there is none.
+        other_key: Its key on any other extractor, before the extractor's name.
+        other_name: What a figure calls it on any other extractor.
+        needs: Which fields of `Measured` it takes.
+        of_first: Whether it is a metric of the first set alone.
+        larger_is_better: Whether a larger value is a better one.
+        remark: What `--help` adds to the key in brackets.
+    """
+
+    key: ClassVar[str]
+    name: ClassVar[str]
+    abbreviation: ClassVar[str | None] = None
+    other_key: ClassVar[str]
+    other_name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ("statistics",)
+    of_first: ClassVar[bool] = False
+    larger_is_better: ClassVar[bool] = False
+    remark: ClassVar[str] = ""
+
+    def check(self, sets: Sequence[Statistics | Source]) -> None:
+        """Refuses options and sets that cannot be used, before the images are read.
+
+        Args:
+            sets: The first set and the second one.
+
+        Raises:
+            InputError: An option is out of bounds, or a set lacks what is needed.
+        """
+        for each in self.options():
+            each.check(getattr(self, each.name))
+        for each in sets[:1] if self.of_first else sets:
+            self.check_set(each)
+
+    def check_set(self, each: Statistics | Source) -> None:
+        """Refuses one set that cannot be used; `check` calls it for each.
+
+        Args:
+            each: The set.
+
+        Raises:
+            InputError: It holds statistics without what is needed.
+        """
+        if not isinstance(each, Statistics):
+            return
+        for need in self.needs:
+            if getattr(Measured.of(each), need) is None:
+                whose = "the first set" if self.of_first else "both sets"
+                raise InputError(
+                    f"{self.abbreviation or self.name} needs the {need} of {whose}, "
+                    f"and {each.label} holds statistics without them: give the images, "
+                    f"or leave out the metric `{self.key}`."
+                )
+
+    def check_extractor(self, extractor: Extractor) -> None:
+        """Refuses an extractor that does not give what is needed.
+
+        Args:
+            extractor: What the images are going to be measured with.
+
+        Raises:
+            InputError: It has no logits, and they are needed.
+        """
+        if "logits" in self.needs and not hasattr(extractor, "features_and_logits"):
+            article = "an" if self.name[0] in "AEIOU" else "a"
+            raise InputError(
+                f"The extractor {extractor.name} has no logits, which {article} "
+                f"{self.name} is made of: use the 2015 graph, or leave out the metric "
+                f"`{self.key}`."
+            )
+
+    def __call__(self, first: Measured, second: Measured) -> Any:
+        """Computes the metric.
+
+        Args:
+            first: The first set, with what is needed of it.
+            second: Likewise, where the metric is one of both sets.
+
+        Returns:
+            A number, or a dataclass of numbers, of which the first that is not None
+            stands for all.
+
+        Raises:
+            InputError: The sets cannot be used.
+        """
+        raise NotImplementedError
+
+    def warnings(self, first: Measured, second: Measured) -> list[str]:
+        """Says what a reader of the result should know.
+
+        Args:
+            first: As for `__call__`.
+            second: Likewise.
+
+        Returns:
+            A sentence each, without its full stop.
+        """
+        return []
+
+    @classmethod
+    def options(cls) -> tuple[Option, ...]:
+        """Returns the options, with their defaults, bounds and help."""
+        return tuple(
+            Option(field.name, field.default, **field.metadata)
+            for field in dataclasses.fields(cls)
+        )
+
+    @classmethod
+    def values(cls, result: Any, name: str) -> dict[str, float]:
+        """Returns the numbers of a result by their names in JSON.
+
+        Args:
+            result: What `__call__` returned.
+            name: What the metric is called there; see `metric_name`.
+
+        Returns:
+            The number under `name`, or those of a dataclass under `name_field`.
+        """
+        if not dataclasses.is_dataclass(result):
+            return {name: result}
+        return {
+            f"{name}_{part}": value
+            for part, value in dataclasses.asdict(result).items()
+            if value is not None
+        }
+
+    @classmethod
+    def lines(cls, result: Any, name: str) -> list[str]:
+        """Returns the lines that are printed for people.
+
+        Args:
+            result: What `__call__` returned.
+            name: What the metric is called there, such as "FID" or "frechet_pixels".
+
+        Returns:
+            A line each.
+        """
+        return [f"{k}: {v:.6f}" for k, v in cls.values(result, name).items()]
+
+    @classmethod
+    def metric_name(cls, *extractors: str | None) -> str:
+        """Says what the metric is called, in JSON and logs, on features of extractors.
+
+        Args:
+            *extractors: Names of the extractors; None where one is not known.
+
+        Returns:
+            The key, such as `fid`, if all features come from the 2015 graph; else the
+            other key and the extractor, such as `frechet_pixels`; the other key alone
+            where the extractors differ or are not known.
+        """
+        names = set(extractors)
+        if names == {_INCEPTION}:
+            return cls.key
+        name = names.pop()
+        return f"{cls.other_key}_{name}" if name and not names else cls.other_key
+
+    @classmethod
+    def title(cls, *extractors: str | None) -> str:
+        """Says what the metric is called in figures and reports.
+
+        Args:
+            *extractors: As for `metric_name`.
+
+        Returns:
+            Such as "FID", or "Fréchet distance (frechet_pixels)".
+        """
+        return cls.title_of(cls.metric_name(*extractors))
+
+    @classmethod
+    def title_of(cls, name: str) -> str:
+        """Returns the title that goes with a name which `metric_name` gave."""
+        if name == cls.key:
+            return cls.abbreviation or cls.name
+        return f"{cls.other_name} ({name})"
+
+    @classmethod
+    def is_name(cls, name: str) -> bool:
+        """Says whether a name is one that `metric_name` gives."""
+        return name in (cls.key, cls.other_key) or name.startswith(f"{cls.other_key}_")
+
+
+def extractor_name(statistics: Statistics) -> str | None:
+    """Says what features of a set come from.
+
+    Args:
+        statistics: Of the set.
+
+    Returns:
+        Name of the extractor, or None where it is not known.
+    """
+    if statistics.provenance is None:
+        # Such files have always been of the 2015 graph, if the dimension fits.
+        return _INCEPTION if statistics.dimension == 2048 else None
+    return statistics.provenance.get("extractor")

@@ -1,0 +1,142 @@
+"""What every metric has from `Metric`, on one that leaves all to it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import fid
+from fid import InputError
+from fid.metrics import METRICS, all_options, choose, needs_of
+from fid.metrics.metric import Measured, Metric, Option, extractor_name, option
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(Metric):
+    """Largest features, one after the other."""
+
+    key, name = "spread", "Spread of features"
+    other_key, other_name = "spread", "spread of features"
+    needs = ("features",)
+
+    parts: int = option(2, "Parts of the set.", least=1, most=9)
+    way: str = option("max", "What is taken.", choices=("max", "min"))
+    seed: int = option(0, "Seed of the parts.", least=0, most=2**32 - 1)
+
+    def __call__(self, first, second):
+        return self.parts * float(first.features.max() - second.features.max())
+
+
+BARE = fid.Statistics(np.zeros(2), np.eye(2), label="bare.npz")
+ROWS = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+WITH_ROWS = fid.Statistics(ROWS.mean(0), np.cov(ROWS.T), 2, rows=ROWS, label="rows.npz")
+
+
+def test_options_are_arguments_with_defaults_bounds_and_help():
+    assert Spread.options() == (
+        Option("parts", 2, "Parts of the set.", 1, 9),
+        Option("way", "max", "What is taken.", choices=("max", "min")),
+        Option("seed", 0, "Seed of the parts.", 0, 2**32 - 1),
+    )
+    assert Spread() == Spread(parts=2, way="max", seed=0)
+    with pytest.raises(TypeError, match="positional"):
+        Spread(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"parts": 0}, "^parts is 0; it must be from 1 to 9.$"),
+        ({"parts": 10}, "^parts is 10; it must be from 1 to 9.$"),
+        ({"way": "mean"}, "^The way is 'mean'; choose from max, min.$"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        Spread(**given).check([WITH_ROWS, WITH_ROWS])
+    with pytest.raises(InputError, match="^n is 0; it must be at least 1.$"):
+        Option("n", 1, "Number.", least=1).check(0)
+
+
+def test_sets_that_lack_what_is_needed_are_refused():
+    Spread().check([WITH_ROWS, WITH_ROWS])
+    for sets in ([BARE, WITH_ROWS], [WITH_ROWS, BARE]):
+        with pytest.raises(InputError) as error:
+            Spread().check(sets)
+        assert str(error.value) == (
+            "Spread of features needs the features of both sets, and bare.npz holds "
+            "statistics without them: give the images, or leave out the metric "
+            "`spread`."
+        )
+
+    class OfFirst(Spread):
+        of_first = True
+
+    OfFirst().check([WITH_ROWS, BARE])
+    with pytest.raises(InputError, match="needs the features of the first set, and b"):
+        OfFirst().check([BARE, WITH_ROWS])
+
+
+def test_statistics_of_few_images_have_their_features():
+    one = Measured.of(WITH_ROWS)
+    assert Spread(parts=3)(one, Measured(BARE, features=ROWS[:1])) == 3 * (4 - 2)
+    assert Measured.of(BARE).features is None
+
+
+def test_a_number_has_the_metrics_name_and_a_dataclass_a_name_for_each():
+    @dataclasses.dataclass
+    class Pair:
+        precision: float | None
+        recall: float
+
+    assert Spread.values(1.5, "spread_x") == {"spread_x": 1.5}
+    assert Spread.lines(1.5, "Spread") == ["Spread: 1.500000"]
+    pair = Pair(0.5, 0.25)
+    assert Spread.values(pair, "pr") == {"pr_precision": 0.5, "pr_recall": 0.25}
+    assert Spread.lines(pair, "PR") == ["PR_precision: 0.500000", "PR_recall: 0.250000"]
+    assert Spread.values(Pair(None, 0.25), "pr") == {"pr_recall": 0.25}
+
+
+def test_a_metric_warns_of_nothing_unless_it_says_so():
+    assert Spread().warnings(Measured.of(WITH_ROWS), Measured.of(BARE)) == []
+
+
+def test_the_extractor_of_a_file_that_says_nothing_is_known_by_its_dimension():
+    old = fid.Statistics(np.zeros(2048), np.eye(2048))
+    assert extractor_name(old) == "inception_2015"
+    assert extractor_name(BARE) is None
+    named = dataclasses.replace(BARE, provenance={"extractor": "clip"})
+    assert extractor_name(named) == "clip"
+    unnamed = dataclasses.replace(old, provenance={"source": "x"})
+    assert extractor_name(unnamed) is None
+
+
+def test_metrics_are_chosen_in_the_order_of_the_table_with_their_options():
+    chosen = choose(("is", "fid", "fid"), {"is_splits": 5, "kid_subsets": 7})
+    assert [type(metric) for metric in chosen] == [METRICS["fid"], METRICS["is"]]
+    assert chosen[1].is_splits == 5
+    assert choose("kid", {"kid_subsets": 7})[0].kid_subsets == 7
+    for metrics, message in (
+        ("ppl", "^metrics is ppl; choose from fid, kid, is.$"),
+        (("fid", "ppl"), "^metrics is fid, ppl; choose"),
+        ((), "^metrics is empty; choose"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose(metrics, {})
+
+
+def test_the_second_set_needs_nothing_for_a_metric_of_the_first():
+    assert needs_of(choose("is", {})) == ({"logits"}, set())
+    assert needs_of(choose(("fid", "kid", "is"), {})) == (
+        {"statistics", "features", "logits"}, {"statistics", "features"}
+    )  # fmt: skip
+
+
+def test_an_option_of_two_metrics_says_what_it_is_for_each(monkeypatch):
+    assert list(all_options()) == [
+        "method", "kid_subsets", "kid_subset_size", "seed", "is_splits"
+    ]  # fmt: skip
+    monkeypatch.setitem(METRICS, "spread", Spread)
+    found = all_options()["seed"]
+    assert found.help == "Seed of KID's subsets. Seed of the parts."
+    assert (found.default, found.least, found.most) == (0, 0, 2**32 - 1)
