@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ from absl import flags
 
 from fid.cli import run
 from fid.files import InputError, cache_dir
+from fid.versions import versions
 from tf_ttur import presets
 from tf_ttur.settings import override
 
@@ -103,7 +103,7 @@ def compilation_cache() -> pathlib.Path | None:
     if "tf_xla_persistent_cache_directory" in given or "tensorflow" in sys.modules:
         return None
     # Programs are machine code: one for another processor could not run here.
-    machine = platform.machine() + importlib.metadata.version("tensorflow")
+    machine = platform.machine() + versions("tensorflow")["tensorflow"]
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         machine += next((x for x in file if x.startswith(("flags", "Features"))), "")
     digest = hashlib.sha256(machine.encode()).hexdigest()[:12]

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import importlib.metadata
 import logging
 import pathlib
 import re
@@ -31,6 +30,7 @@ from fid.files import InputError, read_object, write_json
 from fid.measure import compute_statistics
 from fid.sources.images import Source
 from fid.statistics import Statistics
+from fid.versions import versions
 from tf_ttur import callbacks, datasets, plots, termination
 from tf_ttur.datasets import text as text_data
 from tf_ttur.gan import GAN
@@ -443,10 +443,7 @@ def _finish(
         "last": point(measured[-1]),
         "minutes": minutes,
         "measuring_share": round(share, 4),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("tf-ttur", "tensorflow", "keras", "numpy")
-        },
+        "versions": versions("tf-ttur", "tensorflow", "keras", "numpy"),
     }
     write_json(workdir / "summary.json", summary)
     return summary
