@@ -126,7 +126,7 @@ def test_a_documented_command_is_run_or_has_a_reason_why_not():
         run = command.startswith("python ") and command.split("/")[1].split()[0] in RUN
         assert len(reasons) <= 1
         assert reasons or run, command
-        for words in NOT_RUN:
+    for words in NOT_RUN:
         assert any(command.startswith(words) for _, command in COMMANDS), words
 
 

@@ -53,6 +53,13 @@ def test_a_script_compares_statistics_though_the_project_is_not_installed(
     assert done.stdout.split()[-1] == "8.000000"
 
 
+@pytest.mark.parametrize("name", ["fid", "train", "ngrams"])
+def test_a_benchmark_finds_the_packages_though_they_are_not_installed(run, name):
+    done = run(ROOT / f"scripts/benchmark_{name}.py", "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/benchmark_{name}.py [" in done.stdout
+
+
 @pytest.mark.slow
 def test_training_ends_in_a_summary_though_the_project_is_not_installed(run, tmp_path):
     done = run(
