@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import inspect
 import logging
 import os
@@ -25,6 +24,7 @@ from fid.metrics.metric import Measured
 from fid.sources.images import GeneratorSource, Source, is_statistics, open_images
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
+from fid.versions import versions
 
 if TYPE_CHECKING:
     from fid.extractors.extractor import Extractor
@@ -443,10 +443,7 @@ def provenance(facts: Mapping[str, Any], extractor: Extractor) -> dict[str, Any]
         "extractor": extractor.name,
         "extractor_sha256": extractor.fingerprint,
         **extractor.protocol,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("tensorflow", "keras", "numpy", "Pillow")
-        },
+        "versions": versions("tensorflow", "keras", "numpy", "Pillow"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

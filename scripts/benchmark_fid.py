@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import multiprocessing
 import pathlib
@@ -33,7 +32,6 @@ import numpy as np
 from absl import flags
 from benchmarking import (
     DIMENSION,
-    ROOT,
     Run,
     Work,
     installed,
@@ -45,6 +43,7 @@ from benchmarking import (
     ratios,
     workers,
 )
+from launching import ROOT
 
 from fid.files import InputError, check_writable, write_json
 from fid.program import Flags, run

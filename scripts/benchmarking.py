@@ -20,8 +20,10 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
+from launching import use_checkout
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+use_checkout()  # before a benchmark imports our packages, and for its workers
+
 # Rows and columns of the matrices by whose product a machine's speed is measured.
 DIMENSION = 2048
 # A piece of work of one contestant: called once for each round.
@@ -171,7 +173,3 @@ def installed(*packages: str) -> bool:
 def prepare_environment() -> None:
     """Sets what the workers inherit."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # The workers import our packages from beside the scripts, installed or not.
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )

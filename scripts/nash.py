@@ -1,12 +1,6 @@
 """How far a run is from a local Nash equilibrium: nash.py WORKDIR."""
 
-import sys
+from launching import launch
 
 if __name__ == "__main__":
-    try:
-        from tf_ttur.theory.cli import nash
-
-        status = nash()
-    except KeyboardInterrupt:  # while the modules are imported
-        status = 130
-    sys.exit(status)
+    launch("tf_ttur.theory.cli:nash")

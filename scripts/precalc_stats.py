@@ -1,12 +1,6 @@
 """Statistics of a set of images: precalc_stats.py SOURCE --output=stats.npz."""
 
-import sys
+from launching import launch
 
 if __name__ == "__main__":
-    try:
-        from fid.cli import precalc_stats
-
-        status = precalc_stats()
-    except KeyboardInterrupt:  # while the modules are imported
-        status = 130
-    sys.exit(status)
+    launch("fid.cli:precalc_stats")

@@ -1,12 +1,6 @@
 """Statistics files: stats.py show|diff|list|verify|merge ..."""
 
-import sys
+from launching import launch
 
 if __name__ == "__main__":
-    try:
-        from fid.stats_cli import stats
-
-        status = stats()
-    except KeyboardInterrupt:  # while the modules are imported
-        status = 130
-    sys.exit(status)
+    launch("fid.stats_cli:stats")

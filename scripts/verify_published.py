@@ -1,12 +1,6 @@
 """Published numbers of CIFAR-10, measured again: verify_published.py [--only=...]."""
 
-import sys
+from launching import launch
 
 if __name__ == "__main__":
-    try:
-        from fid.stats_cli import verify_published
-
-        status = verify_published()
-    except KeyboardInterrupt:  # while the modules are imported
-        status = 130
-    sys.exit(status)
+    launch("fid.stats_cli:verify_published")

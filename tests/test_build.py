@@ -1,15 +1,18 @@
-"""BUILD against the code: each module in one target, its deps equal to its imports."""
+"""BUILD, the pins and the wheel against the code: modules, imports, no cycles."""
 
 import ast
+import graphlib
 import importlib
-import pathlib
+import itertools
 import sys
 import tomllib
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from repository import ROOT
 
-PACKAGES = ("fid", "tf_ttur", "scripts")
+PACKAGES = ("fid", "tf_ttur")
+FOLDERS = (*PACKAGES, "scripts", "tests")
 # Import names that differ from the distribution's name in requirements.txt.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -22,94 +25,115 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
     "tensorflow_gan": "tensorflow-gan",
+    "tensorflow_probability": "tensorflow-probability",
 }
 
 
-def modules():
-    paths = (p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
-    return sorted(p.relative_to(ROOT).as_posix() for p in paths)
+def modules(*folders):
+    paths = itertools.chain.from_iterable((ROOT / f).rglob("*.py") for f in folders)
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths)
 
 
 def targets():
-    """The py_library and py_binary calls of BUILD, which is a subset of Python."""
-    found = []
-    for node in ast.parse((ROOT / "BUILD").read_text()).body:
-        call = getattr(node, "value", None)
-        if isinstance(call, ast.Call) and call.func.id in ("py_library", "py_binary"):
-            values = {k.arg: k.value for k in call.keywords}
-            deps = values.get("deps", ast.List([])).elts
-            found.append(
-                {
-                    "name": ast.literal_eval(values["name"]),
-                    "srcs": ast.literal_eval(values["srcs"]),
-                    "deps": [
-                        f"pip:{d.args[0].value}" if isinstance(d, ast.Call) else d.value
-                        for d in deps
-                    ],
-                }
-            )
+    """The libraries and programs of BUILD: name -> (srcs, deps).
+
+    BUILD is a program in a subset of Python, so it is run, with these functions in the
+    place of Bazel's.
+    """
+    found = {}
+
+    def target(name, srcs, deps=(), **_):
+        assert name not in found
+        found[name] = srcs, deps
+
+    def glob(include, exclude=()):
+        """Bazel's: each pattern has to match something."""
+        excluded = {path for pattern in exclude for path in ROOT.glob(pattern)}
+        assert all(any(ROOT.glob(pattern)) for pattern in (*include, *exclude))
+        paths = {path for pattern in include for path in ROOT.glob(pattern)}
+        return [path.relative_to(ROOT).as_posix() for path in paths - excluded]
+
+    functions = dict.fromkeys(
+        ("load", "package", "licenses", "exports_files"), lambda *_, **__: None
+    )
+    functions |= dict.fromkeys(("py_library", "py_binary"), target)
+    functions |= {"glob": glob, "requirement": "@pip//{}".format}
+    exec(compile((ROOT / "BUILD").read_text(), "BUILD", "exec"), functions)
     return found
 
 
+TARGETS = targets()
+OWNERS = {src: name for name, (srcs, _) in TARGETS.items() for src in srcs}
+
+
 def imported(path):
-    """Modules that a file imports anywhere in it, as dotted names."""
+    """Dotted names that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "launch":
+            # A script names its main as "module:function".
+            yield node.args[0].value.replace(":", ".")
 
 
-def expected_deps(path, owner):
-    """Deps of a file: `owner` maps our paths to target names."""
-    deps = set()
-    for name in imported(path):
-        top = name.partition(".")[0]
-        beside = (pathlib.PurePath(path).parent / f"{top}.py").as_posix()
-        if path.startswith("scripts/") and beside in owner:
-            deps.add(f":{owner[beside]}")
-        elif top in PACKAGES:
-            parts = name.split(".")
-            # The longest prefix that is a module; `from fid import X` means fid.
-            for length in range(len(parts), 0, -1):
-                stem = "/".join(parts[:length])
-                found = {f"{stem}.py", f"{stem}/__init__.py"} & owner.keys()
-                if found:
-                    deps.add(f":{owner[found.pop()]}")
-                    break
-            else:
-                raise AssertionError(f"{path} imports {name}, which is no module")
-        elif top not in sys.stdlib_module_names:
-            deps.add(f"pip:{DISTRIBUTIONS.get(top, top)}")
-    return sorted(deps - {f":{owner[path]}"})
+def dependency(path, name):
+    """What `path` needs for importing `name`; None for the standard library."""
+    folder, (top, *rest) = path.partition("/")[0], name.split(".")
+    if top in PACKAGES and top != folder:
+        return f":{top}"  # the whole of another package
+    if top in PACKAGES:
+        for length in range(len(rest), 0, -1):  # the longest prefix that is a module
+            stem = "/".join([top, *rest[:length]])
+            for source in (f"{stem}.py", f"{stem}/__init__.py"):
+                if source in OWNERS:
+                    return f":{OWNERS[source]}"
+        return f":{top}"  # a name of its __init__
+    # Scripts and tests find what lies beside them in their first folder.
+    if f"{folder}/{top}.py" in OWNERS:
+        return f":{OWNERS[f'{folder}/{top}.py']}"
+    if top in sys.stdlib_module_names:
+        return None
+    return f"@pip//{DISTRIBUTIONS.get(top, top)}"
+
+
+def needed(name):
+    """The deps of a target, from what its modules import."""
+    srcs, _ = TARGETS[name]
+    if name in PACKAGES:
+        # Its __init__ looks every module up when it is used.
+        return {f":{OWNERS[path]}" for path in modules(name)} - {f":{name}"}
+    found = {dependency(path, module) for path in srcs for module in imported(path)}
+    return found - {None, f":{name}"}
 
 
 def test_every_module_is_in_exactly_one_target():
-    assert sorted(src for target in targets() for src in target["srcs"]) == modules()
+    srcs = [src for srcs, _ in TARGETS.values() for src in srcs]
+    assert sorted(srcs) == modules(*FOLDERS)
 
 
-@pytest.mark.parametrize("target", targets(), ids=lambda target: target["name"])
-def test_deps_equal_imports(target):
-    owner = {src: t["name"] for t in targets() for src in t["srcs"]}
-    expected = sorted({d for src in target["srcs"] for d in expected_deps(src, owner)})
-    # A package's __init__ looks its modules up by name when they are used.
-    lazy = {
-        f":{name}"
-        for src, name in owner.items()
-        if pathlib.PurePath(src).parent.as_posix() == target["name"]
-        and not src.endswith("__init__.py")
-    }
-    if target["srcs"] == [f"{target['name']}/__init__.py"] and len(expected) == 0:
-        assert set(target["deps"]) <= lazy
-        return
-    assert sorted(target["deps"]) == expected
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_deps_of_a_target_are_what_its_modules_import(name):
+    _, deps = TARGETS[name]
+    assert sorted(deps) == sorted(needed(name))
 
 
-def test_every_dependency_is_pinned_and_every_module_ships():
-    pins = (ROOT / "requirements.txt").read_text().lower().splitlines()
-    pinned = {line.partition("==")[0] for line in pins if "==" in line}
-    used = {d[4:] for t in targets() for d in t["deps"] if d.startswith("pip:")}
-    assert {d.lower() for d in used} <= pinned
+def test_no_target_needs_itself_through_others():
+    graph = {f":{name}": deps for name, (_, deps) in TARGETS.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # or it raises CycleError
+
+
+def test_every_dependency_is_pinned():
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    used = {dep for _, deps in TARGETS.values() for dep in deps if dep[0] == "@"}
+    assert {dep.removeprefix("@pip//").lower() for dep in used} <= pinned
+
+
+def test_every_module_ships_in_the_wheel_and_nothing_else_does():
+    files = WheelBuilder(str(ROOT)).recurse_included_files()
+    assert sorted(file.distribution_path for file in files) == modules(*PACKAGES)
 
 
 def test_installed_programs_are_mains_of_the_scripts_that_the_readme_names():
@@ -119,5 +143,5 @@ def test_installed_programs_are_mains_of_the_scripts_that_the_readme_names():
     for name, target in project["scripts"].items():
         module, _, main = target.partition(":")
         assert callable(getattr(importlib.import_module(module), main))
-        assert (ROOT / "scripts" / f"{main}.py").is_file()
+        assert f'launch("{target}")' in (ROOT / "scripts" / f"{main}.py").read_text()
         assert f"`{name}`" in readme

@@ -14,9 +14,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from fid.versions import versions
 
 from fid.files import InputError, write_json
+from fid.versions import versions
 from tf_ttur import callbacks, plots, presets, tasks, termination
 from tf_ttur.runs import RunFolder
 

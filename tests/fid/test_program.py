@@ -196,6 +196,7 @@ def test_an_interrupt_during_the_imports_is_no_traceback(monkeypatch, program):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # where Python finds a script's own
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / program), run_name="__main__")
     assert exit.value.code == 130
