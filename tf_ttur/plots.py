@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fid.files import atomic_path
+from fid import drawing
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -23,14 +22,17 @@ __all__ = [
     "training_curve",
 ]
 
-# Distinct in grey and for the colour-blind (Okabe and Ito's palette).
-_COLOURS = {
-    "d_loss": "#0072B2",
-    "g_loss": "#D55E00",
-    "distance": "#000000",
-    "best": "#009E73",
-}
-_SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Colours of the curves that share axes, in this order.
+_SERIES = (
+    drawing.VERMILION,
+    drawing.BLUE,
+    drawing.GREEN,
+    drawing.PURPLE,
+    drawing.ORANGE,
+    drawing.SKY_BLUE,
+    drawing.BLACK,
+)
+_DPI = 120
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -41,7 +43,7 @@ def training_curve(
     title: str = "",
     label: str | None = None,
     beside: Sequence[str] = (),
-) -> None:
+) -> Figure:
     """Draws the losses and the distance of a run over its steps.
 
     Where the rows hold the floor of what is drawn, such as `jsd_4_floor`, it is drawn
@@ -55,15 +57,21 @@ def training_curve(
         title: Title of the figure.
         label: What the distance is called; None means its name in the rows.
         beside: Names of further values to draw in the same axes.
+
+    Returns:
+        The figure that was saved.
     """
-    figure = _figure(7.0, 6.0)
+    figure = drawing.new_figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for key, player in (("d_loss", "discriminator"), ("g_loss", "generator")):
-        points = _points(rows, key)
-        upper.plot(*points, color=_COLOURS[key], marker=".", label=player)
+    losses = (
+        ("d_loss", "discriminator", drawing.BLUE),
+        ("g_loss", "generator", drawing.VERMILION),
+    )
+    for key, player, colour in losses:
+        upper.plot(*_points(rows, key), color=colour, marker=".", label=player)
     upper.set_ylabel("loss (mean over the interval)")
     upper.legend(frameon=False)
-    colours = (_COLOURS["distance"], *_SERIES)
+    colours = (drawing.BLACK, *_SERIES)
     floors = False
     for key, colour in zip((distance_key, *beside), colours, strict=False):
         name = key if beside else None
@@ -78,7 +86,7 @@ def training_curve(
             steps[best],
             values[best],
             "o",
-            color=_COLOURS["best"],
+            color=drawing.GREEN,
             label=f"best: {values[best]:.4g} at step {steps[best]}",
         )
         lower.legend(frameon=False)
@@ -87,9 +95,10 @@ def training_curve(
     lower.set_ylabel(textwrap.fill(label or distance_key, 36))
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
-        _plain(axes)
+        drawing.plain(axes)
     upper.set_title(title)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
+    return figure
 
 
 class Band(NamedTuple):
@@ -133,7 +142,7 @@ def band(
 
 def sweep_curves(
     curves: dict[str, tuple[Band, Band]], label: str, path: str | os.PathLike[str]
-) -> None:
+) -> Figure:
     """Draws a distance over steps and over minutes, as the paper's figures do.
 
     Args:
@@ -141,8 +150,11 @@ def sweep_curves(
             minutes. The first one is drawn on top.
         label: What the distance is called.
         path: Where the PNG goes.
+
+    Returns:
+        The figure that was saved.
     """
-    figure = _figure(11.0, 5.0)
+    figure = drawing.new_figure(11.0, 5.0)
     both = figure.subplots(1, 2, sharey=True)
     titles = ("step (generator updates)", "minutes (wall clock)")
     for part, (axes, title) in enumerate(zip(both, titles, strict=True)):
@@ -158,24 +170,28 @@ def sweep_curves(
                 x, mean, line, linewidth=1.0 if index else 2.2, label=name, **style
             )
         axes.set_xlabel(title)
-        _plain(axes)
+        drawing.plain(axes)
     extremes = [(x.low.min(), x.high.max()) for bands in curves.values() for x in bands]
     if _wide(np.array(extremes)):
         both[0].set_yscale("log")
     both[0].set_ylabel(f"{label}: mean, min to max")
     both[1].legend(frameon=False)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
+    return figure
 
 
 def heat_map(
     values: dict[tuple[float, float], float], label: str, path: str | os.PathLike[str]
-) -> None:
+) -> Figure:
     """Draws a value for each pair of learning rates on logarithmic axes.
 
     Args:
         values: By (discriminator's rate, generator's rate).
         label: What the values are called.
         path: Where the PNG goes.
+
+    Returns:
+        The figure that was saved.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator, ScalarFormatter
@@ -184,7 +200,7 @@ def heat_map(
     cells = np.full((len(rates[1]), len(rates[0])), np.nan)
     for (discriminator, generator), value in values.items():
         cells[rates[1].index(generator), rates[0].index(discriminator)] = value
-    figure = _figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
+    figure = drawing.new_figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
     axes = figure.subplots()
     norm = LogNorm() if _wide(np.array([*values.values()])) else None
     edges = [_edges(x) for x in rates]
@@ -212,7 +228,8 @@ def heat_map(
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         bar.ax.yaxis.set_major_formatter(ScalarFormatter())
         bar.ax.yaxis.set_ticks([], minor=True)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
+    return figure
 
 
 def _wide(values: np.ndarray) -> bool:
@@ -228,26 +245,6 @@ def _edges(places: Sequence[float]) -> np.ndarray:
     middles = (logs[1:] + logs[:-1]) / 2
     ends = 2 * logs[0] - middles[0], 2 * logs[-1] - middles[-1]
     return np.exp([ends[0], *middles, ends[1]])
-
-
-def _figure(width: float, height: float) -> Figure:
-    # The object interface: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(True, color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _points(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

@@ -1,4 +1,5 @@
 import numpy as np
+from matplotlib.colors import LogNorm, Normalize
 from PIL import Image
 
 from tf_ttur import plots
@@ -22,16 +23,16 @@ def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
         assert picture.min() < 50 < 200 < picture.max()
 
 
-def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
+def test_floors_and_what_is_beside_are_drawn(tmp_path):
     rows = [
         {"step": 0, "jsd_4": 0.9, "jsd_4_floor": 0.3, "jsd_6": 1.0, "jsd_6_floor": 0.7},
         {"step": 5, "jsd_4": 0.4, "jsd_4_floor": 0.3, "jsd_6": 0.8, "jsd_6_floor": 0.7},
     ]
-    figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     path = tmp_path / "x.png"
-    plots.training_curve(rows, "jsd_4", path, label="divergence", beside=["jsd_6"])
-    axes = figures[0].axes[1]
+    figure = plots.training_curve(
+        rows, "jsd_4", path, label="divergence", beside=["jsd_6"]
+    )
+    axes = figure.axes[1]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert lines == {
         "jsd_4": [0.9, 0.4],
@@ -44,13 +45,12 @@ def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
     assert axes.get_yscale() == "linear"
 
 
-def test_the_distance_of_a_curve_has_its_own_name(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+def test_the_distance_of_a_curve_has_its_own_name(tmp_path):
     rows = [{"step": 0, "fid": 3.0, "d_loss": 1.0, "g_loss": 2.0}]
     for label, name in ((None, "fid"), ("FID", "FID")):
-        plots.training_curve(rows, "fid", tmp_path / "curve.png", label=label)
-        assert figures.pop().axes[1].get_ylabel() == name
+        path = tmp_path / "curve.png"
+        figure = plots.training_curve(rows, "fid", path, label=label)
+        assert figure.axes[1].get_ylabel() == name
 
 
 def test_a_band_is_mean_lowest_and_highest_of_its_curves():
@@ -69,13 +69,17 @@ def test_every_curve_of_a_sweep_has_a_colour_of_its_own(tmp_path):
         return plots.band(curves, [0, 5, 10]), plots.band(curves, [0, 10])
 
     curves = {f"single rate {level}": bands(level) for level in (100.0, 50.0, 25.0)}
-    plots.sweep_curves(curves, "FID", tmp_path / "curves.png")
-    assert set(plots._SERIES[:3]) <= colours(tmp_path / "curves.png")
-    assert not set(plots._SERIES[3:6]) & colours(tmp_path / "curves.png")
+    figure = plots.sweep_curves(curves, "FID", tmp_path / "curves.png")
+    for axes in figure.axes:
+        lines = {line.get_label(): line.get_color() for line in axes.get_lines()}
+        assert lines.keys() == curves.keys()
+        assert len({*lines.values()}) == 3
+        assert {*lines.values()} <= colours(tmp_path / "curves.png")
     # Zero has no logarithm.
     nothing = plots.band([([0, 1], [1.0, 0.0])], [0, 1])
-    plots.sweep_curves({"a": (nothing, nothing)}, "JSD", tmp_path / "zero.png")
-    assert plots._SERIES[0] in colours(tmp_path / "zero.png")
+    figure = plots.sweep_curves({"a": (nothing, nothing)}, "JSD", tmp_path / "zero.png")
+    assert figure.axes[0].get_yscale() == "linear"
+    assert figure.axes[0].get_lines()[0].get_color() in colours(tmp_path / "zero.png")
 
 
 def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
@@ -83,11 +87,17 @@ def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
     plots.heat_map(values, "FID", tmp_path / "three.png")
     # The ends of cividis, and its middle at the geometric mean.
     assert {"#00224E", "#7D7C78", "#FEE838"} <= colours(tmp_path / "three.png")
-    plots.heat_map({(1e-4, 1e-4): 0.0}, "JSD", tmp_path / "one.png")
-    assert plots._SERIES[0] not in colours(tmp_path / "one.png")
+    figure = plots.heat_map({(1e-4, 1e-4): 0.0}, "JSD", tmp_path / "one.png")
+    # Zero has no logarithm.
+    assert isinstance(figure.axes[0].collections[0].norm, Normalize)
+    assert not isinstance(figure.axes[0].collections[0].norm, LogNorm)
 
 
-def test_cells_of_a_heat_map_meet_halfway():
-    np.testing.assert_allclose(
-        plots._edges([1e-4, 1e-2, 1e-1]), [1e-5, 1e-3, 10**-1.5, 10**-0.5]
-    )
+def test_cells_of_a_heat_map_meet_halfway(tmp_path):
+    rates = (1e-4, 1e-2, 1e-1)
+    values = {(rate, other): 1.0 for rate in rates for other in rates}
+    figure = plots.heat_map(values, "FID", tmp_path / "nine.png")
+    corners = figure.axes[0].collections[0].get_coordinates()
+    halfway = [1e-5, 1e-3, 10**-1.5, 10**-0.5]
+    np.testing.assert_allclose(corners[0, :, 0], halfway)
+    np.testing.assert_allclose(corners[:, 0, 1], halfway)
