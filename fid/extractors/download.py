@@ -38,7 +38,7 @@ DOWNLOAD_URLS = (
     "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
 )
 _ARCHIVE_BYTES = 88_931_400
-# For an answer of a server; without a network, failure is soon.
+# A server has this long to answer, so that failure is soon without a network.
 _ANSWER_SECONDS = 5
 
 
@@ -116,7 +116,7 @@ def download_graph(
                 f"{expected} as recorded in {printable(_record_path(destination))} at "
                 "an earlier download. Delete that file if you trust this one more."
             )
-        # The record first: no graph is ever in place that it does not speak for.
+        # The record is written first: it speaks for every graph that is in place.
         write_json(
             _record_path(destination),
             {"sha256": weights.sha256, "bytes": len(data), "source": url},
@@ -153,8 +153,8 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
         ValueError: It is no address.
         http.client.HTTPException: The answer cannot be understood.
     """
-    # In a thread: the resolver, and a host's many addresses tried in turn, take what
-    # time they like, whatever `timeout` says.
+    # A thread asks, because the resolver, and a host's many addresses tried in turn,
+    # take what time they like, whatever `timeout` says.
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -162,7 +162,7 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
             answers.put(urllib.request.urlopen(url, timeout=seconds))
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is an answer, too
+                error.close()  # It is an answer, too.
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -175,7 +175,7 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
     return answer
 
 
-# What a network, a server or a damaged archive can do.
+# These are the errors of networks, servers and damaged archives.
 _DOWNLOAD_ERRORS = (
     OSError,
     EOFError,
@@ -204,8 +204,8 @@ def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
 
 
 def _extract(archive: BinaryIO) -> bytes:
-    # Member by member, and by base name only: nothing in the archive decides where
-    # anything is written.
+    # Members are read one by one and known by their base names only: nothing in the
+    # archive decides where anything is written.
     declared = 0
     with tarfile.open(fileobj=archive, mode="r|gz") as members:
         for member in members:
@@ -222,7 +222,7 @@ def _record_path(graph: pathlib.Path) -> pathlib.Path:
 
 
 def _recorded_sha256(graph: pathlib.Path) -> str | None:
-    # None where the graph was put there by hand, or never was.
+    # There is no record where the graph was put by hand, or never was.
     record = _record_path(graph)
     if not record.exists():
         return None
@@ -239,7 +239,7 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
 def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
     if not path.is_file():
         found = "does not exist"
-        if path.exists():  # a pipe or a device might never end
+        if path.exists():  # A pipe or a device might never end.
             found = "is a folder" if path.is_dir() else "is no regular file"
         raise InputError(
             f"{printable(path)}, given by {origin}, {found}, expected {GRAPH_NAME}. "

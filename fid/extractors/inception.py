@@ -89,7 +89,7 @@ class Inception:
         convs = {name: _fold(block) for name, block in weights.blocks.items()}
         softmax = tf.constant(weights.softmax_weights)
 
-        # Tensors that a function captures enter it as arguments: as constants, they
+        # Tensors that a function captures enter it as arguments; as constants, they
         # would make tracing and compilation slow.
         @tf.function(
             input_signature=[tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3])],
@@ -143,7 +143,7 @@ class Inception:
             batch = images[start : start + self.batch_size]
             resized = [_resize(run) for run in _runs_of_one_size(batch)]
             resized = tf.concat(resized, 0) if len(resized) > 1 else resized[0]
-            if self._jit_compile:  # every other number of images is compiled anew
+            if self._jit_compile:  # Every other number of images is compiled anew.
                 missing = self.batch_size - len(batch)
                 resized = tf.pad(resized, [(0, missing), (0, 0), (0, 0), (0, 0)])
             with _full_precision():
@@ -265,7 +265,7 @@ def _check_image(index: int, image: np.ndarray) -> None:
 def _runs_of_one_size(
     images: np.ndarray | Sequence[np.ndarray],
 ) -> Iterator[np.ndarray]:
-    # Neighbours of one size are resized together, but large ones few at a time.
+    # Neighbours of one size are resized together, large ones only a few at a time.
     for _, group in itertools.groupby(images, lambda image: (image.shape, image.dtype)):
         alike = list(group)
         most = max(1, _RUN_BYTES // alike[0].nbytes)
@@ -275,7 +275,8 @@ def _runs_of_one_size(
 
 
 def _resize(images: np.ndarray | tf.Tensor) -> tf.Tensor:
-    # tf.image.resize puts pixel centres elsewhere: differences of 36 grey levels.
+    # tf.image.resize puts pixel centres elsewhere, which changes pixels by up to 36
+    # grey levels.
     return tf.raw_ops.ResizeBilinear(
         images=images,
         size=[IMAGE_SIZE, IMAGE_SIZE],
@@ -285,8 +286,8 @@ def _resize(images: np.ndarray | tf.Tensor) -> tf.Tensor:
 
 
 def _fold(block: ConvBlock) -> tuple[tf.Tensor, tf.Tensor]:
-    # normalise(conv(x, kernel)) = conv(x, kernel * scale) + bias, in float64 so that
-    # each folded weight is rounded once.
+    # normalise(conv(x, kernel)) = conv(x, kernel * scale) + bias. It is computed in
+    # float64, so that each folded weight is rounded once.
     scale = 1 / np.sqrt(
         block.moving_variance.astype(np.float64) + block.variance_epsilon
     )

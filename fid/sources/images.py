@@ -49,10 +49,10 @@ __all__ = [
     "quantize",
 ]
 
-# What training takes from folders: fewer than is measured, so that training sets stay
-# what they were.
+# Training takes files with these endings from folders. They are fewer than those that
+# are measured, so that training sets stay what they were.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-# Memory for a piece of an array that is only looked at.
+# A piece of an array that is only looked at takes at most this much memory.
 _PIECE_BYTES = 32 * 2**20
 
 
@@ -95,7 +95,7 @@ class ArraySource(Source):
         self._values = Values(label, value_range, quantize)
         self._image_bytes = int(np.prod(shape[1:])) * images.dtype.itemsize
         if images.dtype != np.uint8:
-            # In pieces, since the array may be a file larger than the memory.
+            # Pieces are checked, since the array may be a file larger than the memory.
             for piece in self._pieces(max(1, _PIECE_BYTES // self._image_bytes)):
                 self._values.check(piece)
             self._values.finish()
@@ -356,7 +356,7 @@ def _rebatched(
 
     def images() -> Iterator[np.ndarray]:
         for block in blocks:
-            # Copied: a generator may fill one array again and again.
+            # A copy is needed: a generator may fill one array again and again.
             for image in block.copy():
                 seen.add(image)
                 yield image
@@ -521,7 +521,7 @@ def _open_list(
 
 
 def _is_dataset(source: Any) -> bool:
-    # Without importing TensorFlow: where nobody did, nobody made a data set.
+    # Where nobody has imported TensorFlow, nobody has made a data set.
     tensorflow = sys.modules.get("tensorflow")
     dataset = getattr(getattr(tensorflow, "data", None), "Dataset", None)
     return dataset is not None and isinstance(source, dataset)
@@ -529,7 +529,7 @@ def _is_dataset(source: Any) -> bool:
 
 def _open_dataset(source: Any, value_range: str | None, quantize: str) -> Source:
     size = int(source.cardinality())
-    if size == -1:  # tf.data.INFINITE_CARDINALITY
+    if size == -1:  # This is tf.data.INFINITE_CARDINALITY.
         raise InputError(
             "The tf.data.Dataset repeats for ever; end it with .take(n), or leave out "
             ".repeat()."

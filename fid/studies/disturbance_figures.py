@@ -45,7 +45,9 @@ def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> No
         axes[0].plot(curve.levels, curve.distances, color=drawing.BLUE, marker="o")
         axes[0].set_ylim(bottom=0.0)
         if rows == 2:
-            axes[1].plot(curve.levels, curve.ind(ind), color=drawing.VERMILION, marker="o")
+            axes[1].plot(
+                curve.levels, curve.ind(ind), color=drawing.VERMILION, marker="o"
+            )
         axes[-1].set_xlabel("level α")
         for each in axes:
             each.set_xticks(curve.levels)

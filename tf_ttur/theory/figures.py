@@ -156,7 +156,7 @@ def heavy_ball(
         text = f"{label}: order {order:.2f}"
         middle.loglog(rates, values, "o-", color=colour, label=text, markersize=4)
     middle.set_xlabel("step size a")
-    middle.set_ylim(top=50)  # room for the legend
+    middle.set_ylim(top=50)  # This leaves room for the legend.
     middle.set_title("largest distance from the equation")
     for colour, (label, (times, values)) in zip(
         _COLOURS, energies.items(), strict=False
@@ -192,7 +192,7 @@ def flat_minima(
     for index, (label, rows) in enumerate(shares.items()):
         friction, share, low, high = np.array(rows).T
         right.errorbar(
-            friction * 1.04**index,  # so that bars do not hide each other
+            friction * 1.04**index,  # Bars do not hide each other so.
             share,
             yerr=(share - low, high - share),
             fmt="o-",
@@ -212,7 +212,7 @@ def flat_minima(
     right.set_xscale("log")
     right.set_xlabel("friction r = (1 − β₁) / rate")
     right.set_title("share of runs in the flat well, 95% intervals")
-    right.margins(y=0.25)  # room for the legend
+    right.margins(y=0.25)  # This leaves room for the legend.
     right.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)
     for axes in (left, right):
         drawing.plain(axes)

@@ -71,12 +71,12 @@ def measure(images, *targets):
 
 
 def test_chosen_images_are_those_of_the_recipe(images, tmp_path):
-    measured = cifar10_numbers.Measured(images, Network(), batch_size=7)
+    cache = cifar10_numbers.FeatureCache(images, Network(), batch_size=7)
     for split, count in (("train", 20), ("train", 70), ("test", 11)):
         expected = dumped(images, split, count, tmp_path / f"{split}{count}")
-        chosen = images[split][measured.subset(split, count)]
+        chosen = images[split][cache.subset(split, count)]
         np.testing.assert_array_equal(chosen, expected)
-    np.testing.assert_array_equal(measured.subset("test", None), np.arange(40))
+    np.testing.assert_array_equal(cache.subset("test", None), np.arange(40))
 
 
 def test_distance_is_that_of_the_chosen_images(images, tmp_path):
@@ -135,7 +135,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is(images):
     ("measured", "ok"), [(10.05, True), (9.95, True), (10.11, False), (np.nan, False)]
 )
 def test_agreement_is_within_the_tolerance(measured, ok):
-    result = cifar10_numbers.Result("x", 10.0, measured, 0.1)
+    result = cifar10_numbers.Replication("x", 10.0, measured, 0.1)
     assert result.ok == ok
     found = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert found["ok"] == ok

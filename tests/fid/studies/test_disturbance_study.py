@@ -16,7 +16,7 @@ from fid.studies import disturbance_study
 from fid.studies.disturbance_figures import panel, strips
 from fid.studies.disturbance_study import (
     INDS,
-    PUBLISHED,
+    PAPER_NUMBERS,
     Curve,
     ScoreSums,
     make_plan,
@@ -272,8 +272,8 @@ class TestCurve:
         assert "ind" not in other[0]
 
     def test_published_table_is_whole(self):
-        assert PUBLISHED.keys() == LEVELS.keys()
-        assert {len(rows) for rows in PUBLISHED.values()} == {4}
+        assert PAPER_NUMBERS.keys() == LEVELS.keys()
+        assert {len(rows) for rows in PAPER_NUMBERS.values()} == {4}
 
 
 def test_an_extractor_without_classes_gives_distances_alone(source, tmp_path):
