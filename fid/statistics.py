@@ -254,8 +254,8 @@ class Moments:
                 f"The features of image {self.n + int(np.argmin(finite))} (counted "
                 "from 0) are not finite; look at that image."
             )
-        # A copy is kept, because the caller may reuse the buffer. float32 stays float32:
-        # it takes half the memory.
+        # A copy is kept, because the caller may reuse the buffer. float32 stays as it
+        # is, which takes half the memory.
         single = features.dtype == np.float32
         features = features.astype(np.float32 if single else np.float64)
         block = max(self.dimension, _BLOCK)

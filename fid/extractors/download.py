@@ -42,12 +42,15 @@ _ARCHIVE_BYTES = 88_931_400
 _ANSWER_SECONDS = 5
 
 
-def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def find_graph(
+    path: str | os.PathLike[str] | None = None, **options: Any
+) -> pathlib.Path:
     """Finds the graph, downloading it as a last resort.
 
     Args:
         path: The file. If None: `$TTUR_INCEPTION`, then the cache folder, then a
             download into it (88.9 MB).
+        **options: As for `download_graph`.
 
     Returns:
         The path of a file. What was given by path or variable is verified by
@@ -63,7 +66,7 @@ def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
     if not cached.exists():
-        return download_graph(cached)
+        return download_graph(cached, **options)
     expected = _recorded_sha256(cached)
     found = sha256_of_file(cached) if expected else None
     if found != expected:
@@ -79,6 +82,7 @@ def download_graph(
     destination: str | os.PathLike[str] | None = None,
     urls: Sequence[str] = DOWNLOAD_URLS,
     archive_bytes: int = _ARCHIVE_BYTES,
+    answer_seconds: float = _ANSWER_SECONDS,
 ) -> pathlib.Path:
     """Downloads the 2015 graph, verifies it and puts it in place.
 
@@ -90,6 +94,7 @@ def download_graph(
         destination: Where the graph goes; by default the cache folder.
         urls: Archives to try in this order; what is not encrypted is said in a warning.
         archive_bytes: The exact size of the archive.
+        answer_seconds: How long to wait for each answer of a server.
 
     Returns:
         The destination.
@@ -103,7 +108,7 @@ def download_graph(
         _log.info("Downloading %s (%d bytes)", url, archive_bytes)
         try:
             with tempfile.TemporaryFile() as archive:
-                _fetch(url, archive, archive_bytes)
+                _fetch(url, archive, archive_bytes, answer_seconds)
                 data = _extract(archive)
         except _DOWNLOAD_ERRORS as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or repr(error)}")
@@ -186,8 +191,10 @@ _DOWNLOAD_ERRORS = (
 )
 
 
-def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
-    with open_url(url, _ANSWER_SECONDS) as response:
+def _fetch(
+    url: str, archive: BinaryIO, archive_bytes: int, answer_seconds: float
+) -> None:
+    with open_url(url, answer_seconds) as response:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ValueError(f"redirected to {response.url}, which is not encrypted")
         while chunk := response.read(2**20):

@@ -66,7 +66,7 @@ class _EncodedSource(Source):
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
 
-        A batch has at most `fid.sources.source.MAX_BATCH_BYTES`, or one image. What
+        A batch has at most `max_batch_bytes`, or one image. What
         waits beside the batch in hand is at most two batches and at most
         `fid.sources.lookahead.MAX_BYTES`.
 
@@ -76,7 +76,7 @@ class _EncodedSource(Source):
                 `skip_bad`, only where all are bad.
         """
         with contextlib.closing(self._pixels(2 * size)) as images:
-            yield from batched(images, size)
+            yield from batched(images, size, self.max_batch_bytes)
 
     def _pixels(self, ahead: int) -> Iterator[np.ndarray]:
         self._restart()

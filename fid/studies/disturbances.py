@@ -59,7 +59,6 @@ _STREAMS = {name: number for number, name in enumerate((*LEVELS, "part"))}
 # A level may be at most this. A kernel is 8 deviations wide, and nothing is left to see
 # long before 100.
 _LARGEST = {"blur": 100.0, "swirl": 1000.0}
-_RECTANGLES = 5
 # At or below this level the original copies the image.
 _NOTHING = 1e-6
 
@@ -79,6 +78,7 @@ class Disturber:
             for all other sets; with "paper" it is 25 whatever is given.
         contamination: (m, H, W, C), the images that replace others; see
             `contaminants`.
+        rectangles: How many rectangles an image gets.
 
     Raises:
         InputError: There is no such definition, or a number makes no sense.
@@ -101,6 +101,7 @@ class Disturber:
         darkest: float = 0.0,
         swirl_radius: float = 25.0,
         contamination: np.ndarray | None = None,
+        rectangles: int = 5,
     ):
         if definition not in DEFINITIONS:
             raise InputError(
@@ -117,6 +118,7 @@ class Disturber:
         # The paper has one radius for all sets.
         self.swirl_radius = swirl_radius if definition == "code" else 25.0
         self.contamination = contamination
+        self.rectangles = rectangles
 
     def __call__(
         self, name: str, image: np.ndarray, level: float, index: int
@@ -188,7 +190,7 @@ class Disturber:
         height, width, _ = self.shape
         rows, columns = int(height * share), int(width * share)
         random = self._random("rectangles", index)
-        for _ in range(_RECTANGLES):
+        for _ in range(self.rectangles):
             top, left = random.random(2)
             # The corner is uniform in 0..H - h, both included, and grows with the draw.
             top = int(top * (height - rows + 1))

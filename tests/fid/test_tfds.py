@@ -79,9 +79,8 @@ def test_the_command_is_python_that_prepares_the_set_there(tmp_path):
 
 def test_what_tfds_says_of_a_failure_is_passed_on_with_advice(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(
-        InputError, match=r"(?s)prepare no_such_set: .* Look elsewhere\.$"
-    ):
+    message = r"(?s)could not prepare no_such_set: .* Look elsewhere\.$"
+    with pytest.raises(InputError, match=message):
         prepare("no_such_set", tmp_path, "Look elsewhere.")
 
 
