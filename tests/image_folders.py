@@ -13,6 +13,13 @@ def pixels(height=9, width=7, channels=3, seed=0):
     return random.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
+def smooth_images(count=90, side=12):
+    """Images (count, side, side, 3) whose neighbouring pixels are alike."""
+    random = np.random.default_rng(0)
+    x = random.integers(0, 256, (count, side, side, 3)).cumsum(axis=1).cumsum(axis=2)
+    return (x * (255 / x.max())).astype("uint8")
+
+
 def cut_photographs(count, seed):
     """Pieces of scikit-learn's photographs, of several sizes and not all square."""
     from sklearn.datasets import load_sample_images
@@ -26,6 +33,13 @@ def cut_photographs(count, seed):
         top, left = random.integers(0, 300, 2)
         piece = photograph[top : top + size, left : left + size]
         pieces.append(piece[: size - index % 5])
+    return pieces
+
+
+def write_photographs(folder, count, seed):
+    """Writes such pieces to PNG files in a folder; returns their pixels."""
+    pieces = cut_photographs(count, seed)
+    write_images(folder, pieces)
     return pieces
 
 

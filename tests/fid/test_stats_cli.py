@@ -11,6 +11,7 @@ import hostile_arrays
 import numpy as np
 import pytest
 from PIL import Image
+from toy_extractors import Colours
 
 import fid
 from fid import hosted, inspection
@@ -375,16 +376,6 @@ class TestVerify:
         assert "There is no file" in capsys.readouterr().err
 
 
-class Pixels:
-    """Mean colours: an extractor that costs nothing."""
-
-    name, dimension, fingerprint, channels = "toy", 3, SHA, 3
-    protocol = {"resize": "none", "dtype": "float32"}  # noqa: RUF012
-
-    def __call__(self, images):
-        return np.stack([np.asarray(x, "float32").mean((0, 1)) for x in images])
-
-
 class TestSource:
     """Computed again from the images."""
 
@@ -394,17 +385,17 @@ class TestSource:
         return random.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
 
     def check(self, path, images):
-        checks = inspection.verify(path, source=images, extractor=Pixels())
+        checks = inspection.verify(path, source=images, extractor=Colours())
         assert [each.name for each in checks[-1:]] == ["source"]
         assert all(each.ok for each in checks[:-1])
         return checks[-1]
 
     def test_equal_images_pass(self, images, tmp_path):
-        fid.compute_statistics(images, Pixels()).save(tmp_path / "a.npz")
+        fid.compute_statistics(images, Colours()).save(tmp_path / "a.npz")
         assert self.check(tmp_path / "a.npz", images).ok
 
     def test_other_images_fail_and_the_difference_is_told(self, images, tmp_path):
-        fid.compute_statistics(images, Pixels()).save(tmp_path / "a.npz")
+        fid.compute_statistics(images, Colours()).save(tmp_path / "a.npz")
         found = self.check(tmp_path / "a.npz", images[:-1])
         assert not found.ok
         assert "n is 20 in the file and 19 for the source" in found.found
@@ -415,7 +406,7 @@ class TestSource:
 
     def test_without_provenance_the_numbers_decide(self, images, tmp_path):
         path = tmp_path / "a.npz"
-        found = fid.compute_statistics(images, Pixels())
+        found = fid.compute_statistics(images, Colours())
         np.savez(path, mu=found.mu, sigma=found.sigma)
         assert self.check(path, images).ok
         spread = np.sqrt(np.trace(found.sigma) / 3)
@@ -425,7 +416,7 @@ class TestSource:
         assert not self.check(path, images).ok
 
     def test_as_the_images_were_read(self, images, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(fid.measure, "_inception", lambda *_: Pixels())
+        monkeypatch.setattr(fid.measure, "_inception", lambda *_: Colours())
         folder = tmp_path / "images"
         (folder / "deeper").mkdir(parents=True)
         for index, image in enumerate(images):
@@ -434,7 +425,7 @@ class TestSource:
         (folder / "bad.png").write_text("no image")
         path = tmp_path / "a.npz"
         reading = {"recursive": True, "skip_bad": True}
-        fid.compute_statistics(folder, Pixels(), **reading).save(path)
+        fid.compute_statistics(folder, Colours(), **reading).save(path)
         arguments = ["verify", path, f"--source={folder}", "--json"]
         assert run(*arguments) == 1
         capsys.readouterr()

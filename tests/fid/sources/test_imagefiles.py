@@ -323,8 +323,10 @@ def test_an_interrupt_ends_it_at_once(tmp_path):
     for index in range(8):
         Image.new("RGB", (3000, 3000), (index, 0, 0)).save(tmp_path / f"{index}.png")
     program = """
-import sys, time
+import signal, sys, time
 from fid import open_images
+# A shell that starts the tests in the background lets them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 batches = open_images(sys.argv[1]).batches(2)
 next(batches)
 print("ready", flush=True)
