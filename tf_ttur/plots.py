@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fid import drawing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "Band",
@@ -43,7 +40,7 @@ def training_curve(
     title: str = "",
     label: str | None = None,
     beside: Sequence[str] = (),
-) -> Figure:
+) -> None:
     """Draws the losses and the distance of a run over its steps.
 
     Where the rows hold the floor of what is drawn, such as `jsd_4_floor`, it is drawn
@@ -57,9 +54,6 @@ def training_curve(
         title: Title of the figure.
         label: What the distance is called; None means its name in the rows.
         beside: Names of further values to draw in the same axes.
-
-    Returns:
-        The figure that was saved.
     """
     figure = drawing.new_figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -98,7 +92,6 @@ def training_curve(
         drawing.plain(axes)
     upper.set_title(title)
     drawing.save(figure, path, _DPI)
-    return figure
 
 
 class Band(NamedTuple):
@@ -142,7 +135,7 @@ def band(
 
 def sweep_curves(
     curves: dict[str, tuple[Band, Band]], label: str, path: str | os.PathLike[str]
-) -> Figure:
+) -> None:
     """Draws a distance over steps and over minutes, as the paper's figures do.
 
     Args:
@@ -150,9 +143,6 @@ def sweep_curves(
             minutes. The first one is drawn on top.
         label: What the distance is called.
         path: Where the PNG goes.
-
-    Returns:
-        The figure that was saved.
     """
     figure = drawing.new_figure(11.0, 5.0)
     both = figure.subplots(1, 2, sharey=True)
@@ -177,21 +167,17 @@ def sweep_curves(
     both[0].set_ylabel(f"{label}: mean, min to max")
     both[1].legend(frameon=False)
     drawing.save(figure, path, _DPI)
-    return figure
 
 
 def heat_map(
     values: dict[tuple[float, float], float], label: str, path: str | os.PathLike[str]
-) -> Figure:
+) -> None:
     """Draws a value for each pair of learning rates on logarithmic axes.
 
     Args:
         values: By (discriminator's rate, generator's rate).
         label: What the values are called.
         path: Where the PNG goes.
-
-    Returns:
-        The figure that was saved.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator, ScalarFormatter
@@ -229,7 +215,6 @@ def heat_map(
         bar.ax.yaxis.set_major_formatter(ScalarFormatter())
         bar.ax.yaxis.set_ticks([], minor=True)
     drawing.save(figure, path, _DPI)
-    return figure
 
 
 def _wide(values: np.ndarray) -> bool:

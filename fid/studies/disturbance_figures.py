@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fid import drawing
 from fid.studies.disturbance_study import Study
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["panel", "strips"]
 
@@ -31,16 +27,13 @@ _IND_LABELS = {
 }
 
 
-def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> Figure:
+def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> None:
     """Draws the distance, and below it the Inception Score as a distance, by level.
 
     Args:
         study: What was found.
         path: Where the PNG goes.
         ind: A member of `disturbance_study.INDS`.
-
-    Returns:
-        The figure that was saved.
     """
     rows = 2 if study.curves[0].scores else 1
     columns = len(study.curves)
@@ -64,23 +57,19 @@ def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> Fi
     if rows == 2:
         grid[1, 0].set_ylabel(_IND_LABELS[ind])
     drawing.save(figure, path)
-    return figure
 
 
 def strips(
     pictures: Mapping[str, Sequence[np.ndarray]],
     levels: Mapping[str, Sequence[float]],
     path: str | os.PathLike[str],
-) -> Figure:
+) -> None:
     """Draws the first images of the study, a row a disturbance, a column a level.
 
     Args:
         pictures: As `disturbance_study.pictures` returns them.
         levels: The levels of each disturbance.
         path: Where the PNG goes.
-
-    Returns:
-        The figure that was saved.
     """
     columns = max(map(len, pictures.values()))
     figure = drawing.new_figure(2.2 * columns, 1.35 * len(pictures))
@@ -92,7 +81,6 @@ def strips(
             each.set_title(f"{_TITLES[name]}, {level:g}", fontsize=8)
             each.imshow(_tiled(images), cmap="gray", vmin=0, vmax=255)
     drawing.save(figure, path)
-    return figure
 
 
 def _tiled(images: np.ndarray) -> np.ndarray:
