@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from metrics_rows import rows_without_clock as rows
 from PIL import Image
 
 from fid.files import InputError
@@ -61,13 +62,6 @@ def small_networks(classifier):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "dcgan", small)
         yield
-
-
-def rows(workdir):
-    """The rows of metrics without the wall clock."""
-    found = callbacks.MetricsLog.read(workdir / "metrics.jsonl")
-    clock = callbacks.MetricsLog.WALL_CLOCK
-    return [{k: v for k, v in row.items() if k not in clock} for row in found]
 
 
 def pictures(workdir):

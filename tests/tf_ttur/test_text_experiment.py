@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from metrics_rows import rows
 from repository import ROOT
 from scipy.spatial.distance import jensenshannon
 
@@ -41,10 +42,6 @@ def whole(tmp_path_factory, small):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     return workdir, experiment.run(small, workdir)
-
-
-def rows(workdir):
-    return callbacks.MetricsLog.read(workdir / "metrics.jsonl")
 
 
 def divergence(ours, theirs, n):
