@@ -1,7 +1,7 @@
 """NumPy's `.npy` and `.npz` files, which may be damaged or made to do harm.
 
-What both readers of them share, that of images and that of statistics: how an array's
-header is read, and which errors can come of it.
+The readers of images and of statistics share how an array's header is read, and which
+errors can come of it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fid.files import InputError, printable
 
 __all__ = ["read_header", "reading"]
 
-# What reading a damaged or hostile archive or array can end in: `zipfile` unpacks its
+# A damaged or hostile archive or array can end in any of these: `zipfile` unpacks its
 # table of contents as it stands, and NumPy parses a header as Python's syntax.
 _DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
-    RuntimeError,  # and with it NotImplementedError and RecursionError
+    RuntimeError,  # NotImplementedError and RecursionError are among its kinds.
     SyntaxError,
     TypeError,
     ValueError,
@@ -38,7 +38,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# An error of NumPy repeats the header.
+# An error of NumPy repeats the header, so it is cut to this many characters.
 _LONGEST = 200
 
 

@@ -266,7 +266,7 @@ def create_inception_graph(pth: Any) -> None:
 class _Graph:
     path: str
     sha256: str
-    # Made at the first call, with the batch size of that call.
+    # It is made at the first call, with the batch size of that call.
     extractor: _EagerExtractor | None = None
 
 
@@ -312,7 +312,7 @@ def _eagerly(function: Callable[[], Any]) -> Any:
     def call() -> None:
         try:
             results.append(function())
-        except Exception as error:  # TensorFlow would hand on its text only
+        except Exception as error:  # TensorFlow would hand on its text only.
             errors.append(error)
 
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -383,7 +383,7 @@ def _features(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, expected at least 1.")
     extractor = _extractor(batch_size)
-    done = 0  # Images, since batches of large ones are smaller.
+    done = 0  # It counts images, since batches of large ones are smaller.
     for images in batches:
         done += len(images)
         if verbose:
@@ -394,7 +394,7 @@ def _features(
 
 
 def _joined(features: Iterator[np.ndarray], count: int) -> np.ndarray:
-    joined = np.empty([count, _FEATURES])  # float64, as in the original
+    joined = np.empty([count, _FEATURES])  # They are float64, as in the original.
     end = 0
     for batch in features:
         start, end = end, end + len(batch)

@@ -27,19 +27,20 @@ __all__ = [
     "protocol_differences",
 ]
 
-# Largest dimension a file may claim, against files made to exhaust the memory.
+# No file may claim a larger dimension: some are made to exhaust the memory.
 _MAX_DIMENSION = 8192
-# Below zero by more than this share of the covariance's size, an eigenvalue is not
-# rounding: float32 statistics come to about 1e-7.
+# An eigenvalue that is below zero by more than this share of the covariance's size is
+# no matter of rounding: float32 statistics come to about 1e-7.
 INDEFINITE = 1e-5
 # No mean and no covariance of features is as large as this, and with larger ones a
-# distance, a product of them, may be no number. (NumPy's, or it would become infinite
-# beside float32.)
+# distance, a product of them, may be no number. It is NumPy's number, because Python's
+# would become infinite beside float32.
 LARGEST = np.float64(1e100)
 # Features wait until there are this many, or d if that is more, so that one image at
 # a time costs no pass over a (d, d) matrix each.
 _BLOCK = 256
-# Deeper than anything written here, far less deep than what ends in a RecursionError.
+# This is deeper than anything written here, and far less deep than what ends in a
+# RecursionError.
 _MAX_DEPTH = 20
 # Entries of the provenance which say how the images became features. Two statistics
 # are comparable only where these agree.
@@ -118,7 +119,8 @@ class Statistics:
             InputError: It is no such file, or what it holds cannot be a mean and a
                 covariance. Nothing is ever unpickled.
         """
-        # All of it: what a file makes of the memory, it may do after it was read, too.
+        # Everything below is guarded: a file may exhaust the memory after it was read,
+        # too.
         with reading(path):
             return cls._load(path)
 
@@ -226,7 +228,7 @@ class Moments:
 
     def reset(self) -> None:
         """Forgets everything."""
-        # Of the blocks summed up: n, mean, sums about the mean.
+        # The blocks summed up have this n, this mean and these sums about the mean.
         self._summed: tuple[int, np.ndarray | None, np.ndarray | None] = (0, None, None)
         self._waiting: list[np.ndarray] = []
         self._waiting_n = 0
@@ -252,7 +254,8 @@ class Moments:
                 f"The features of image {self.n + int(np.argmin(finite))} (counted "
                 "from 0) are not finite; look at that image."
             )
-        # A copy: the caller may reuse the buffer. float32 stays as small as it is.
+        # A copy is kept, because the caller may reuse the buffer. float32 stays as it
+        # is, which takes half the memory.
         single = features.dtype == np.float32
         features = features.astype(np.float32 if single else np.float64)
         block = max(self.dimension, _BLOCK)
@@ -280,7 +283,7 @@ class Moments:
                 f"of {self.dimension}."
             )
         self._summed = _merged(self._summed, other._summed)
-        # A copy of the list: `other` may be this very object.
+        # The list is copied, because `other` may be this very object.
         for rows in list(other._waiting):
             self.update(rows)
 
@@ -381,7 +384,7 @@ def merge_statistics(statistics: Sequence[Statistics]) -> Statistics:
             **common,
             "source": f"{len(facts)} merged sets",
             "sources": [
-                # The number of images and the name always, whether or not they differ.
+                # The number of images and the name are always said.
                 {k: v for k, v in f.items() if k in ("source", "n") or k not in common}
                 for f in facts
             ],
@@ -409,7 +412,7 @@ def protocol_differences(first: Statistics, second: Statistics) -> list[str]:
     for key in _PROTOCOL:
         one, two = first.provenance.get(key), second.provenance.get(key)
         if key == "quantize" and None in (one, two):
-            continue  # a set of bytes; `pixels` says what there is to say
+            continue  # It is a set of bytes; `pixels` says what there is to say.
         if one != two:
             differences.append(
                 f"{key} is {one!r} for {first.label} and {two!r} for {second.label}"
@@ -421,7 +424,7 @@ def _sums_of(rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Returns n, mean and the sums of products about the mean."""
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
-    # NumPy sees that both are one array and calls BLAS's syrk: half the flops.
+    # NumPy sees that both are one array and calls BLAS's syrk, which halves the work.
     return len(rows), mean, centred.T @ centred
 
 
@@ -450,8 +453,9 @@ def _parts(provenance: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_indefinite(sigma: np.ndarray) -> bool:
-    # A shift that lifts what rounding may have pushed below zero makes a Cholesky
-    # factorisation, far cheaper than eigenvalues, the judge; singular is no fault.
+    # After a shift that lifts what rounding may have pushed below zero, a Cholesky
+    # factorisation can judge, which is far cheaper than eigenvalues. To be singular is
+    # no fault.
     shifted = sigma.copy()
     lift = INDEFINITE * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
     np.fill_diagonal(shifted, np.diag(sigma) + lift)
@@ -518,7 +522,7 @@ def _is_gzip(path: str | os.PathLike[str]) -> bool:
 def _shape(
     archive: zipfile.ZipFile, path: Any, key: str, rank: int, kind: str = "f"
 ) -> tuple[int, ...]:
-    # Looked at before the array is read: a header may claim any size.
+    # The header is checked before the array is read: it may claim any size.
     with archive.open(f"{key}.npy") as member:
         shape, _, dtype = read_header(member, f"{key} of {printable(path)}")
     if dtype.kind != kind:

@@ -39,3 +39,18 @@ def classifier(cache):
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return digits_classifier(images, load_digits().target)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, as Matplotlib's objects."""
+    from matplotlib.figure import Figure
+
+    saved, save = [], Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved

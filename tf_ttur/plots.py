@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fid.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from fid import drawing
 
 __all__ = [
     "Band",
@@ -23,14 +19,17 @@ __all__ = [
     "training_curve",
 ]
 
-# Distinct in grey and for the colour-blind (Okabe and Ito's palette).
-_COLOURS = {
-    "d_loss": "#0072B2",
-    "g_loss": "#D55E00",
-    "distance": "#000000",
-    "best": "#009E73",
-}
-_SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Colours of the curves that share axes, in this order.
+_SERIES = (
+    drawing.VERMILION,
+    drawing.BLUE,
+    drawing.GREEN,
+    drawing.PURPLE,
+    drawing.ORANGE,
+    drawing.SKY_BLUE,
+    drawing.BLACK,
+)
+_DPI = 120
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -56,14 +55,17 @@ def training_curve(
         label: What the distance is called; None means its name in the rows.
         beside: Names of further values to draw in the same axes.
     """
-    figure = _figure(7.0, 6.0)
+    figure = drawing.new_figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for key, player in (("d_loss", "discriminator"), ("g_loss", "generator")):
-        points = _points(rows, key)
-        upper.plot(*points, color=_COLOURS[key], marker=".", label=player)
+    losses = (
+        ("d_loss", "discriminator", drawing.BLUE),
+        ("g_loss", "generator", drawing.VERMILION),
+    )
+    for key, player, colour in losses:
+        upper.plot(*_points(rows, key), color=colour, marker=".", label=player)
     upper.set_ylabel("loss (mean over the interval)")
     upper.legend(frameon=False)
-    colours = (_COLOURS["distance"], *_SERIES)
+    colours = (drawing.BLACK, *_SERIES)
     floors = False
     for key, colour in zip((distance_key, *beside), colours, strict=False):
         name = key if beside else None
@@ -78,7 +80,7 @@ def training_curve(
             steps[best],
             values[best],
             "o",
-            color=_COLOURS["best"],
+            color=drawing.GREEN,
             label=f"best: {values[best]:.4g} at step {steps[best]}",
         )
         lower.legend(frameon=False)
@@ -87,9 +89,9 @@ def training_curve(
     lower.set_ylabel(textwrap.fill(label or distance_key, 36))
     lower.set_xlabel("step (generator updates)")
     for axes in (upper, lower):
-        _plain(axes)
+        drawing.plain(axes)
     upper.set_title(title)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
 
 
 class Band(NamedTuple):
@@ -142,7 +144,7 @@ def sweep_curves(
         label: What the distance is called.
         path: Where the PNG goes.
     """
-    figure = _figure(11.0, 5.0)
+    figure = drawing.new_figure(11.0, 5.0)
     both = figure.subplots(1, 2, sharey=True)
     titles = ("step (generator updates)", "minutes (wall clock)")
     for part, (axes, title) in enumerate(zip(both, titles, strict=True)):
@@ -158,13 +160,13 @@ def sweep_curves(
                 x, mean, line, linewidth=1.0 if index else 2.2, label=name, **style
             )
         axes.set_xlabel(title)
-        _plain(axes)
+        drawing.plain(axes)
     extremes = [(x.low.min(), x.high.max()) for bands in curves.values() for x in bands]
     if _wide(np.array(extremes)):
         both[0].set_yscale("log")
     both[0].set_ylabel(f"{label}: mean, min to max")
     both[1].legend(frameon=False)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
 
 
 def heat_map(
@@ -184,7 +186,7 @@ def heat_map(
     cells = np.full((len(rates[1]), len(rates[0])), np.nan)
     for (discriminator, generator), value in values.items():
         cells[rates[1].index(generator), rates[0].index(discriminator)] = value
-    figure = _figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
+    figure = drawing.new_figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
     axes = figure.subplots()
     norm = LogNorm() if _wide(np.array([*values.values()])) else None
     edges = [_edges(x) for x in rates]
@@ -212,7 +214,7 @@ def heat_map(
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         bar.ax.yaxis.set_major_formatter(ScalarFormatter())
         bar.ax.yaxis.set_ticks([], minor=True)
-    _save(figure, path)
+    drawing.save(figure, path, _DPI)
 
 
 def _wide(values: np.ndarray) -> bool:
@@ -228,26 +230,6 @@ def _edges(places: Sequence[float]) -> np.ndarray:
     middles = (logs[1:] + logs[:-1]) / 2
     ends = 2 * logs[0] - middles[0], 2 * logs[-1] - middles[-1]
     return np.exp([ends[0], *middles, ends[1]])
-
-
-def _figure(width: float, height: float) -> Figure:
-    # The object interface: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(True, color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
 
 
 def _points(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

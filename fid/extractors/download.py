@@ -38,16 +38,19 @@ DOWNLOAD_URLS = (
     "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
 )
 _ARCHIVE_BYTES = 88_931_400
-# For an answer of a server; without a network, failure is soon.
+# A server has this long to answer, so that failure is soon without a network.
 _ANSWER_SECONDS = 5
 
 
-def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def find_graph(
+    path: str | os.PathLike[str] | None = None, **options: Any
+) -> pathlib.Path:
     """Finds the graph, downloading it as a last resort.
 
     Args:
         path: The file. If None: `$TTUR_INCEPTION`, then the cache folder, then a
             download into it (88.9 MB).
+        **options: As for `download_graph`.
 
     Returns:
         The path of a file. What was given by path or variable is verified by
@@ -63,7 +66,7 @@ def find_graph(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
     if not cached.exists():
-        return download_graph(cached)
+        return download_graph(cached, **options)
     expected = _recorded_sha256(cached)
     found = sha256_of_file(cached) if expected else None
     if found != expected:
@@ -79,6 +82,7 @@ def download_graph(
     destination: str | os.PathLike[str] | None = None,
     urls: Sequence[str] = DOWNLOAD_URLS,
     archive_bytes: int = _ARCHIVE_BYTES,
+    answer_seconds: float = _ANSWER_SECONDS,
 ) -> pathlib.Path:
     """Downloads the 2015 graph, verifies it and puts it in place.
 
@@ -90,6 +94,7 @@ def download_graph(
         destination: Where the graph goes; by default the cache folder.
         urls: Archives to try in this order; what is not encrypted is said in a warning.
         archive_bytes: The exact size of the archive.
+        answer_seconds: How long to wait for each answer of a server.
 
     Returns:
         The destination.
@@ -103,7 +108,7 @@ def download_graph(
         _log.info("Downloading %s (%d bytes)", url, archive_bytes)
         try:
             with tempfile.TemporaryFile() as archive:
-                _fetch(url, archive, archive_bytes)
+                _fetch(url, archive, archive_bytes, answer_seconds)
                 data = _extract(archive)
         except _DOWNLOAD_ERRORS as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or repr(error)}")
@@ -116,7 +121,7 @@ def download_graph(
                 f"{expected} as recorded in {printable(_record_path(destination))} at "
                 "an earlier download. Delete that file if you trust this one more."
             )
-        # The record first: no graph is ever in place that it does not speak for.
+        # The record is written first: it speaks for every graph that is in place.
         write_json(
             _record_path(destination),
             {"sha256": weights.sha256, "bytes": len(data), "source": url},
@@ -153,8 +158,8 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
         ValueError: It is no address.
         http.client.HTTPException: The answer cannot be understood.
     """
-    # In a thread: the resolver, and a host's many addresses tried in turn, take what
-    # time they like, whatever `timeout` says.
+    # A thread asks, because the resolver, and a host's many addresses tried in turn,
+    # take what time they like, whatever `timeout` says.
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -162,7 +167,7 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
             answers.put(urllib.request.urlopen(url, timeout=seconds))
         except Exception as error:
             if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it is an answer, too
+                error.close()  # It is an answer, too.
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -175,7 +180,7 @@ def open_url(url: str | urllib.request.Request, seconds: float) -> Any:
     return answer
 
 
-# What a network, a server or a damaged archive can do.
+# These are the errors of networks, servers and damaged archives.
 _DOWNLOAD_ERRORS = (
     OSError,
     EOFError,
@@ -186,8 +191,10 @@ _DOWNLOAD_ERRORS = (
 )
 
 
-def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
-    with open_url(url, _ANSWER_SECONDS) as response:
+def _fetch(
+    url: str, archive: BinaryIO, archive_bytes: int, answer_seconds: float
+) -> None:
+    with open_url(url, answer_seconds) as response:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ValueError(f"redirected to {response.url}, which is not encrypted")
         while chunk := response.read(2**20):
@@ -204,8 +211,8 @@ def _fetch(url: str, archive: BinaryIO, archive_bytes: int) -> None:
 
 
 def _extract(archive: BinaryIO) -> bytes:
-    # Member by member, and by base name only: nothing in the archive decides where
-    # anything is written.
+    # Members are read one by one and known by their base names only: nothing in the
+    # archive decides where anything is written.
     declared = 0
     with tarfile.open(fileobj=archive, mode="r|gz") as members:
         for member in members:
@@ -222,7 +229,7 @@ def _record_path(graph: pathlib.Path) -> pathlib.Path:
 
 
 def _recorded_sha256(graph: pathlib.Path) -> str | None:
-    # None where the graph was put there by hand, or never was.
+    # There is no record where the graph was put by hand, or never was.
     record = _record_path(graph)
     if not record.exists():
         return None
@@ -239,7 +246,7 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
 def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
     if not path.is_file():
         found = "does not exist"
-        if path.exists():  # a pipe or a device might never end
+        if path.exists():  # A pipe or a device might never end.
             found = "is a folder" if path.is_dir() else "is no regular file"
         raise InputError(
             f"{printable(path)}, given by {origin}, {found}, expected {GRAPH_NAME}. "

@@ -105,7 +105,7 @@ class KerasExtractor:
         found = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            # Padded, so that the last batch does not compile a program of its own.
+            # Padding spares the last batch a compiled program of its own.
             padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
             found.append(self._features(np.pad(batch, padding)).numpy()[: len(batch)])
         return np.concatenate(found)
@@ -151,7 +151,7 @@ def pixel_extractor(image_shape: tuple[int, int, int], side: int = 8) -> KerasEx
 
 
 def _settings(layer: Any) -> str:
-    # Without the names, which Keras numbers anew in each process.
+    # Names are left out, because Keras numbers them anew in each process.
     config = {k: v for k, v in layer.get_config().items() if k != "name"}
     return json.dumps(config, sort_keys=True, default=str)
 
@@ -168,7 +168,7 @@ def weights_sha256(model: Any) -> str:
     digest = hashlib.sha256()
     for weight in model.weights:
         value = weight.numpy()
-        # Not the names: Keras numbers layers anew in each process.
+        # Names are left out, because Keras numbers them anew in each process.
         digest.update(f"{value.dtype} {value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()

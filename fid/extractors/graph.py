@@ -29,6 +29,7 @@ __all__ = [
     "Conv",
     "ConvBlock",
     "InceptionWeights",
+    "Layer",
     "Pool",
     "conv_layers",
     "load_graph",
@@ -37,7 +38,7 @@ __all__ = [
 
 GRAPH_NAME = "classify_image_graph_def.pb"
 IMAGE_SIZE = 299
-MAX_GRAPH_BYTES = 128 * 2**20  # the graph has about 96 MB
+MAX_GRAPH_BYTES = 128 * 2**20  # The graph has about 96 MB.
 _REMEDY = f"Use the {GRAPH_NAME} of inception-2015-12-05.tgz."
 
 
@@ -91,8 +92,9 @@ Layer = Conv | Pool | Concat
 
 
 def _chain(scope: str, inputs: int, *layers: str, first: int = 0) -> tuple[Conv, ...]:
-    # Convolutions `conv`, `conv_1`, ... in a row, each written as "height x width,
-    # outputs" and, where they differ from S/1, padding (S or V) and stride.
+    # The convolutions `conv`, `conv_1`, ... follow each other. Each is written as
+    # "height x width, outputs" and, where they differ from S/1, padding (S or V) and
+    # stride.
     convs = []
     for index, layer in enumerate(layers, first):
         size, outputs, mode = (*layer.split(), "S/1")[:3]
@@ -198,7 +200,7 @@ NETWORK: tuple[Layer, ...] = (
         )
     ),
     _mixed_8("mixed_9", 1280, pool="AvgPool"),
-    # Believed to be a slip of 2015, and part of the metric ever since.
+    # This is believed to be a slip of 2015, and is part of the metric ever since.
     _mixed_8("mixed_10", 2048, pool="MaxPool"),
     Pool("pool_3", "AvgPool", size=8, padding="VALID"),
 )
@@ -317,7 +319,8 @@ def parse_graph(data: bytes, path: pathlib.Path, where: str) -> InceptionWeights
 
 # --- From bytes to nodes --------------------------------------------------------
 
-# What people have in place of the graph, by its first bytes in lower case.
+# Other files are often found in place of the graph. Their first bytes, in lower case,
+# tell them.
 _IMPOSTORS = (
     (b"<!doctype", "an HTML page", "The download was probably redirected."),
     (b"<html", "an HTML page", "The download was probably redirected."),
@@ -337,7 +340,7 @@ def _read_bytes(path: pathlib.Path) -> bytes:
         )
     if not path.exists():
         raise InputError(f"{label} does not exist, expected the 2015 graph. {_REMEDY}")
-    if not path.is_file():  # a pipe or a device might never end
+    if not path.is_file():  # A pipe or a device might never end.
         raise InputError(f"{label} is not a regular file. {_REMEDY}")
     try:
         with open(path, "rb") as file:
@@ -378,8 +381,8 @@ def _parse(data: bytes, where: str) -> Any:
 class _Graph:
     """The nodes of one file by name, with refusals that say which node is wrong."""
 
-    # Ops that hand their input on; the file has CheckNumerics and Identity between
-    # batch normalisation and ReLU.
+    # These operations hand their input on; the file has CheckNumerics and Identity
+    # between batch normalisation and ReLU.
     _TRANSPARENT = ("CheckNumerics", "Identity")
 
     def __init__(self, where: str, graph_def: Any):
@@ -433,7 +436,7 @@ class _Graph:
     def expect_source(self, node: Any, source: str, expected: tuple[str, ...]) -> None:
         """Refuses `node` unless `source` carries `expected`, joined in this order."""
         pending, found = [source], []
-        # Far more visits than an honest join needs; a cycle ends here.
+        # An honest join needs far fewer visits; a cycle ends here.
         for _ in range(64):
             if not pending:
                 break
@@ -529,7 +532,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def _numbers(tensor: Any) -> list[float]:
-    # At most two: only the small constants in front of the network are read so.
+    # At most two are read: only the small constants in front of the network need it.
     from tensorflow.core.framework import types_pb2
 
     wire = {types_pb2.DT_FLOAT: "<f4", types_pb2.DT_INT32: "<i4"}.get(tensor.dtype)
@@ -567,7 +570,7 @@ def _check_input(graph: _Graph) -> None:
 def _check_layers(
     graph: _Graph, layers: Sequence[Layer], source: tuple[str, ...]
 ) -> tuple[str, ...]:
-    # Returns the nodes that, joined along the channels, are the layers' output.
+    """Returns the nodes that, joined along the channels, are the layers' output."""
     for layer in layers:
         match layer:
             case Conv():
@@ -615,7 +618,7 @@ def _check_conv(graph: _Graph, layer: Conv, source: tuple[str, ...]) -> None:
         data_format="NHWC",
         dilations=[1, 1, 1, 1],
     )
-    if layer.kernel[:2] != (1, 1):  # there, both paddings are the same
+    if layer.kernel[:2] != (1, 1):  # For 1x1, both paddings are the same.
         graph.expect(conv, padding=layer.padding)
 
 
@@ -628,7 +631,7 @@ def _check_pool(graph: _Graph, layer: Pool, source: tuple[str, ...]) -> None:
         padding=layer.padding,
         data_format="NHWC",
     )
-    if layer.size < 8:  # the last pool has a single window, whatever its stride
+    if layer.size < 8:  # The last pool has a single window, whatever its stride.
         graph.expect(node, strides=[1, layer.stride, layer.stride, 1])
 
 

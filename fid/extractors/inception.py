@@ -34,9 +34,6 @@ from fid.sources.pixels import VALUE_RANGES, span
 
 __all__ = ["Inception"]
 
-# Images that are resized together are copied; this bounds the copy.
-_RUN_BYTES = 64 * 2**20
-
 
 class Inception:
     """Features and logits of the 2015 Inception graph.
@@ -53,6 +50,8 @@ class Inception:
         dimension: 2048.
         channels: 3.
         batch_size: As given.
+        resize_bytes: Images of one size are resized together as long as they take no
+            more than this, since they are copied for it.
         fingerprint: SHA-256 of the graph file, hexadecimal.
         protocol: What else decides the features, as JSON values.
 
@@ -68,6 +67,7 @@ class Inception:
     name = "inception_2015"
     dimension = 2048
     channels = 3
+    resize_bytes = 64 * 2**20
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Inception:
         convs = {name: _fold(block) for name, block in weights.blocks.items()}
         softmax = tf.constant(weights.softmax_weights)
 
-        # Tensors that a function captures enter it as arguments: as constants, they
+        # Tensors that a function captures enter it as arguments; as constants, they
         # would make tracing and compilation slow.
         @tf.function(
             input_signature=[tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3])],
@@ -141,9 +141,10 @@ class Inception:
         results = []
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
-            resized = [_resize(run) for run in _runs_of_one_size(batch)]
+            runs = _runs_of_one_size(batch, self.resize_bytes)
+            resized = [_resize(run) for run in runs]
             resized = tf.concat(resized, 0) if len(resized) > 1 else resized[0]
-            if self._jit_compile:  # every other number of images is compiled anew
+            if self._jit_compile:  # Every other number of images is compiled anew.
                 missing = self.batch_size - len(batch)
                 resized = tf.pad(resized, [(0, missing), (0, 0), (0, 0), (0, 0)])
             with _full_precision():
@@ -263,19 +264,20 @@ def _check_image(index: int, image: np.ndarray) -> None:
 
 
 def _runs_of_one_size(
-    images: np.ndarray | Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray], max_bytes: int
 ) -> Iterator[np.ndarray]:
-    # Neighbours of one size are resized together, but large ones few at a time.
+    # Neighbours of one size are resized together, large ones only a few at a time.
     for _, group in itertools.groupby(images, lambda image: (image.shape, image.dtype)):
         alike = list(group)
-        most = max(1, _RUN_BYTES // alike[0].nbytes)
+        most = max(1, max_bytes // alike[0].nbytes)
         for start in range(0, len(alike), most):
             run = np.stack(alike[start : start + most])
             yield run if run.dtype == np.uint8 else run.astype(np.float32)
 
 
 def _resize(images: np.ndarray | tf.Tensor) -> tf.Tensor:
-    # tf.image.resize puts pixel centres elsewhere: differences of 36 grey levels.
+    # tf.image.resize puts pixel centres elsewhere, which changes pixels by up to 36
+    # grey levels.
     return tf.raw_ops.ResizeBilinear(
         images=images,
         size=[IMAGE_SIZE, IMAGE_SIZE],
@@ -285,8 +287,8 @@ def _resize(images: np.ndarray | tf.Tensor) -> tf.Tensor:
 
 
 def _fold(block: ConvBlock) -> tuple[tf.Tensor, tf.Tensor]:
-    # normalise(conv(x, kernel)) = conv(x, kernel * scale) + bias, in float64 so that
-    # each folded weight is rounded once.
+    # normalise(conv(x, kernel)) = conv(x, kernel * scale) + bias. It is computed in
+    # float64, so that each folded weight is rounded once.
     scale = 1 / np.sqrt(
         block.moving_variance.astype(np.float64) + block.variance_epsilon
     )

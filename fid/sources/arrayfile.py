@@ -19,9 +19,9 @@ from fid.sources.pixels import check_layout, with_channel_axis
 
 __all__ = ["ArrayFile", "is_statistics"]
 
-# What an archive of statistics holds.
+# An archive of statistics holds these arrays.
 _STATISTICS = {"mu.npy", "sigma.npy"}
-# The array to take from an archive that holds several.
+# From an archive of several arrays, the first of these names is taken.
 _NAMES = ("images.npy", "arr_0.npy")
 
 
@@ -95,7 +95,8 @@ class ArrayFile:
                 self._path, self.dtype, "r", self._offset, self._stored, order
             )
         else:
-            # Columns first: an image's bytes are spread over the whole stream.
+            # The first axis varies fastest, so an image's bytes are spread over the
+            # whole stream.
             with self._open() as file:
                 file.read(self._offset)
                 data = file.read()

@@ -54,11 +54,12 @@ IMAGE_SUFFIXES = frozenset(
 LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
 # Pillow itself warns of decompression bombs from here on; we refuse.
 MAX_PIXELS = 89_478_485
-# Twice what that many pixels take in the widest format: no image is larger.
+# No image is larger: this is twice what that many pixels take in the widest format.
 MAX_FILE_BYTES = 2**30
-# No others: Pillow would hand a PostScript file to an interpreter, for instance.
+# Other formats are refused: Pillow would hand a PostScript file to an interpreter, for
+# instance.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
-# What is noted of an image, by its mode in Pillow.
+# These notes say what was done to an image, by its mode in Pillow.
 _TREATMENTS = {
     "1": ("1 bit as 0 and 255",),
     "L": ("grey repeated",),
@@ -131,7 +132,7 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
             pixels, treatments = to_rgb(image)
             if orientation != 1:
                 treatments += ("EXIF orientation not applied",)
-                if image.format == "TIFF":  # Pillow turns these, and no others
+                if image.format == "TIFF":  # Pillow turns these, and no others.
                     pixels = _turned_back(pixels, orientation)
             if _has_more_frames(image):
                 treatments += ("first frame of several",)
@@ -147,7 +148,7 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
         ) from error
     except MemoryError as error:
         raise InputError("not enough memory for its pixels") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything
+    except Exception as error:  # Pillow's decoders raise nearly anything.
         text = printable(str(error)) or type(error).__name__
         raise InputError(f"damaged or not supported: {text}") from error
 
@@ -174,9 +175,9 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{what} pixels (mode {mode}) have no known range; save it with 8 bits a "
             "channel, or give an array and --value_range"
         )
-    # Of no effect on RGB values, but Pillow warns about some kinds of it.
+    # Transparency has no effect on RGB values, but Pillow warns about some kinds.
     image.info.pop("transparency", None)
-    if mode != "RGB":  # convert() would copy it
+    if mode != "RGB":  # convert() would copy it.
         image = image.convert("RGB")
     return np.asarray(image), _TREATMENTS[mode]
 
@@ -189,8 +190,8 @@ class _Pillow(NamedTuple):
 
 @functools.cache
 def _pillow() -> _Pillow:
-    # Imported late, since comparing statistics needs none of it, and with all plugins
-    # at once, since Pillow's own lazy loading of them is not made for threads.
+    # Pillow is imported late, since comparing statistics needs none of it, and with all
+    # plugins at once, since its own lazy loading of them is not made for threads.
     from PIL import (
         BmpImagePlugin,  # noqa: F401
         GifImagePlugin,  # noqa: F401
@@ -204,8 +205,8 @@ def _pillow() -> _Pillow:
     )
 
     # Bombs are refused with an error of our own, and damaged metadata say nothing about
-    # the pixels. Last in the list, so that any filter of the user's goes before it;
-    # warnings.catch_warnings is not made for threads.
+    # the pixels. The filters are last in the list, so that any of the user's goes
+    # before them; warnings.catch_warnings is not made for threads.
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
     return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
@@ -230,7 +231,7 @@ def _orientation(image: Any) -> int:
         return 1
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata, which says nothing about the pixels
+    except Exception:  # Damaged metadata says nothing about the pixels.
         return 1
     return found if found in range(2, 9) else 1
 
@@ -249,7 +250,7 @@ def _turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _has_more_frames(image: Any) -> bool:
     try:
         return image.format != "MPO" and getattr(image, "is_animated", False)
-    except Exception:  # a damaged frame after the first, which is not used
+    except Exception:  # A damaged frame after the first is not used.
         return False
 
 
@@ -262,8 +263,8 @@ def _is_lossy(image: Any, data: bytes) -> bool:
 
 
 def _webp_is_lossy(data: bytes) -> bool:
-    # Chunks: four letters, a length, content, padding to even. `VP8 ` is the lossy
-    # bit stream, `VP8L` the other; in animations they are inside of `ANMF`.
+    # A chunk is four letters, a length, content, and padding to even. `VP8 ` is the
+    # lossy bit stream, `VP8L` the other; in animations they are inside of `ANMF`.
     position = 12
     while position + 8 <= len(data):
         name = data[position : position + 4]

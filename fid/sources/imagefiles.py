@@ -35,7 +35,7 @@ from fid.sources.source import Source, batched
 
 __all__ = ["FilesSource", "FolderSource", "ZipSource"]
 
-# How many bad images a message or the provenance names.
+# A message and the provenance name at most this many bad images.
 _MAX_NAMES = 20
 
 
@@ -66,7 +66,7 @@ class _EncodedSource(Source):
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Yields lists of uint8 (H, W, 3) arrays, decoded ahead on other threads.
 
-        A batch has at most `fid.sources.source.MAX_BATCH_BYTES`, or one image. What
+        A batch has at most `max_batch_bytes`, or one image. What
         waits beside the batch in hand is at most two batches and at most
         `fid.sources.lookahead.MAX_BYTES`.
 
@@ -76,7 +76,7 @@ class _EncodedSource(Source):
                 `skip_bad`, only where all are bad.
         """
         with contextlib.closing(self._pixels(2 * size)) as images:
-            yield from batched(images, size)
+            yield from batched(images, size, self.max_batch_bytes)
 
     def _pixels(self, ahead: int) -> Iterator[np.ndarray]:
         self._restart()
@@ -267,11 +267,11 @@ class ZipSource(_EncodedSource):
                 if member.flag_bits & 1:
                     raise InputError("encrypted")
                 _check_file_size(member.file_size)
-                admit(member.file_size)  # Before the lock: this may wait.
+                admit(member.file_size)  # This may wait, so it comes before the lock.
                 try:
                     with lock, archive.open(member) as file:
                         return file.read()
-                except Exception as error:  # zipfile has a dozen kinds of them
+                except Exception as error:  # zipfile has a dozen kinds of them.
                     raise InputError(
                         f"damaged in the archive: {printable(str(error))}"
                     ) from error
@@ -317,7 +317,7 @@ def _walk(
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
+    except OSError:  # It is a link in a circle.
         return False
 
 

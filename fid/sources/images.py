@@ -31,7 +31,7 @@ from fid.sources.pixels import (
     quantize,
     with_channel_axis,
 )
-from fid.sources.source import MAX_BATCH_BYTES, Source, batched
+from fid.sources.source import Source, batched
 
 __all__ = [
     "QUANTIZE",
@@ -49,10 +49,10 @@ __all__ = [
     "quantize",
 ]
 
-# What training takes from folders: fewer than is measured, so that training sets stay
-# what they were.
+# Training takes files with these endings from folders. They are fewer than those that
+# are measured, so that training sets stay what they were.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-# Memory for a piece of an array that is only looked at.
+# A piece of an array that is only looked at takes at most this much memory.
 _PIECE_BYTES = 32 * 2**20
 
 
@@ -95,7 +95,7 @@ class ArraySource(Source):
         self._values = Values(label, value_range, quantize)
         self._image_bytes = int(np.prod(shape[1:])) * images.dtype.itemsize
         if images.dtype != np.uint8:
-            # In pieces, since the array may be a file larger than the memory.
+            # Pieces are checked, since the array may be a file larger than the memory.
             for piece in self._pieces(max(1, _PIECE_BYTES // self._image_bytes)):
                 self._values.check(piece)
             self._values.finish()
@@ -103,7 +103,7 @@ class ArraySource(Source):
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Yields arrays (<= size, H, W, C), uint8 or float32 in [0, 255]."""
         self._seen = Seen()
-        size = min(size, max(1, MAX_BATCH_BYTES // self._image_bytes))
+        size = min(size, max(1, self.max_batch_bytes // self._image_bytes))
         for piece in self._pieces(size):
             batch = np.ascontiguousarray(self._values.scale(piece))
             for image in batch:
@@ -186,7 +186,8 @@ class StreamSource(Source):
         self._begun = True
         self._seen = Seen()
         self._values.restart()
-        yield from _rebatched(self._blocks(), size, self._seen)
+        images = _each(self._blocks(), self._seen)
+        yield from map(_stacked, batched(images, size, self.max_batch_bytes))
         self.count = self._seen.count
 
     def _blocks(self) -> Iterator[np.ndarray]:
@@ -251,7 +252,7 @@ class GeneratorSource(Source):
         label: str = "generator",
         latent: int | Callable[..., Any] | None = None,
     ):
-        count, seed = _whole("count", count), _whole("seed", seed)
+        count, seed = _integer("count", count), _integer("seed", seed)
         if count < 1:
             raise InputError(f"Cannot generate {count} images; ask for at least one.")
         if latent is None and not hasattr(generator, "generate_batches"):
@@ -283,7 +284,8 @@ class GeneratorSource(Source):
         """Yields arrays (<= size, H, W, C) in [0, 255]."""
         self._seen = Seen()
         self._values.restart()
-        yield from _rebatched(self._blocks(size), size, self._seen)
+        images = _each(self._blocks(size), self._seen)
+        yield from map(_stacked, batched(images, size, self.max_batch_bytes))
 
     def _blocks(self, size: int) -> Iterator[np.ndarray]:
         given = 0
@@ -349,22 +351,16 @@ class GeneratorSource(Source):
         return facts
 
 
-def _rebatched(
-    blocks: Iterable[np.ndarray], size: int, seen: Seen
-) -> Iterator[Sequence[np.ndarray]]:
-    """Cuts blocks (n, H, W, C) of any sizes into batches of `size` images."""
-
-    def images() -> Iterator[np.ndarray]:
-        for block in blocks:
-            # Copied: a generator may fill one array again and again.
-            for image in block.copy():
-                seen.add(image)
-                yield image
-
-    yield from map(_stacked, batched(images(), size))
+def _each(blocks: Iterable[np.ndarray], seen: Seen) -> Iterator[np.ndarray]:
+    """Yields the images of blocks (n, H, W, C) of any sizes, and takes note of them."""
+    for block in blocks:
+        # A copy is needed: a generator may fill one array again and again.
+        for image in block.copy():
+            seen.add(image)
+            yield image
 
 
-def _whole(name: str, value: Any) -> int:
+def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError as error:
@@ -521,7 +517,7 @@ def _open_list(
 
 
 def _is_dataset(source: Any) -> bool:
-    # Without importing TensorFlow: where nobody did, nobody made a data set.
+    # Where nobody has imported TensorFlow, nobody has made a data set.
     tensorflow = sys.modules.get("tensorflow")
     dataset = getattr(getattr(tensorflow, "data", None), "Dataset", None)
     return dataset is not None and isinstance(source, dataset)
@@ -529,7 +525,7 @@ def _is_dataset(source: Any) -> bool:
 
 def _open_dataset(source: Any, value_range: str | None, quantize: str) -> Source:
     size = int(source.cardinality())
-    if size == -1:  # tf.data.INFINITE_CARDINALITY
+    if size == -1:  # This is tf.data.INFINITE_CARDINALITY.
         raise InputError(
             "The tf.data.Dataset repeats for ever; end it with .take(n), or leave out "
             ".repeat()."

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 __all__ = ["MAX_BYTES", "Admit", "in_order"]
 
-# What may wait for the consumer. One item may exceed it, when it is the next.
+# So much may wait for the consumer. One item may exceed it, when it is the next.
 MAX_BYTES = 256 * 2**20
 _MAX_THREADS = 16
 
@@ -50,8 +50,9 @@ def in_order(
     """
     queue = _Queue(function, items, max(1, ahead), max_bytes)
     count = min(len(items), threads or min(os.cpu_count() or 1, _MAX_THREADS))
-    # Daemons: a consumer that fails may keep this iterator alive, in its traceback,
-    # until the process ends, which must not wait for threads that wait for it.
+    # The threads are daemons: a consumer that fails may keep this iterator alive, in
+    # its traceback, until the process ends, which must not wait for threads that wait
+    # for it.
     workers = [threading.Thread(target=queue.work, daemon=True) for _ in range(count)]
     for worker in workers:
         worker.start()
@@ -79,11 +80,11 @@ class _Queue:
         self._function, self._items = function, items
         self._ahead, self._max_bytes = ahead, max_bytes
         self._changed = threading.Condition()
-        self._begun = 0  # items given to threads
-        self._taken = 0  # results given to the consumer
+        self._begun = 0  # This many items were given to threads.
+        self._taken = 0  # This many results were given to the consumer.
         self._results: dict[int, tuple[Any, BaseException | None]] = {}
-        self._admitted: dict[int, int] = {}  # bytes by item
-        self._total = 0  # bytes in all
+        self._admitted: dict[int, int] = {}  # The bytes of each item.
+        self._total = 0  # The bytes of all items.
         self._closed = False
 
     def work(self) -> None:
@@ -95,7 +96,7 @@ class _Queue:
                 )
             except _Closed:
                 return
-            except BaseException as error:  # raised again by take()
+            except BaseException as error:  # take() raises it again.
                 failure = error
             with self._changed:
                 self._results[index] = result, failure

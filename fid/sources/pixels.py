@@ -25,7 +25,8 @@ __all__ = [
     "with_channels",
 ]
 
-# What a float array's values may be said to span; images are mapped to [0, 255].
+# The values of a float array may be said to span one of these ranges, which is mapped
+# to [0, 255].
 VALUE_RANGES = {"0,255": (0.0, 255.0), "0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0)}
 # The original fed unrounded floats in some experiments, truncated bytes in others.
 QUANTIZE = ("none", "truncate", "round")
@@ -66,7 +67,7 @@ def as_array(images: Any, label: str) -> np.ndarray:
     """
     try:
         array = np.asarray(images)
-    except Exception as error:  # each library has errors of its own
+    except Exception as error:  # Each library has errors of its own.
         raise InputError(
             f"{label} does not form one array ({error}); expected images of one size."
         ) from error
@@ -156,7 +157,7 @@ def span(images: np.ndarray, label: str, start: int = 0) -> tuple[float, float]:
         InputError: A value is not finite.
     """
     low, high = float(images.min()), float(images.max())
-    if np.isfinite([low, high]).all():  # NaN wins in min and max
+    if np.isfinite([low, high]).all():  # NaN wins in min and max.
         return low, high
     bad = start + int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
     raise InputError(

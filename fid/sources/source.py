@@ -27,12 +27,14 @@ class Source(abc.ABC):
         warnings: Sentences on what a reader of the result should know; complete after
             the last batch.
         provenance: JSON-able facts about what was read; complete after the last batch.
+        max_batch_bytes: A batch has fewer images where they would take more than this.
     """
 
     label: str
     count: int | None
     lossy: int = 0
     warnings: Sequence[str] = ()
+    max_batch_bytes: int = MAX_BATCH_BYTES
 
     @abc.abstractmethod
     def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
@@ -40,7 +42,7 @@ class Source(abc.ABC):
 
         Args:
             size: Images in a batch. There are fewer in the last one, and where they
-                would take more than `MAX_BATCH_BYTES`.
+                would take more than `max_batch_bytes`.
 
         Yields:
             Arrays (H, W, C), uint8 or float32 in [0, 255], as a sequence or stacked.
@@ -52,13 +54,16 @@ class Source(abc.ABC):
         """What was read."""
 
 
-def batched(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def batched(
+    images: Iterable[np.ndarray], size: int, max_bytes: int = MAX_BATCH_BYTES
+) -> Iterator[list[np.ndarray]]:
     """Gathers images into batches of bounded memory.
 
     Args:
         images: Arrays of any shapes.
-        size: Images in a batch; fewer where they would take more than
-            `MAX_BATCH_BYTES`, but never none.
+        size: Images in a batch.
+        max_bytes: A batch has fewer images where they would take more than this, but
+            at least one.
 
     Yields:
         Lists of the images, in order.
@@ -70,7 +75,7 @@ def batched(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
     batch: list[np.ndarray] = []
     held = 0
     for image in images:
-        if batch and held + image.nbytes > MAX_BATCH_BYTES:
+        if batch and held + image.nbytes > max_bytes:
             yield batch
             batch, held = [], 0
         batch.append(image)

@@ -14,22 +14,27 @@ import pathlib
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 
 import numpy as np
 
 from fid.extractors.download import open_url
 from fid.files import InputError
+from fid.tfds import data_folder, find_prepared, prepare, prepare_advice
 
 __all__ = ["SIZES", "find", "read"]
 
 SIZES = {"train": 50_000, "test": 10_000}
 _VERSION = "3.0.2"
 _ARCHIVE = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-_SECONDS_TO_ANSWER = 5.0
 
 
 def find(
-    data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    *,
+    url: str = _ARCHIVE,
+    seconds: float = 5.0,
 ) -> pathlib.Path:
     """Finds the folder of the prepared files.
 
@@ -37,6 +42,8 @@ def find(
         data_dir: TFDS's data folder; None means `$TFDS_DATA_DIR`, then
             `~/tensorflow_datasets`.
         download: Whether to let TFDS download and prepare what is not there.
+        url: What must answer before TFDS is let to download: the archive.
+        seconds: How long to wait for that answer.
 
     Returns:
         The folder `cifar10/3.*.*` in it; the newest, if there are several.
@@ -44,49 +51,36 @@ def find(
     Raises:
         InputError: It is not there, and was not to be or could not be downloaded.
     """
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser()
-    if found := _prepared(root):
+    root = data_folder(data_dir)
+    if found := find_prepared("cifar10", root, _VERSION):
         return found
-    command = (
-        'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('cifar10', data_dir='{root}').download_and_prepare()\""
-    )
+    advice = prepare_advice("cifar10", root)
     missing = (
         f"CIFAR-10 is not prepared in {root}"
         f"{'' if root.is_dir() else ', which does not exist'}: missing "
         f"{root}/cifar10/{_VERSION}/dataset_info.json and what belongs to it."
     )
-    advice = (
-        f"Where there is a network, run {command}, then copy {root}/cifar10 here if "
-        "that was another machine; or name the folder that holds it with --data_dir."
-    )
     if not download:
         raise InputError(f"{missing} Use --download. {advice}")
-    # TFDS tries a dead network for minutes.
-    if not _answers(_ARCHIVE):
+    if not _answers(url, seconds):
         raise InputError(
-            f"{missing} Cannot download it: no answer from {_ARCHIVE} within "
-            f"{_SECONDS_TO_ANSWER:g} seconds. {advice}"
+            f"{missing} Cannot download it: no answer from {url} within "
+            f"{seconds:g} seconds. {advice}"
         )
-    import tensorflow_datasets as tfds
-
-    try:
-        tfds.builder("cifar10", data_dir=root).download_and_prepare()
-    except Exception as error:
-        raise InputError(f"TFDS could not prepare CIFAR-10: {error}. {advice}") from (
-            error
-        )
-    if found := _prepared(root):
+    prepare("cifar10", root, advice)
+    if found := find_prepared("cifar10", root, _VERSION):
         return found
     raise InputError(f"TFDS prepared another version than {_VERSION}. {advice}")
 
 
-def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read(
+    folder: str | os.PathLike[str], sizes: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """Reads both splits.
 
     Args:
         folder: As `find` returns it.
+        sizes: The number of images of each split; None means `SIZES`.
 
     Returns:
         uint8 arrays (n, 32, 32, 3) in the order of the ids, by "train" and "test".
@@ -96,6 +90,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     import tensorflow_datasets as tfds
 
+    sizes = SIZES if sizes is None else sizes
     again = f"Delete {folder} and prepare it again."
     try:
         builder = tfds.builder_from_directory(folder)
@@ -104,20 +99,24 @@ def read(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 (record["id"].decode(), record["image"])
                 for record in builder.as_dataset(split=split).as_numpy_iterator()
             ]
-            for split in SIZES
+            for split in sizes
         }
-    except Exception as error:  # whatever TFDS and TensorFlow raise
+    except Exception as error:  # TFDS and TensorFlow raise many kinds.
         raise InputError(f"{folder} cannot be read: {error}. {again}") from error
     return {
-        split: _in_order(split, records[split], f"{folder} ({split})", again)
-        for split in SIZES
+        split: _in_order(split, size, records[split], f"{folder} ({split})", again)
+        for split, size in sizes.items()
     }
 
 
 def _in_order(
-    split: str, records: list[tuple[str, np.ndarray]], where: str, again: str
+    split: str,
+    size: int,
+    records: list[tuple[str, np.ndarray]],
+    where: str,
+    again: str,
 ) -> np.ndarray:
-    size = SIZES[split]
+    """Returns the images of a split in the order of their ids."""
     if len(records) != size:
         raise InputError(
             f"{where} holds {len(records):,} images, expected {size:,}. {again}"
@@ -137,25 +136,12 @@ def _in_order(
     return images
 
 
-def _prepared(root: pathlib.Path) -> pathlib.Path | None:
-    # TFDS changes existing images only with the first number of a version.
-    major = _VERSION.partition(".")[0]
-    folders = {
-        tuple(map(int, path.name.split("."))): path
-        for path in (root / "cifar10").glob(f"{major}.*.*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
-        and (path / "dataset_info.json").is_file()
-        and (path / "features.json").is_file()
-    }
-    return folders[max(folders)] if folders else None
-
-
-def _answers(url: str) -> bool:
+def _answers(url: str, seconds: float) -> bool:
     request = urllib.request.Request(url, method="HEAD")
     try:
-        open_url(request, _SECONDS_TO_ANSWER).close()
+        open_url(request, seconds).close()
     except urllib.error.HTTPError:
-        pass  # an answer
+        pass  # An error is an answer, too.
     except (OSError, http.client.HTTPException):
         return False
     return True

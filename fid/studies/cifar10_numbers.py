@@ -31,7 +31,7 @@ from fid.metrics.frechet import frechet_distance
 from fid.metrics.inception_score import inception_score
 from fid.statistics import Moments, Statistics
 
-__all__ = ["TARGETS", "Result", "Target", "measure_again"]
+__all__ = ["TARGETS", "FeatureCache", "Replication", "Target", "measure_again"]
 
 _SEED = 2020
 
@@ -60,11 +60,11 @@ class Target:
     published: float
     tolerance: float
     images: Mapping[str, int | None]
-    compute: Callable[[Measured], float] = dataclasses.field(repr=False)
+    compute: Callable[[FeatureCache], float] = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Replication:
     """A published number and the same measured here.
 
     Attributes:
@@ -87,7 +87,7 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether they agree."""
-        return abs(self.difference) <= self.tolerance  # not for NaN
+        return abs(self.difference) <= self.tolerance  # This is false for NaN.
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything, JSON-able."""
@@ -101,7 +101,7 @@ class Result:
         }
 
 
-class Measured:
+class FeatureCache:
     """Features and logits of images, each image measured once, when it is asked for.
 
     Args:
@@ -120,7 +120,7 @@ class Measured:
     ):
         self._images, self._network = images, network
         self._batch_size, self._progress = batch_size, progress
-        # 12 kB an image, most of which is never touched where few are asked for.
+        # Rows of images that are never asked for cost no memory: nobody touches them.
         self._found: dict[str, tuple[np.ndarray, ...]] = {}
         self._missing = {split: np.ones(len(x), bool) for split, x in images.items()}
 
@@ -183,7 +183,7 @@ def measure_again(
     targets: Sequence[Target] | None = None,
     batch_size: int = 50,
     progress: bool = False,
-) -> Iterator[Result]:
+) -> Iterator[Replication]:
     """Measures published numbers, one after the other.
 
     Args:
@@ -208,17 +208,17 @@ def measure_again(
                     f"{target.name} needs {count:,} images of {split}; there are "
                     f"{len(images[split]):,}."
                 )
-    measured = Measured(images, network, batch_size, progress)
+    cache = FeatureCache(images, network, batch_size, progress)
     for target in targets:
-        value = target.compute(measured)
-        yield Result(target.name, target.published, value, target.tolerance)
+        value = target.compute(cache)
+        yield Replication(target.name, target.published, value, target.tolerance)
 
 
 def _distance(
     name: str, published: float, tolerance: float, count: int | None
 ) -> Target:
-    def compute(measured: Measured) -> float:
-        train, test = (measured.statistics(x, count) for x in ("train", "test"))
+    def compute(features: FeatureCache) -> float:
+        train, test = (features.statistics(x, count) for x in ("train", "test"))
         return frechet_distance(train, test)
 
     return Target(name, published, tolerance, {"train": count, "test": count}, compute)
@@ -232,8 +232,8 @@ def _score(
     count: int | None,
     permute: bool,
 ) -> Target:
-    def compute(measured: Measured) -> float:
-        logits = measured.logits(split, count)
+    def compute(features: FeatureCache) -> float:
+        logits = features.logits(split, count)
         if permute:
             random = np.random.RandomState(_SEED)
             logits = logits[random.permutation(len(logits))]
@@ -242,10 +242,10 @@ def _score(
     return Target(name, published, tolerance, {split: count}, compute)
 
 
-# The cheap ones first. Tolerances are those of the publishers' own tests where they
-# have any; the differences between frameworks that pytorch-gan-metrics reports
-# (3.1508 and 3.1517) for fid_train_test; and for is_train and is_test, whose order of
-# the images is not told, the published spread over the ten splits.
+# The cheap ones come first. Tolerances are those of the publishers' own tests where
+# they have any. That of fid_train_test is the difference between frameworks which
+# pytorch-gan-metrics reports (3.1508 and 3.1517). Those of is_train and is_test, whose
+# order of images was not published, are the published spread over the ten splits.
 TARGETS = (
     _score("is_100", 4.51089784587268, 1e-4, "train", 100, permute=True),
     _distance("fid_256", 110.28082617202443, 1e-2, 256),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fid.files import atomic_path
+from fid import drawing
 from fid.studies.disturbance_study import Study
 
 __all__ = ["panel", "strips"]
@@ -25,8 +25,6 @@ _IND_LABELS = {
     "levels": "IND (largest IS − IS)",
     "figure": "IND (the paper's constant − IS)",
 }
-# Distinct in grey and for the colour-blind.
-_DISTANCE, _SCORE = "#0072B2", "#D55E00"
 
 
 def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> None:
@@ -37,33 +35,28 @@ def panel(study: Study, path: str | os.PathLike[str], ind: str = "levels") -> No
         path: Where the PNG goes.
         ind: A member of `disturbance_study.INDS`.
     """
-    # The object interface: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = 2 if study.curves[0].scores else 1
     columns = len(study.curves)
-    figure = Figure(figsize=(2.3 * columns + 0.5, 2.2 * rows + 0.4), layout="tight")
-    FigureCanvasAgg(figure)
+    figure = drawing.new_figure(2.3 * columns + 0.5, 2.2 * rows + 0.4, layout="tight")
     grid = figure.subplots(rows, columns, squeeze=False)
     distance = study.title.replace(" (", "\n(")
     for axes, curve in zip(grid.T, study.curves, strict=True):
         axes[0].set_title(_TITLES[curve.name], fontsize=10)
-        axes[0].plot(curve.levels, curve.distances, color=_DISTANCE, marker="o")
+        axes[0].plot(curve.levels, curve.distances, color=drawing.BLUE, marker="o")
         axes[0].set_ylim(bottom=0.0)
         if rows == 2:
-            axes[1].plot(curve.levels, curve.ind(ind), color=_SCORE, marker="o")
+            axes[1].plot(
+                curve.levels, curve.ind(ind), color=drawing.VERMILION, marker="o"
+            )
         axes[-1].set_xlabel("level α")
         for each in axes:
             each.set_xticks(curve.levels)
             each.tick_params(labelsize=8)
-            each.grid(True, color="0.9")
-            each.spines[["top", "right"]].set_visible(False)
+            drawing.plain(each)
     grid[0, 0].set_ylabel(distance)
     if rows == 2:
         grid[1, 0].set_ylabel(_IND_LABELS[ind])
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
+    drawing.save(figure, path)
 
 
 def strips(
@@ -78,12 +71,8 @@ def strips(
         levels: The levels of each disturbance.
         path: Where the PNG goes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = max(map(len, pictures.values()))
-    figure = Figure(figsize=(2.2 * columns, 1.35 * len(pictures)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = drawing.new_figure(2.2 * columns, 1.35 * len(pictures))
     grid = figure.subplots(len(pictures), columns, squeeze=False)
     for axes, (name, found) in zip(grid, pictures.items(), strict=True):
         for each in axes:
@@ -91,18 +80,17 @@ def strips(
         for each, level, images in zip(axes, levels[name], found, strict=False):
             each.set_title(f"{_TITLES[name]}, {level:g}", fontsize=8)
             each.imshow(_tiled(images), cmap="gray", vmin=0, vmax=255)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
+    drawing.save(figure, path)
 
 
 def _tiled(images: np.ndarray) -> np.ndarray:
     """Returns images (n, H, W, C) as one picture of two rows, uint8."""
-    # With a white line between.
+    # A white line separates neighbours.
     images = np.pad(images, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=255.0)
     n, height, width, channels = images.shape
     columns = max(1, (n + 1) // 2)
     rows = -(-n // columns)
-    # White, where a number of images leaves a place.
+    # A place that the images do not fill stays white.
     tiles = np.full((rows * columns, height, width, channels), 255, np.uint8)
     tiles[:n] = np.rint(images)
     picture = tiles.reshape(rows, columns, height, width, channels)

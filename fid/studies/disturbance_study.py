@@ -6,8 +6,7 @@ Images are disturbed in six ways, ever more strongly, and each such set is measu
 
 A cell, one disturbance at one level, keeps mean and covariance of the features, and the
 sums that an Inception Score is made of. It is a statistics file in the output folder,
-written whole from time to time: a study that was interrupted goes on where its cells
-are.
+written whole from time to time: a study that was interrupted resumes from its cells.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from fid.studies.disturbances import (
 
 __all__ = [
     "INDS",
-    "PUBLISHED",
+    "PAPER_NUMBERS",
     "Curve",
     "Plan",
     "Study",
@@ -54,10 +53,10 @@ __all__ = [
     "run",
 ]
 
-# FID and Inception Score on CelebA for the paper's four levels. The authors' table
-# calls the second number IND, but it is the score: added to the IND that the figures
-# show, it gives one constant a panel.
-PUBLISHED = {
+# These are FID and Inception Score on CelebA for the paper's four levels. The authors'
+# table calls the second number IND, but it is the score: added to the IND that the
+# figures show, it gives one constant a panel.
+PAPER_NUMBERS = {
     "noise": ((0.7, 2.248), (41.6, 2.125), (76.3, 2.256), (218.0, 2.473)),
     "blur": ((0.7, 2.248), (13.8, 2.175), (73.9, 2.032), (229.0, 2.191)),
     "rectangles": ((0.7, 2.248), (123.0, 2.276), (178.0, 2.544), (249.0, 2.387)),
@@ -69,8 +68,8 @@ _PUBLISHED_FROM = (
     "CelebA 64x64, 50,000 images against all, the 2015 graph (Heusel et al. 2017); "
     "comparable with nothing else"
 )
-# How a score becomes a distance, IND: the paper's text, the authors' notebook, and the
-# constants that their figures were drawn with.
+# A score becomes a distance, IND, in three ways: that of the paper's text, that of the
+# authors' notebook, and that of the constants which their figures were drawn with.
 INDS = ("samples", "levels", "figure")
 _FIGURE_CONSTANTS = {
     "noise": 4.0,
@@ -80,9 +79,9 @@ _FIGURE_CONSTANTS = {
     "salt_pepper": 4.0,
     "contamination": 50.0,
 }
-# The set as it is: level 0 of every disturbance.
+# The set as it is serves as level 0 of every disturbance.
 _UNDISTURBED = ("undisturbed", 0.0)
-# Cells of 2048 features are 34 MB each: too much to write after every batch.
+# Cells of 2048 features are 34 MB each, which is too much to write after every batch.
 _SAVE_SECONDS = 600.0
 
 
@@ -175,7 +174,7 @@ class Curve:
                 row["score"] = dataclasses.asdict(self.scores[i])
                 row["ind"] = {form: self.ind(form)[i] for form in INDS}
             if level in LEVELS[self.name]:
-                fid, score = PUBLISHED[self.name][LEVELS[self.name].index(level)]
+                fid, score = PAPER_NUMBERS[self.name][LEVELS[self.name].index(level)]
                 row["published"] = {"fid": fid, "score": score}
             rows.append(row)
         return {
@@ -357,8 +356,8 @@ def run(
     warnings = tuple(
         f"not measured alike: {text}"
         for text in protocol_differences(statistics, cells[0].statistics())
-        # Disturbed images are not rounded, those of a reference mostly are: as in the
-        # original.
+        # Disturbed images are not rounded, and those of a reference mostly are, as in
+        # the original: that is no reason to warn.
         if not text.startswith(("pixels ", "quantize "))
     )
     return Study(tuple(curves), extractor.name, settings, warnings)
@@ -434,7 +433,7 @@ def _settings(
     return {
         "images": part.label,
         "shape": list(disturber.shape),
-        # Of one image: the whole set would have to be read for more.
+        # One image has to do: for more the whole set would have to be read.
         "first_image_sha256": digest(next(iter(part.batches(1)))[0]),
         "darkest": disturber.darkest,
         "reference": {"source": reference.label, **facts},
@@ -453,7 +452,7 @@ def _settings(
 
 
 def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a new study; refuses to go on with another one."""
+    """Writes the settings of a new study; refuses to resume one with other settings."""
     if not path.exists():
         write_json(path, settings)
         return
@@ -484,7 +483,7 @@ def _reference(
         compute_statistics(
             opened, extractor, batch_size=batch_size, progress=progress
         ).save(path)
-    # Read back, so that a study which goes on computes with the same numbers.
+    # It is read back, so that a resumed study computes with the same numbers.
     statistics = Statistics.load(path)
     check_extractor(statistics, extractor)
     return statistics
@@ -506,7 +505,7 @@ def _measure(
         return
     saved = time.monotonic()
     index = 0
-    # disable=None: off where stderr is not a terminal.
+    # With disable=None there is no bar where stderr is not a terminal.
     with tqdm(
         total=sum(part.count - cell.n for cell in missing),
         desc="disturbed",
@@ -543,7 +542,7 @@ class _Cell:
         resolution: str,
     ):
         self.name, self.level = name, level
-        # All digits: two levels must not share a file.
+        # All digits are written: two levels must not share a file.
         text = np.format_float_positional(level, trim="-")
         self.path = output / "cells" / f"{name}_{text}.npz"
         self.moments = Moments(extractor.dimension)
@@ -575,7 +574,7 @@ class _Cell:
     def add(
         self, images: Sequence[np.ndarray], disturber: Disturber, extractor: Extractor
     ) -> None:
-        # No disturbance is level 0 of any: the image is looked at, and copied.
+        # Level 0 of any disturbance checks the image and copies it.
         name = "noise" if self.name == _UNDISTURBED[0] else self.name
         disturbed = np.stack(
             [
@@ -598,7 +597,7 @@ class _Cell:
         return self._sums.score() if self._sums else None
 
     def save(self) -> None:
-        if self.n < 2:  # no covariance yet
+        if self.n < 2:  # There is no covariance yet.
             return
         with atomic_path(self.path) as temporary:
             self.statistics().save(temporary)

@@ -42,7 +42,7 @@ __all__ = [
     "from_source",
 ]
 
-# The paper's levels, weakest first (section "FID vs Inception Score").
+# These are the levels of the paper's section "FID vs Inception Score", weakest first.
 LEVELS = {
     "noise": (0.0, 0.25, 0.5, 0.75),
     "blur": (0.0, 1.0, 2.0, 4.0),
@@ -51,15 +51,15 @@ LEVELS = {
     "salt_pepper": (0.0, 0.1, 0.2, 0.3),
     "contamination": (0.0, 0.25, 0.5, 0.75),
 }
-# What the authors' program does, and what their paper says.
+# The authors' program does one thing where their paper says another.
 DEFINITIONS = ("code", "paper")
-# Part of every seed: a number that is not here yet goes to the next disturbance.
+# A stream's number is part of its seeds. A new disturbance takes a number that is not
+# here yet.
 _STREAMS = {name: number for number, name in enumerate((*LEVELS, "part"))}
-# What a level may be at most. A kernel is 8 deviations wide, and nothing is left to
-# see long before 100.
+# A level may be at most this. A kernel is 8 deviations wide, and nothing is left to see
+# long before 100.
 _LARGEST = {"blur": 100.0, "swirl": 1000.0}
-_RECTANGLES = 5
-# At or below this the original copies the image.
+# At or below this level the original copies the image.
 _NOTHING = 1e-6
 
 
@@ -78,6 +78,7 @@ class Disturber:
             for all other sets; with "paper" it is 25 whatever is given.
         contamination: (m, H, W, C), the images that replace others; see
             `contaminants`.
+        rectangles: How many rectangles an image gets.
 
     Raises:
         InputError: There is no such definition, or a number makes no sense.
@@ -100,6 +101,7 @@ class Disturber:
         darkest: float = 0.0,
         swirl_radius: float = 25.0,
         contamination: np.ndarray | None = None,
+        rectangles: int = 5,
     ):
         if definition not in DEFINITIONS:
             raise InputError(
@@ -116,6 +118,7 @@ class Disturber:
         # The paper has one radius for all sets.
         self.swirl_radius = swirl_radius if definition == "code" else 25.0
         self.contamination = contamination
+        self.rectangles = rectangles
 
     def __call__(
         self, name: str, image: np.ndarray, level: float, index: int
@@ -148,7 +151,7 @@ class Disturber:
         if level <= _NOTHING:
             return image.astype(np.float32)
         found = getattr(self, f"_{name}")(image.astype(np.float64), level, index)
-        # Rounding may have left the range, which extractors check, by a hair.
+        # Rounding may have left the range, which extractors check, by very little.
         return np.clip(found, 0.0, 255.0).astype(np.float32)
 
     def _random(self, name: str, index: int) -> np.random.Generator:
@@ -181,15 +184,15 @@ class Disturber:
         return _skimage().filters.gaussian(image, sigma=level, channel_axis=-1)
 
     def _rectangles(self, image: np.ndarray, level: float, index: int) -> np.ndarray:
-        # The paper says size: an area. Its code multiplies the sides.
+        # The paper speaks of the size, which is an area. Its code multiplies the sides.
         share = level if self.definition == "code" else math.sqrt(level)
         black = self.darkest if self.definition == "code" else 0.0
         height, width, _ = self.shape
         rows, columns = int(height * share), int(width * share)
         random = self._random("rectangles", index)
-        for _ in range(_RECTANGLES):
+        for _ in range(self.rectangles):
             top, left = random.random(2)
-            # Uniform in 0..H - h, both included, and monotone in the same draw.
+            # The corner is uniform in 0..H - h, both included, and grows with the draw.
             top = int(top * (height - rows + 1))
             left = int(left * (width - columns + 1))
             image[top : top + rows, left : left + columns] = black
@@ -206,7 +209,7 @@ class Disturber:
             radius=self.swirl_radius,
             preserve_range=True,
         )
-        if code:  # its frame stays as it was
+        if code:  # The code leaves the frame as it was.
             for part in (np.s_[:3], np.s_[-4:], np.s_[:, :3], np.s_[:, -4:]):
                 swirled[part] = image[part]
         return swirled
@@ -253,7 +256,7 @@ def check_level(name: str, level: float) -> None:
             f"There is no disturbance {name!r}; choose from {', '.join(LEVELS)}."
         )
     most = _LARGEST.get(name, 1.0)
-    if not 0.0 <= level <= most:  # NaN is neither
+    if not 0.0 <= level <= most:  # NaN is refused, too.
         raise InputError(
             f"The level of {name} is {level:g}; expected a number from 0 to {most:g}."
         )
@@ -422,7 +425,7 @@ class PartSource(Source):
             first, last = np.searchsorted(self._positions, (start, end))
             if first < last:
                 yield [batch[i - start] for i in self._positions[first:last]]
-            if last == self.count:  # the rest need not be read
+            if last == self.count:  # The rest need not be read.
                 return
             start = end
         raise InputError(
@@ -558,7 +561,7 @@ def _fitted(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         scale = min(picture.width / width, picture.height / height)
         size = (round(width * scale), round(height * scale))
         left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
-        # Cut before it is resized: a filter at the edge would see beyond it.
+        # It is cut before it is resized: a filter at the edge would see beyond it.
         picture = picture.crop((left, top, left + size[0], top + size[1]))
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(shape)

@@ -7,9 +7,10 @@ import os
 
 import numpy as np
 import pytest
-from beam_extractor import Colours
+from image_folders import encoded
 from PIL import Image
 from repository import TESTS
+from toy_extractors import Regions
 
 import fid
 from fid import cli
@@ -27,19 +28,13 @@ TWO = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 @pytest.fixture
 def extractor(tmp_path_factory):
-    return functools.partial(Colours, tmp_path_factory.mktemp("made"))
+    return functools.partial(Regions, tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def workers_import_tests(monkeypatch):
     paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-
-
-def encoded(image, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, kind)
-    return file.getvalue()
 
 
 def write_folder(path, count, seed=0):
@@ -235,7 +230,7 @@ def test_workers_with_different_weights_are_refused(tmp_path):
     parts = []
     for weights in "01":
         made = beam._MeasureFn(
-            functools.partial(Colours, tmp_path, weights), 1, False, 1
+            functools.partial(Regions, tmp_path, weights), 1, False, 1
         )
         made.setup()
         made.start_bundle()

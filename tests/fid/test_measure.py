@@ -4,69 +4,28 @@ import json
 
 import numpy as np
 import pytest
+from image_folders import write_photographs
+from oracles import low_rank_distance
 from PIL import Image
 from synthetic_graph import v1_features
+from toy_extractors import Colours, ColoursAndLogits
 
 import fid
 from fid import cli, measure
-
-
-def photographs():
-    """Two photographs with which scikit-learn ships."""
-    from sklearn.datasets import load_sample_images
-
-    return load_sample_images().images
-
-
-def write_folder(path, count, seed):
-    """Cuts PNGs of several sizes out of photographs."""
-    path.mkdir()
-    random = np.random.default_rng(seed)
-    pictures = photographs()
-    images = []
-    for index in range(count):
-        picture = pictures[random.integers(2)]
-        size = random.choice([24, 32, 48, 64])
-        top, left = random.integers(0, 300, 2)
-        image = picture[top : top + size, left : left + size]
-        # Not square, either.
-        image = image[: size - index % 5]
-        Image.fromarray(image).save(path / f"{index:03d}.png")
-        images.append(image)
-    return images
-
-
-def low_rank(x, y):
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    x_centred, y_centred = x - x.mean(0), y - y.mean(0)
-    scale = np.sqrt((len(x) - 1) * (len(y) - 1))
-    root = np.linalg.svd(x_centred @ y_centred.T, compute_uv=False).sum() / scale
-    spread = (x_centred**2).sum() / (len(x) - 1) + (y_centred**2).sum() / (len(y) - 1)
-    return ((x.mean(0) - y.mean(0)) ** 2).sum() + spread - 2 * root
-
-
-class Pixels:
-    """A cheap extractor: sums over colours of images brought to one size."""
-
-    name, dimension, fingerprint, channels = "pixels", 3, "0" * 64, 3
-    protocol = {"resize": "none", "dtype": "float32"}  # noqa: RUF012
-
-    def __call__(self, images):
-        return np.stack([np.asarray(x, "float32").mean((0, 1)) for x in images])
 
 
 @pytest.mark.slow
 def test_compute_fid_equals_the_v1_session_and_the_low_rank_formula(
     tmp_path, synthetic_pb, capsys
 ):
-    a = write_folder(tmp_path / "a", 64, 0)
-    b = write_folder(tmp_path / "b", 64, 1)
+    a = write_photographs(tmp_path / "a", 64, 0)
+    b = write_photographs(tmp_path / "b", 64, 1)
     argv = ["compute_fid.py", f"{tmp_path}/a", f"{tmp_path}/b", "--batch_size=16"]
     argv += [f"--inception={synthetic_pb}"]
     assert cli.compute_fid([*argv, "--json"]) == 0
     captured = capsys.readouterr()
     value = json.loads(captured.out)["fid"]
-    expected = low_rank(
+    expected = low_rank_distance(
         v1_features(synthetic_pb, a)[0], v1_features(synthetic_pb, b)[0]
     )
     assert value == pytest.approx(expected, rel=1e-6)
@@ -84,22 +43,22 @@ def test_compute_fid_equals_the_v1_session_and_the_low_rank_formula(
 
 
 def test_batch_size_and_order_do_not_matter(tmp_path):
-    write_folder(tmp_path / "a", 23, 0)
-    images = write_folder(tmp_path / "b", 20, 1)
+    write_photographs(tmp_path / "a", 23, 0)
+    images = write_photographs(tmp_path / "b", 20, 1)
     values = [
-        fid.compare(tmp_path / "a", tmp_path / "b", Pixels(), batch_size=size).value
+        fid.compare(tmp_path / "a", tmp_path / "b", Colours(), batch_size=size).value
         for size in (1, 7, 64)
     ]
     (tmp_path / "c").mkdir()
     for index, image in enumerate(reversed(images)):
         Image.fromarray(image).save(tmp_path / "c" / f"{index}.bmp")
-    values.append(fid.compare(tmp_path / "a", tmp_path / "c", Pixels()).value)
+    values.append(fid.compare(tmp_path / "a", tmp_path / "c", Colours()).value)
     assert values == pytest.approx([values[0]] * 4, rel=1e-9)
 
 
 def test_statistics_say_how_they_came_about(tmp_path):
-    write_folder(tmp_path / "a", 12, 0)
-    statistics = fid.compute_statistics(tmp_path / "a", Pixels())
+    write_photographs(tmp_path / "a", 12, 0)
+    statistics = fid.compute_statistics(tmp_path / "a", Colours())
     facts = statistics.provenance
     assert facts["n"] == statistics.n == 12
     assert facts["source"] == str(tmp_path / "a")
@@ -113,8 +72,8 @@ def test_statistics_say_how_they_came_about(tmp_path):
 
 def test_differing_protocols_warn_and_strict_refuses(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-    one = fid.compute_statistics(images, Pixels())
-    two = fid.compute_statistics(images[:, :4].astype("float32"), Pixels())
+    one = fid.compute_statistics(images, Colours())
+    two = fid.compute_statistics(images[:, :4].astype("float32"), Colours())
     comparison = fid.compare(one, two)
     assert comparison.metric == "frechet_pixels"
     (first, second) = (w for w in comparison.warnings if "not measured alike" in w)
@@ -126,8 +85,8 @@ def test_differing_protocols_warn_and_strict_refuses(tmp_path):
 
 def test_grey_is_repeated_for_extractors_of_colour():
     grey = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    one = fid.compute_statistics(grey, Pixels())
-    two = fid.compute_statistics(np.repeat(grey, 3, -1), Pixels())
+    one = fid.compute_statistics(grey, Colours())
+    two = fid.compute_statistics(np.repeat(grey, 3, -1), Colours())
     np.testing.assert_array_equal(one.sigma, two.sigma)
 
 
@@ -139,17 +98,17 @@ def test_a_generator_is_measured_in_one_call():
 
     reference = np.random.default_rng(9).integers(0, 256, (99, 4, 4, 3), dtype=np.uint8)
     value = fid.compute(
-        generator=Generator(), reference=reference, num_samples=80, extractor=Pixels()
+        generator=Generator(), reference=reference, num_samples=80, extractor=Colours()
     )
     (generated,) = Generator().generate_batches(80, 0, 50)
     x = (generated.astype("float64") + 1) * 127.5
     assert value == pytest.approx(
-        low_rank(x.mean((1, 2)), reference.mean((1, 2))), rel=1e-6
+        low_rank_distance(x.mean((1, 2)), reference.mean((1, 2))), rel=1e-6
     )
 
 
 def test_wrong_statistics_are_found_before_the_work(tmp_path):
-    class Slow(Pixels):
+    class Slow(Colours):
         def __call__(self, images):
             raise AssertionError("too late")
 
@@ -161,19 +120,13 @@ def test_wrong_statistics_are_found_before_the_work(tmp_path):
         fid.compare(images, bare, Slow(), strict=True)
 
 
-class Colours(Pixels):
-    """Pixels with logits: the colours themselves."""
-
-    def features_and_logits(self, images):
-        features = self(images)
-        return features, features / 16
-
-
 def test_one_pass_gives_all_metrics(tmp_path):
-    one, two = (write_folder(tmp_path / name, 40, i) for i, name in enumerate("ab"))
+    one, two = (
+        write_photographs(tmp_path / name, 40, i) for i, name in enumerate("ab")
+    )
     passes = []
 
-    class Counting(Colours):
+    class Counting(ColoursAndLogits):
         def features_and_logits(self, images):
             passes.append(len(images))
             return super().features_and_logits(images)
@@ -189,7 +142,7 @@ def test_one_pass_gives_all_metrics(tmp_path):
     )
     assert passes == [16, 16, 8]  # the score is the first set's
     x, y = (np.stack([i.mean((0, 1)) for i in images]) for images in (one, two))
-    assert found.value == pytest.approx(low_rank(x, y), rel=1e-5)
+    assert found.value == pytest.approx(low_rank_distance(x, y), rel=1e-5)
 
     def mean_kernel(a, b, same):
         kernel = (a @ b.T / 3 + 1) ** 3
@@ -215,7 +168,7 @@ def test_one_pass_gives_all_metrics(tmp_path):
 
 
 def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
-    class Slow(Colours):
+    class Slow(ColoursAndLogits):
         def __call__(self, images):
             raise AssertionError("too late")
 
@@ -244,7 +197,7 @@ def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
         with pytest.raises(fid.InputError, match=message):
             fid.compare(*args, Slow(), **options)
 
-    class NoLogits(Pixels):
+    class NoLogits(Colours):
         def __call__(self, images):
             raise AssertionError("too late")
 
@@ -254,7 +207,7 @@ def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
 
 def test_a_set_of_one_image_is_named():
     with pytest.raises(fid.InputError, match="iterator has 1 image; a covariance"):
-        fid.compute_statistics(iter(np.zeros((1, 4, 4, 3), np.uint8)), Pixels())
+        fid.compute_statistics(iter(np.zeros((1, 4, 4, 3), np.uint8)), Colours())
 
 
 def test_a_number_that_is_none_is_refused():
@@ -265,13 +218,13 @@ def test_a_number_that_is_none_is_refused():
 
 
 def test_lossy_and_skipped_images_are_warned_of(tmp_path):
-    images = write_folder(tmp_path / "a", 8, 0)
+    images = write_photographs(tmp_path / "a", 8, 0)
     Image.fromarray(images[0]).save(tmp_path / "a" / "x.jpg")
     (tmp_path / "a" / "y.png").write_bytes(b"no image")
     with pytest.raises(fid.InputError, match=r"y\.png"):
-        fid.compare(tmp_path / "a", images[:2] * 4, Pixels())
+        fid.compare(tmp_path / "a", images[:2] * 4, Colours())
     found = fid.compare(
-        tmp_path / "a", np.zeros((9, 4, 4, 3), np.uint8), Pixels(), skip_bad=True
+        tmp_path / "a", np.zeros((9, 4, 4, 3), np.uint8), Colours(), skip_bad=True
     )
     assert found.first.n == 9
     assert found.first.provenance["skipped"] == 1
@@ -284,7 +237,7 @@ def test_repeats_give_the_spread_over_seeds():
         return np.tanh(np.asarray(latents)).reshape(-1, 2, 2, 3)
 
     reference = np.random.default_rng(0).integers(0, 256, (99, 2, 2, 3), dtype=np.uint8)
-    settings = {"reference": reference, "num_samples": 50, "extractor": Pixels()}
+    settings = {"reference": reference, "num_samples": 50, "extractor": Colours()}
     settings |= {"generator": generator, "latent": 12}
     spread = fid.compute(**settings, seed=3, repeats=3)
     each = [fid.compute(**settings, seed=seed) for seed in (3, 4, 5)]
@@ -309,11 +262,11 @@ def test_an_option_that_is_none_is_refused_and_the_others_are_named():
 def test_options_of_metrics_and_of_reading_go_where_they_belong():
     images = np.random.default_rng(0).random((2, 30, 4, 4, 3), "float32")
     sets = images[0], images[1] * 0.9
-    plain = fid.compare(*[x * 255 for x in sets], Pixels(), method="sqrtm")
-    found = fid.compare(*sets, Pixels(), value_range="0,1", method="sqrtm", seed=3)
+    plain = fid.compare(*[x * 255 for x in sets], Colours(), method="sqrtm")
+    found = fid.compare(*sets, Colours(), value_range="0,1", method="sqrtm", seed=3)
     assert found.value == pytest.approx(plain.value, rel=1e-4)
     with pytest.raises(fid.InputError, match="method is 'fast'; choose from eigen, sq"):
-        fid.compare(*sets, Pixels(), value_range="0,1", method="fast")
+        fid.compare(*sets, Colours(), value_range="0,1", method="fast")
 
 
 def test_what_is_kept_of_a_set_is_what_is_needed():

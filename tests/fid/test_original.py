@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.linalg
-from PIL import Image
+from image_folders import write_images
 from synthetic_graph import v1_features, write_synthetic_graph
 
 import fid
@@ -45,9 +45,7 @@ def graph(synthetic_pb):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("files")
-    for index, image in enumerate(images.astype(np.uint8)):
-        Image.fromarray(image).save(folder / f"{index:02d}.png")
-    return sorted(folder.iterdir())
+    return sorted(write_images(folder, images.astype(np.uint8)).iterdir())
 
 
 @pytest.mark.slow

@@ -353,7 +353,7 @@ class TestMissingFiles:
             datasets.load(name, data_dir=tmp_path)
         assert time.monotonic() - started < 5
         message = str(error.value)
-        version = datasets.prepared.PUBLISHED[name].version
+        version = datasets.prepared.DATASETS[name].version
         folder = tmp_path / name / version
         assert f"{folder}/dataset_info.json" in message
         part = "*" if name == "celeb_a" else "train"
@@ -366,9 +366,9 @@ class TestMissingFiles:
     def test_versions_of_the_builders_are_those_asked_for(self, tmp_path):
         import tensorflow_datasets as tfds
 
-        for name, published in datasets.prepared.PUBLISHED.items():
+        for name, spec in datasets.prepared.DATASETS.items():
             real = tfds.builder(name, data_dir=tmp_path)
-            assert str(real.version) == published.version
+            assert str(real.version) == spec.version
 
     def test_folder_that_does_not_exist(self, tmp_path):
         with pytest.raises(InputError, match="nowhere, which does not exist"):

@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from metrics_rows import rows_without_clock as rows
 from PIL import Image
 from repository import TESTS
 
 from fid.files import InputError
 from tf_ttur import callbacks, datasets, experiment, presets
 from tf_ttur.gan import GAN
-from tf_ttur.runs import WALL_CLOCK, RunFolder
+from tf_ttur.runs import RunFolder
 from tf_ttur.studies import kill_drill
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import MEASUREMENT_SEED
@@ -72,14 +73,6 @@ def run(preset, workdir):
 @pytest.fixture(scope="module", autouse=True)
 def trained_classifier(classifier):
     """The features that runs of the digits are measured by."""
-
-
-def rows(workdir):
-    """The rows of metrics without the wall clock."""
-    return [
-        {key: value for key, value in row.items() if key not in WALL_CLOCK}
-        for row in RunFolder(workdir).rows()
-    ]
 
 
 def pictures(workdir):

@@ -13,7 +13,7 @@ from tf_ttur.datasets.batches import ImageData, group
 
 __all__ = ["NAMES", "ImageData", "check_name", "group", "load"]
 
-NAMES = ("digits", *prepared.PUBLISHED, "folder")
+NAMES = ("digits", *prepared.DATASETS, "folder")
 """The names that `load` knows."""
 
 
@@ -84,9 +84,9 @@ def load(
     check_name(name)
     if image_size is not None and image_size < 1:
         raise InputError(f"The image size must be at least 1; got {image_size}.")
-    if name in prepared.PUBLISHED:
-        published = prepared.PUBLISHED[name]
-        size, split = image_size or published.size, split or published.split
+    if name in prepared.DATASETS:
+        spec = prepared.DATASETS[name]
+        size, split = image_size or spec.size, split or spec.split
         if name == "lsun/bedroom" and data_dir is not None:
             data = lsun.load(name, data_dir, size, split)
             if data is not None:

@@ -9,28 +9,26 @@ import io
 import logging
 import os
 import pathlib
-import re
 import socket
 import threading
 import urllib.parse
 import urllib.request
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError
+from fid.tfds import (
+    data_folder,
+    find_prepared,
+    prepare,
+    prepare_advice,
+    prepare_command,
+    prepared_versions,
+)
 from tf_ttur.datasets import batches, pictures
 
-__all__ = [
-    "PUBLISHED",
-    "Published",
-    "find_prepared",
-    "load",
-    "prepare_command",
-    "prepared_shards",
-    "tfds_folder",
-]
+__all__ = ["DATASETS", "DatasetSpec", "load", "prepared_shards"]
 
 _log = logging.getLogger(__name__)
 # TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
@@ -41,7 +39,7 @@ _SECONDS_TO_CONNECT = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class DatasetSpec:
     """A data set that TFDS prepares.
 
     Attributes:
@@ -64,10 +62,10 @@ class Published:
     note: str = ""
 
 
-PUBLISHED = {
-    "cifar10": Published("3.0.2", "www.cs.toronto.edu", 32, in_memory=True),
-    "svhn_cropped": Published("3.1.0", "ufldl.stanford.edu", 32, in_memory=True),
-    "celeb_a": Published(
+DATASETS = {
+    "cifar10": DatasetSpec("3.0.2", "www.cs.toronto.edu", 32, in_memory=True),
+    "svhn_cropped": DatasetSpec("3.1.0", "ufldl.stanford.edu", 32, in_memory=True),
+    "celeb_a": DatasetSpec(
         "2.1.0",
         "drive.google.com",
         64,
@@ -82,7 +80,7 @@ PUBLISHED = {
             "distances do not compare with the published ones)."
         ),
     ),
-    "lsun/bedroom": Published(
+    "lsun/bedroom": DatasetSpec(
         "3.1.0",
         "dl.yf.io",
         64,
@@ -108,7 +106,7 @@ def load(
     """Loads a set that TFDS has prepared, or prepares it.
 
     Args:
-        name: One of `PUBLISHED`.
+        name: One of `DATASETS`.
         data_dir: TFDS's folder; None for `$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`.
         size: Side of the images.
@@ -121,14 +119,14 @@ def load(
     Raises:
         InputError: The files are missing or damaged, or there is no such split.
     """
-    published = PUBLISHED[name]
-    root = tfds_folder(data_dir)
-    folder = find_prepared(name, root, published.version)
+    spec = DATASETS[name]
+    root = data_folder(data_dir)
+    folder = find_prepared(name, root, spec.version)
     if folder is None:
         if not download:
             raise InputError(_how_to_prepare(name, root, split))
         _prepare(name, root, split)
-        folder = find_prepared(name, root, published.version)
+        folder = find_prepared(name, root, spec.version)
         if folder is None:
             raise InputError(_how_to_prepare(name, root, split))
     shards, count = prepared_shards(name, root, folder, split)
@@ -136,7 +134,7 @@ def load(
     def decode(encoded: np.ndarray) -> np.ndarray:
         files = [io.BytesIO(x) for x in encoded]
         names = [f"an image of {name}"] * len(files)
-        picture = functools.partial(pictures.picture, crop=published.crop, size=size)
+        picture = functools.partial(pictures.picture, crop=spec.crop, size=size)
         return np.stack(pictures.each_file(picture, files, names))
 
     data = batches.ImageData(
@@ -147,17 +145,10 @@ def load(
         _elements=functools.partial(_records, shards, count),
         _decode=decode,
     )
-    if not published.in_memory:
+    if not spec.in_memory:
         return data
     _log.info("Reading %d images of %s into memory.", count, name)
     return batches.in_memory(name, split, np.concatenate(list(data.images(1000))))
-
-
-def tfds_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-    """Returns the folder of prepared data sets: the one given, or TFDS's default."""
-    # Not asked of TFDS: importing it takes seconds.
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(data_dir).expanduser()
 
 
 def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
@@ -194,25 +185,6 @@ def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.D
     return elements.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def _prepared_folders(name: str, root: pathlib.Path) -> dict[tuple[int, ...], Any]:
-    """Returns the folders that hold a prepared version, by version, oldest first."""
-    folders = {
-        tuple(map(int, path.name.split("."))): path
-        for path in (root / name).glob("*.*.*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.name)
-        and (path / "dataset_info.json").is_file()
-        and (path / "features.json").is_file()
-    }
-    return dict(sorted(folders.items()))
-
-
-def find_prepared(name: str, root: pathlib.Path, version: str) -> pathlib.Path | None:
-    """Returns the newest prepared version with the first number of this one."""
-    major = int(version.split(".")[0])
-    folders = _prepared_folders(name, root)
-    return next((folders[v] for v in reversed(folders) if v[0] == major), None)
-
-
 def prepared_shards(
     name: str, root: pathlib.Path, folder: pathlib.Path, split: str
 ) -> tuple[list[str], int]:
@@ -247,19 +219,11 @@ def prepared_shards(
     return shards, sum(info.splits[x].num_examples for x in names)
 
 
-def prepare_command(name: str, root: pathlib.Path) -> str:
-    """Returns the shell command that has TFDS prepare a data set."""
-    return (
-        'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()\""
-    )
-
-
 def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
-    published = PUBLISHED[name]
-    folder = root / name / published.version
+    spec = DATASETS[name]
+    folder = root / name / spec.version
     part = "*" if split == "all" else split.split("+")[0]
-    others = [".".join(map(str, x)) for x in _prepared_folders(name, root)]
+    others = [".".join(map(str, x)) for x in prepared_versions(name, root)]
     where = f"{root}" if root.is_dir() else f"{root}, which does not exist"
     sentences = [
         f"{name} is not prepared in {where}: missing {folder}/dataset_info.json, "
@@ -268,32 +232,24 @@ def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
         f"Found version {', '.join(others)} of it, whose images may differ."
         if others
         else "",
-        f"Where there is a network, run {prepare_command(name, root)}, then copy "
-        f"{root / name} here if that was another machine; or name the folder that "
-        "holds it with --data_dir.",
-        published.note,
+        prepare_advice(name, root),
+        spec.note,
     ]
     return " ".join(filter(None, sentences))
 
 
 def _prepare(name: str, root: pathlib.Path, split: str) -> None:
     """Downloads through TFDS, once it is known that this can work."""
-    published = PUBLISHED[name]
+    spec = DATASETS[name]
     if name.startswith("lsun") and importlib.util.find_spec("tensorflow_io") is None:
         raise InputError(_how_to_prepare(name, root, split))
     # TFDS tries a dead network for minutes.
-    if not _reachable(published.host):
+    if not _reachable(spec.host):
         raise InputError(
-            f"Cannot download {name}: no answer from {published.host} within "
+            f"Cannot download {name}: no answer from {spec.host} within "
             f"{_SECONDS_TO_CONNECT:g} seconds. {_how_to_prepare(name, root, split)}"
         )
-    import tensorflow_datasets as tfds
-
-    try:
-        tfds.builder(name, data_dir=root).download_and_prepare()
-    except Exception as error:
-        advice = _how_to_prepare(name, root, split)
-        raise InputError(f"TFDS could not prepare {name}: {error}. {advice}") from error
+    prepare(name, root, advice=_how_to_prepare(name, root, split))
 
 
 def _reachable(host: str) -> bool:

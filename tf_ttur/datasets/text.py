@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError, printable, read_json, write_json
+from fid.tfds import data_folder, find_prepared, prepare_command
 from tf_ttur.datasets import batches, prepared
 from tf_ttur.ngrams import MAX_TOKENS
 
@@ -480,7 +481,7 @@ def _source(
         return iter([_Block(name, 1, "\n".join(_topics()).encode())]), None
     if name == "text_files":
         return _file_blocks(_matching(text_files)), None
-    folder = prepared.tfds_folder(data_dir)
+    folder = data_folder(data_dir)
     files = [folder / _TRAIN_SHARDS.format(number) for number in range(1, 100)]
     if files[0].parent.is_dir():
         if missing := [file.name for file in files if not file.is_file()]:
@@ -491,12 +492,12 @@ def _source(
             )
         others = sorted(folder.glob(_OTHER_SHARDS))
         return _file_blocks(files), _file_blocks(others) if others else None
-    found = prepared.find_prepared("lm1b", folder, _VERSION)
+    found = find_prepared("lm1b", folder, _VERSION)
     if found is None:
         raise InputError(
             f"lm1b is not in {folder}: found neither lm1b/{_VERSION} as TFDS prepares "
             f"it nor {files[0].parent.name} as the authors pack it. Where there is a "
-            f"network, run {prepared.prepare_command('lm1b', folder)}, then copy "
+            f"network, run {prepare_command('lm1b', folder)}, then copy "
             f"{folder / 'lm1b'} here if that was another machine; or name the folder "
             "that holds either with --data_dir."
         )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from fid.files import atomic_path
+from fid import drawing
 from tf_ttur.theory import saddle
 
 __all__ = [
@@ -21,8 +18,8 @@ __all__ = [
     "two_time_scales",
 ]
 
-# Distinct in grey and for the colour-blind, as in the figures of training.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000")
+# Colours of the curves that share axes, in this order.
+_COLOURS = (drawing.BLUE, drawing.VERMILION, drawing.GREEN, drawing.BLACK)
 
 
 def saddle_panel(
@@ -38,7 +35,7 @@ def saddle_panel(
         steps: Updates in each run.
         seed: Seed of the noise.
     """
-    figure = _figure(10.0, 10.5)
+    figure = drawing.new_figure(10.0, 10.5)
     grid = figure.subplots(len(saddle.ROWS), 3)
     for row, (left, middle, right) in zip(saddle.ROWS, grid, strict=True):
         x, y = saddle.path(row, steps, seed)
@@ -53,7 +50,7 @@ def saddle_panel(
         points = right.scatter(x, y, c=np.arange(len(x)), s=3, cmap="viridis")
         right.plot(0, 0, "+", color=_COLOURS[1], markersize=10)
         for axes in (left, middle):
-            _plain(axes)
+            drawing.plain(axes)
     grid[1, 1].legend(frameon=False, loc="upper right")
     figure.colorbar(points, ax=grid[:, 2], label="step", shrink=0.4)
     for axes, title in zip(
@@ -62,7 +59,7 @@ def saddle_panel(
         axes.set_title(title)
     for axes in grid[-1, :2]:
         axes.set_xlabel("step")
-    _save(figure, path, dpi=80)
+    drawing.save(figure, path, dpi=80)
 
 
 def saddle_surface(path: str | os.PathLike[str]) -> None:
@@ -71,16 +68,16 @@ def saddle_surface(path: str | os.PathLike[str]) -> None:
     Args:
         path: Where the PNG goes.
     """
-    import mpl_toolkits.mplot3d  # noqa: F401  (makes the projection known)
+    import mpl_toolkits.mplot3d  # noqa: F401 - registers the projection "3d"
 
-    figure = _figure(6.0, 4.5)
+    figure = drawing.new_figure(6.0, 4.5)
     axes = figure.add_subplot(projection="3d", computed_zorder=False)
     x, y = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-8, 8, 41))
     axes.plot_surface(x, y, saddle.objective(x, y), cmap="viridis", linewidth=0)
     axes.scatter(0, 0, 100, color=_COLOURS[1], s=40, depthshade=False)
     axes.set(xlabel="x", ylabel="y", xticks=(-1, 0, 1), yticks=(-8, 0, 8))
     axes.set_title("f(x, y) = (1 + x²)(100 − y²)")
-    _save(figure, path)
+    drawing.save(figure, path)
 
 
 def two_time_scales(
@@ -98,7 +95,7 @@ def two_time_scales(
         orbits: By label, points (steps + 1, 2).
         squares: By label, steps, mean squares there, and the format of the line.
     """
-    figure = _figure(12.0, 3.9)
+    figure = drawing.new_figure(12.0, 3.9)
     left, middle, right = figure.subplots(1, 3)
     for colour, (label, (values, radius)) in zip(
         _COLOURS, distances.items(), strict=False
@@ -123,9 +120,9 @@ def two_time_scales(
     right.set_xlabel("step n")
     right.set_ylabel("mean square")
     for axes in (left, middle, right):
-        _plain(axes)
+        drawing.plain(axes)
         axes.legend(frameon=False, fontsize=8)
-    _save(figure, path, dpi=90)
+    drawing.save(figure, path, dpi=90)
 
 
 def heavy_ball(
@@ -146,7 +143,7 @@ def heavy_ball(
         errors: By label, largest distances from the solution, (k,), and their order.
         energies: By label, times and energies.
     """
-    figure = _figure(12.0, 3.9)
+    figure = drawing.new_figure(12.0, 3.9)
     left, middle, right = figure.subplots(1, 3)
     left.plot(*curve.T, color="0.0", linewidth=1.5, label="equation")
     for colour, (label, points) in zip(_COLOURS, steps.items(), strict=False):
@@ -159,7 +156,7 @@ def heavy_ball(
         text = f"{label}: order {order:.2f}"
         middle.loglog(rates, values, "o-", color=colour, label=text, markersize=4)
     middle.set_xlabel("step size a")
-    middle.set_ylim(top=50)  # room for the legend
+    middle.set_ylim(top=50)  # This leaves room for the legend.
     middle.set_title("largest distance from the equation")
     for colour, (label, (times, values)) in zip(
         _COLOURS, energies.items(), strict=False
@@ -168,9 +165,9 @@ def heavy_ball(
     right.set_xlabel("time, sum of a(n)")
     right.set_title("energy |m|² / 2r + f")
     for axes in (left, middle, right):
-        _plain(axes)
+        drawing.plain(axes)
         axes.legend(frameon=False, fontsize=8)
-    _save(figure, path, dpi=90)
+    drawing.save(figure, path, dpi=90)
 
 
 def flat_minima(
@@ -187,7 +184,7 @@ def flat_minima(
         shares: By label, rows of friction, share, and the interval's low and high end.
         equilibrium: The share in thermal equilibrium.
     """
-    figure = _figure(9.0, 3.9)
+    figure = drawing.new_figure(9.0, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     left.plot(*curve, color=_COLOURS[3], linewidth=1.2)
     left.set_xlabel("θ")
@@ -195,7 +192,7 @@ def flat_minima(
     for index, (label, rows) in enumerate(shares.items()):
         friction, share, low, high = np.array(rows).T
         right.errorbar(
-            friction * 1.04**index,  # so that bars do not hide each other
+            friction * 1.04**index,  # Bars do not hide each other so.
             share,
             yerr=(share - low, high - share),
             fmt="o-",
@@ -215,25 +212,8 @@ def flat_minima(
     right.set_xscale("log")
     right.set_xlabel("friction r = (1 − β₁) / rate")
     right.set_title("share of runs in the flat well, 95% intervals")
-    right.margins(y=0.25)  # room for the legend
+    right.margins(y=0.25)  # This leaves room for the legend.
     right.legend(frameon=False, fontsize=8, loc="lower right", ncols=2)
     for axes in (left, right):
-        _plain(axes)
-    _save(figure, path, dpi=90)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # The object interface: no global state, no window system.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(True, color="0.9")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: str | os.PathLike[str], dpi: int = 100) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+        drawing.plain(axes)
+    drawing.save(figure, path, dpi=90)

@@ -1,6 +1,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -15,6 +16,7 @@ import pytest
 import synthetic_graph
 
 from fid.extractors import download
+from fid.extractors.graph import MAX_GRAPH_BYTES
 from fid.files import InputError
 
 NAME = "classify_image_graph_def.pb"
@@ -61,11 +63,18 @@ def test_path_before_variable_before_cache(tmp_path, monkeypatch, small):
     assert str(error.value).isprintable()
 
 
-def test_download_is_the_last_resort(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(download, "download_graph", lambda path: asked.append(path))
-    download.find_graph()
-    assert asked == [tmp_path / "cache" / NAME]
+def test_download_is_the_last_resort(tmp_path, small):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    data = archive_of((NAME, small))
+    (folder / "good.tgz").write_bytes(data)
+    with server(folder) as root:
+        options = {"urls": [f"{root}/good.tgz"], "archive_bytes": len(data)}
+        path = download.find_graph(**options)
+        assert path == tmp_path / "cache" / NAME
+        assert path.read_bytes() == small
+        (folder / "good.tgz").unlink()
+        assert download.find_graph(**options) == path
 
 
 # --- Downloading
@@ -188,10 +197,12 @@ def test_a_member_cannot_choose_where_it_is_written(tmp_path, small, serve):
     assert not (tmp_path.parent / NAME).exists()
 
 
-def test_an_archive_that_expands_without_end(tmp_path, monkeypatch, small, serve):
-    monkeypatch.setattr(download, "MAX_GRAPH_BYTES", len(small))
-    data = archive_of((NAME, bytes(2 * len(small) + 1)))
-    assert "bytes of files" in refused_download(tmp_path, serve, data)
+def test_an_archive_that_expands_without_end(tmp_path, serve):
+    member = tarfile.TarInfo(NAME)
+    member.size = 2 * MAX_GRAPH_BYTES + 1
+    data = gzip.compress(member.tobuf() + bytes(10_000))
+    message = refused_download(tmp_path, serve, data)
+    assert f"declares {member.size:,} bytes of files" in message
 
 
 def test_no_network_fails_within_seconds(tmp_path):
@@ -207,7 +218,6 @@ def test_no_network_fails_within_seconds(tmp_path):
 
 @pytest.mark.parametrize("slow", ["server", "resolver"])
 def test_no_answer_fails_within_seconds(tmp_path, monkeypatch, slow):
-    monkeypatch.setattr(download, "_ANSWER_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes connections and never says a word
@@ -218,7 +228,7 @@ def test_no_answer_fails_within_seconds(tmp_path, monkeypatch, slow):
             url = "https://nowhere.invalid/x.tgz"
         start = time.monotonic()
         with pytest.raises(InputError, match=r"Cannot download .*--inception"):
-            download.download_graph(tmp_path / NAME, urls=[url])
+            download.download_graph(tmp_path / NAME, urls=[url], answer_seconds=0.3)
         assert time.monotonic() - start < 5
 
 

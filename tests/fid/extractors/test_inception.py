@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import importlib.util
 import json
@@ -7,8 +8,7 @@ import pytest
 import synthetic_graph
 import tensorflow as tf
 
-import fid.extractors.inception
-from fid.extractors.inception import Inception
+from fid.extractors.inception import Inception, _runs_of_one_size
 from fid.files import InputError
 from fid.metrics.frechet import frechet_distance
 from fid.statistics import Moments
@@ -114,21 +114,14 @@ def test_dtype_array_or_sequence_and_neighbours_do_not_matter(inception):
     np.testing.assert_allclose(inception(batch[1:2])[0], features[1], atol=1e-5)
 
 
-def test_large_images_are_resized_few_at_a_time(inception, monkeypatch):
+def test_large_images_are_resized_few_at_a_time(inception):
     batch = np.stack([random_image(32, 32, seed) for seed in range(4)])
-    features, resize, runs = inception(batch), fid.extractors.inception._resize, []
-
-    def recorded(images):
-        runs.append(len(images))
-        return resize(images)
-
-    monkeypatch.setattr(fid.extractors.inception, "_resize", recorded)
-    monkeypatch.setattr(fid.extractors.inception, "_RUN_BYTES", 3 * batch[0].nbytes)
-    np.testing.assert_array_equal(inception(list(batch)), features)
-    np.testing.assert_array_equal(inception(batch), features)
-    monkeypatch.setattr(fid.extractors.inception, "_RUN_BYTES", 1)
-    np.testing.assert_array_equal(inception(batch[:2]), inception(list(batch[:2])))
-    assert runs == [3, 1, 3, 1, 1, 1, 1, 1]
+    features, cautious = inception(batch), copy.copy(inception)
+    for most, sizes in ((3 * batch[0].nbytes, [3, 1]), (1, [1, 1, 1, 1])):
+        cautious.resize_bytes = most
+        for images in (batch, list(batch)):
+            assert [len(run) for run in _runs_of_one_size(images, most)] == sizes
+            np.testing.assert_array_equal(cautious(images), features)
 
 
 def test_tensor_float_32_is_off_during_the_call_alone(inception, monkeypatch):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from oracles import low_rank_distance
 
 from fid import InputError, Moments, Statistics, frechet_distance
 from fid.metrics.frechet import Frechet
@@ -28,15 +29,6 @@ def by_sqrtm(one, two):
     root = scipy.linalg.sqrtm(one.sigma @ two.sigma)
     shift = one.mu - two.mu
     return shift @ shift + np.trace(one.sigma + two.sigma - 2 * np.real(root))
-
-
-def low_rank(x, y):
-    """The distance of two small sets from their features alone."""
-    x_centred, y_centred = x - x.mean(0), y - y.mean(0)
-    scale = np.sqrt((len(x) - 1) * (len(y) - 1))
-    root = np.linalg.svd(x_centred @ y_centred.T, compute_uv=False).sum() / scale
-    spread = (x_centred**2).sum() / (len(x) - 1) + (y_centred**2).sum() / (len(y) - 1)
-    return ((x.mean(0) - y.mean(0)) ** 2).sum() + spread - 2 * root
 
 
 def test_equal_statistics_are_at_exactly_zero():
@@ -107,7 +99,7 @@ def test_fewer_images_than_features(rows):
         s if keep else without_rows(s)
         for s, keep in zip((measured(x), measured(y)), rows, strict=True)
     ]
-    assert frechet_distance(*sets) == pytest.approx(low_rank(x, y), rel=1e-8)
+    assert frechet_distance(*sets) == pytest.approx(low_rank_distance(x, y), rel=1e-8)
 
 
 @pytest.mark.parametrize("keep_rows", [True, False])
@@ -115,7 +107,7 @@ def test_one_small_set_against_a_large_one(keep_rows):
     x, y = gaussian(30, 80, 0), gaussian(400, 80, 1)
     small = measured(x) if keep_rows else without_rows(measured(x))
     # The large set has no low-rank form; all of its features are used instead.
-    expected = low_rank(x, y)
+    expected = low_rank_distance(x, y)
     assert frechet_distance(small, measured(y)) == pytest.approx(expected, rel=1e-8)
     assert frechet_distance(measured(y), small) == pytest.approx(expected, rel=1e-8)
 
@@ -124,7 +116,7 @@ def test_features_against_a_file_of_few_images():
     """Both covariances singular, the features of only one set at hand."""
     decay = np.exp(-np.arange(300) / 40)
     x, y = gaussian(50, 300, 0) * decay, gaussian(100, 300, 1) * decay
-    expected = low_rank(x, y)
+    expected = low_rank_distance(x, y)
     value = frechet_distance(measured(x), without_rows(measured(y)))
     assert value == pytest.approx(expected, rel=1e-8)
 
@@ -153,7 +145,7 @@ def test_features_that_are_always_zero(dead):
         if column is not None:
             x[:, column] = 0.0
     value = frechet_distance(*map(measured, sets))
-    assert value == pytest.approx(low_rank(*sets), rel=1e-9)
+    assert value == pytest.approx(low_rank_distance(*sets), rel=1e-9)
 
 
 @pytest.mark.parametrize("exponent", [2, 4, 6])
@@ -166,7 +158,7 @@ def test_spectra_that_decay_by_orders_of_magnitude(exponent):
         for seed in (0, 1)
     )
     value = frechet_distance(measured(x), measured(y))
-    assert value == pytest.approx(low_rank(x, y), rel=1e-10)
+    assert value == pytest.approx(low_rank_distance(x, y), rel=1e-10)
 
 
 def test_constant_features_and_large_means():
@@ -174,7 +166,7 @@ def test_constant_features_and_large_means():
     x[:, 3] = y[:, 3] = 1e4
     x[:, 5] = 0.0
     assert frechet_distance(measured(x), measured(y)) == pytest.approx(
-        low_rank(x, y), rel=1e-8
+        low_rank_distance(x, y), rel=1e-8
     )
 
 
@@ -182,7 +174,7 @@ def test_one_image_repeated():
     x = np.tile(gaussian(1, 10, 0), (5, 1))
     y = gaussian(5, 10, 1)
     assert frechet_distance(measured(x), measured(y)) == pytest.approx(
-        low_rank(x, y), rel=1e-9
+        low_rank_distance(x, y), rel=1e-9
     )
 
 

@@ -1,11 +1,11 @@
 """Each kind of image against values worked out by hand."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from image_folders import encoded
 from PIL import Image
 
 from fid import InputError
@@ -13,12 +13,6 @@ from fid.sources.decoding import decode
 
 # Pillow's remarks on damaged metadata, which the damage here brings about.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
-
-
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def png(width, height, bits, colour, rows):

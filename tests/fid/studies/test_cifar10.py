@@ -1,8 +1,10 @@
 """CIFAR-10 in its own order, from files that TFDS's own writer has shuffled."""
 
+import http.server
 import shutil
 import socket
 import sys
+import threading
 import time
 
 import numpy as np
@@ -55,9 +57,21 @@ def prepared(tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(cifar10, "SIZES", SIZES)
+@pytest.fixture
+def server():
+    """The address of a server that answers everything with an error."""
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}/archive.tar.gz"
+        served.shutdown()
 
 
 def test_order_is_that_of_the_ids_and_not_of_the_files(prepared):
@@ -70,7 +84,7 @@ def test_order_is_that_of_the_ids_and_not_of_the_files(prepared):
     assert sorted(ids) == [f"train_{index:05d}" for index in range(60)]
     assert sum(one == two for one, two in zip(ids, sorted(ids), strict=True)) < 10
 
-    images = cifar10.read(folder)
+    images = cifar10.read(folder, SIZES)
     assert images.keys() == SIZES.keys()
     for split, size in SIZES.items():
         assert images[split].dtype == np.uint8
@@ -114,7 +128,7 @@ def test_images_that_are_not_all_there_once_are_refused(
 ):
     store(tmp_path, sizes, rename)
     with pytest.raises(InputError, match=f"{message}.*prepare it again"):
-        cifar10.read(cifar10.find(tmp_path))
+        cifar10.read(cifar10.find(tmp_path), SIZES)
 
 
 def test_damaged_files_are_named(prepared, tmp_path):
@@ -123,10 +137,10 @@ def test_damaged_files_are_named(prepared, tmp_path):
     shard = folder / "cifar10-train.tfrecord-00001-of-00003"
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{folder} cannot be read.*prepare it again"):
-        cifar10.read(folder)
+        cifar10.read(folder, SIZES)
     shard.unlink()
     with pytest.raises(InputError, match=f"{folder} cannot be read"):
-        cifar10.read(folder)
+        cifar10.read(folder, SIZES)
     (folder / "features.json").unlink()
     with pytest.raises(InputError, match="is not prepared"):
         cifar10.find(root)
@@ -173,14 +187,15 @@ class TestMissing:
             time.sleep(3)
             raise OSError("timed out")
 
-        monkeypatch.setattr(cifar10, "_SECONDS_TO_ANSWER", 0.2)
         monkeypatch.setattr(socket, "getaddrinfo", hang)
         started = time.monotonic()
         with pytest.raises(InputError, match=r"within 0\.2 seconds"):
-            cifar10.find(tmp_path, download=True)
+            cifar10.find(tmp_path, download=True, seconds=0.2)
         assert time.monotonic() - started < 2
 
-    def test_what_was_downloaded_is_found(self, prepared, tmp_path, monkeypatch):
+    def test_what_was_downloaded_is_found(
+        self, prepared, server, tmp_path, monkeypatch
+    ):
         import tensorflow_datasets as tfds
 
         class Builder:
@@ -190,17 +205,16 @@ class TestMissing:
             def download_and_prepare(self):
                 shutil.copytree(self.source, self.target)
 
-        monkeypatch.setattr(cifar10, "_answers", lambda _: True)
         monkeypatch.setattr(tfds, "builder", Builder)
-        assert cifar10.find(tmp_path, download=True) == tmp_path / "cifar10/3.0.2"
+        found = cifar10.find(tmp_path, download=True, url=server)
+        assert found == tmp_path / "cifar10/3.0.2"
 
-    def test_failure_of_tfds_is_passed_on(self, tmp_path, monkeypatch):
+    def test_failure_of_tfds_is_passed_on(self, server, tmp_path, monkeypatch):
         import tensorflow_datasets as tfds
 
         def fail(*_, **__):
             raise RuntimeError("checksum wrong")
 
-        monkeypatch.setattr(cifar10, "_answers", lambda _: True)
         monkeypatch.setattr(tfds, "builder", fail)
         with pytest.raises(InputError, match="could not prepare.*checksum wrong"):
-            cifar10.find(tmp_path, download=True)
+            cifar10.find(tmp_path, download=True, url=server)

@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 import pytest
-import scipy.linalg
+from oracles import frechet_distance, inception_score
 from PIL import Image
+from toy_extractors import Noted
 
 from fid import InputError
 from fid.sources.images import open_images
@@ -14,21 +15,6 @@ from fid.stats_cli import verify_published
 from fid.studies import cifar10, cifar10_numbers
 
 SIZES = {"train": 70, "test": 40}
-
-
-class Network:
-    """Features and logits that are cheap, and differ from image to image."""
-
-    dimension = 3
-
-    def __init__(self):
-        self.seen = []
-
-    def features_and_logits(self, images):
-        self.seen += [image.tobytes() for image in images]
-        pixels = np.asarray(images, np.float32).reshape(len(images), -1)
-        features = pixels[:, :3] / 16
-        return features, np.sin(pixels[:, :5])
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +36,8 @@ def dumped(images, split, count, folder):
     return np.asarray(batch)
 
 
-def score(logits):
-    """The Inception Score of ten consecutive parts, summed term by term."""
-    scores = []
-    for part in range(10):
-        rows = logits[part * len(logits) // 10 : (part + 1) * len(logits) // 10]
-        p = np.exp(rows.astype(np.float64))
-        p /= p.sum(1, keepdims=True)
-        divergence = sum((row * np.log(row / p.mean(0))).sum() for row in p) / len(p)
-        scores.append(np.exp(divergence))
-    return np.mean(scores)
-
-
 def measure(images, *targets):
-    network = Network()
+    network = Noted()
     results = list(
         cifar10_numbers.measure_again(images, network, targets, batch_size=7)
     )
@@ -71,24 +45,18 @@ def measure(images, *targets):
 
 
 def test_chosen_images_are_those_of_the_recipe(images, tmp_path):
-    measured = cifar10_numbers.Measured(images, Network(), batch_size=7)
+    cache = cifar10_numbers.FeatureCache(images, Noted(), batch_size=7)
     for split, count in (("train", 20), ("train", 70), ("test", 11)):
         expected = dumped(images, split, count, tmp_path / f"{split}{count}")
-        chosen = images[split][measured.subset(split, count)]
+        chosen = images[split][cache.subset(split, count)]
         np.testing.assert_array_equal(chosen, expected)
-    np.testing.assert_array_equal(measured.subset("test", None), np.arange(40))
+    np.testing.assert_array_equal(cache.subset("test", None), np.arange(40))
 
 
 def test_distance_is_that_of_the_chosen_images(images, tmp_path):
     (value,), network = measure(images, cifar10_numbers._distance("x", 0.0, 1.0, 30))
     sets = [dumped(images, split, 30, tmp_path / split) for split in ("train", "test")]
-    one, two = (
-        network.features_and_logits(each)[0].astype(np.float64) for each in sets
-    )
-    covariances = [np.cov(each, rowvar=False) for each in (one, two)]
-    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
-    expected = ((one.mean(0) - two.mean(0)) ** 2).sum()
-    expected += np.trace(covariances[0] + covariances[1] - 2 * root)
+    expected = frechet_distance(*(network.features_and_logits(x)[0] for x in sets))
     assert value == pytest.approx(expected, rel=1e-9)
 
 
@@ -106,9 +74,10 @@ def test_score_is_that_of_the_images_in_order(images, count, permute, tmp_path):
     logits = network.features_and_logits(chosen)[1]
     if permute:
         logits = logits[np.random.RandomState(2020).permutation(len(logits))]
-    assert value == pytest.approx(score(logits), rel=1e-6)
+    assert value == pytest.approx(inception_score(logits, splits=10)[0], rel=1e-6)
     # The test has force: the order matters.
-    assert abs(score(logits) - score(logits[np.argsort(logits[:, 0])])) > 1e-3
+    other, _ = inception_score(logits[np.argsort(logits[:, 0])], splits=10)
+    assert abs(value - other) > 1e-3
 
 
 def test_every_image_is_measured_once_and_only_if_needed(images):
@@ -135,7 +104,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is(images):
     ("measured", "ok"), [(10.05, True), (9.95, True), (10.11, False), (np.nan, False)]
 )
 def test_agreement_is_within_the_tolerance(measured, ok):
-    result = cifar10_numbers.Result("x", 10.0, measured, 0.1)
+    result = cifar10_numbers.Replication("x", 10.0, measured, 0.1)
     assert result.ok == ok
     found = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert found["ok"] == ok
@@ -184,7 +153,7 @@ class TestProgram:
         (tmp_path / "graph.pb").write_bytes(b"not looked at: the network is a stand-in")
         (true,), _ = measure(images, cifar10_numbers._distance("x", 0.0, 1.0, 20))
         monkeypatch.setattr(cifar10, "SIZES", SIZES)
-        monkeypatch.setattr("fid.extractors.inception.Inception", lambda *_: Network())
+        monkeypatch.setattr("fid.extractors.inception.Inception", lambda *_: Noted())
         targets = (
             cifar10_numbers._distance("fid_20", true + 0.005, 1e-2, 20),
             cifar10_numbers._score("is_all", 99.0, 0.2, "test", None, False),

@@ -7,11 +7,10 @@ import pytest
 import scipy.integrate
 import scipy.ndimage
 import scipy.stats
-from PIL import Image
+from image_folders import write_images
 
 import fid
 from fid import InputError
-from fid.studies import disturbances
 from fid.studies.disturbances import (
     LEVELS,
     DisturbedSource,
@@ -75,8 +74,7 @@ class TestAll:
 
     def test_a_folder_is_disturbed_as_an_array(self, name, tmp_path):
         x = images(4)
-        for i, image in enumerate(x):
-            Image.fromarray(image).save(tmp_path / f"{i}.png")
+        write_images(tmp_path, x)
         source = DisturbedSource(tmp_path, name, LEVELS[name][1], contamination=PHOTOS)
         found = np.concatenate([np.stack(b) for b in source.batches(3)])
         expected = disturb(x, name, LEVELS[name][1], contamination=PHOTOS)
@@ -160,13 +158,12 @@ class TestRectangles:
         error = 4 * covered.std() / np.sqrt(len(x))
         assert covered.mean() == pytest.approx(expected, abs=error)
 
-    def test_one_rectangle_is_the_size_that_the_definition_says(self, monkeypatch):
-        monkeypatch.setattr(disturbances, "_RECTANGLES", 1)
-        x = np.full((50, 40, 60, 3), 200, np.uint8)
-        x[0] = 0  # the set's least value
+    def test_one_rectangle_is_the_size_that_the_definition_says(self):
+        grey = np.full((40, 60, 3), 200, np.uint8)
         for definition, rows, columns in (("code", 10, 15), ("paper", 20, 30)):
-            black = disturb(x, "rectangles", 0.25, definition=definition) == 0
-            for each in black[1:, :, :, 0]:
+            disturber = Disturber(50, grey.shape, definition=definition, rectangles=1)
+            for index in range(50):
+                each = disturber("rectangles", grey, 0.25, index)[..., 0] == 0
                 where = np.argwhere(each)
                 extent = where.max(axis=0) - where.min(axis=0) + 1
                 assert extent.tolist() == [rows, columns]
@@ -179,12 +176,13 @@ class TestRectangles:
         found = disturb(x, "rectangles", 0.5, definition="paper")
         assert found.min() == 0
 
-    def test_corners_are_uniform_and_reach_the_border(self, monkeypatch):
-        monkeypatch.setattr(disturbances, "_RECTANGLES", 1)
-        x = np.full((4000, 8, 8, 1), 200, np.uint8)
-        x[0] = 0
-        found = disturb(x, "rectangles", 0.5)[1:, :, :, 0] == 0
-        tops = found.any(axis=2).argmax(axis=1)
+    def test_corners_are_uniform_and_reach_the_border(self):
+        grey = np.full((8, 8, 1), 200, np.uint8)
+        disturber = Disturber(4000, grey.shape, rectangles=1)
+        found = [
+            disturber("rectangles", grey, 0.5, i)[..., 0] == 0 for i in range(4000)
+        ]
+        tops = np.any(found, axis=2).argmax(axis=1)
         assert scipy.stats.chisquare(np.bincount(tops, minlength=5)).pvalue > 1e-3
 
 

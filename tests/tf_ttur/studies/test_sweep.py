@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from metrics_rows import rows
 from PIL import Image
 from repository import ROOT
 from scipy import stats
@@ -27,11 +28,6 @@ PRESET = presets.get(presets.DEFAULT)
 def command(workdir, *flags):
     program = [sys.executable, "scripts/sweep.py", f"--workdir={workdir}"]
     return [*program, *TINY, *flags]
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 # A real sweep -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from metrics_rows import rows
 from repository import ROOT, TESTS
 from scipy.spatial.distance import jensenshannon
 
@@ -47,10 +48,6 @@ def whole(tmp_path_factory, small):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     return workdir, experiment.run(small, workdir)
-
-
-def rows(workdir):
-    return RunFolder(workdir).rows()
 
 
 def divergence(ours, theirs, n):
