@@ -1,7 +1,25 @@
+import matplotlib.figure
 import numpy as np
+import pytest
 from PIL import Image
 
 from tf_ttur import plots
+
+# The first of Okabe and Ito's colours, in the order in which series take them.
+SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, as Matplotlib's objects."""
+    saved, save = [], matplotlib.figure.Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return saved
 
 
 def colours(path):
@@ -22,13 +40,11 @@ def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
         assert picture.min() < 50 < 200 < picture.max()
 
 
-def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
+def test_floors_and_what_is_beside_are_drawn(tmp_path, figures):
     rows = [
         {"step": 0, "jsd_4": 0.9, "jsd_4_floor": 0.3, "jsd_6": 1.0, "jsd_6_floor": 0.7},
         {"step": 5, "jsd_4": 0.4, "jsd_4_floor": 0.3, "jsd_6": 0.8, "jsd_6_floor": 0.7},
     ]
-    figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
     path = tmp_path / "x.png"
     plots.training_curve(rows, "jsd_4", path, label="divergence", beside=["jsd_6"])
     axes = figures[0].axes[1]
@@ -44,9 +60,7 @@ def test_floors_and_what_is_beside_are_drawn(tmp_path, monkeypatch):
     assert axes.get_yscale() == "linear"
 
 
-def test_the_distance_of_a_curve_has_its_own_name(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+def test_the_distance_of_a_curve_has_its_own_name(tmp_path, figures):
     rows = [{"step": 0, "fid": 3.0, "d_loss": 1.0, "g_loss": 2.0}]
     for label, name in ((None, "fid"), ("FID", "FID")):
         plots.training_curve(rows, "fid", tmp_path / "curve.png", label=label)
@@ -70,12 +84,12 @@ def test_every_curve_of_a_sweep_has_a_colour_of_its_own(tmp_path):
 
     curves = {f"single rate {level}": bands(level) for level in (100.0, 50.0, 25.0)}
     plots.sweep_curves(curves, "FID", tmp_path / "curves.png")
-    assert set(plots._SERIES[:3]) <= colours(tmp_path / "curves.png")
-    assert not set(plots._SERIES[3:6]) & colours(tmp_path / "curves.png")
+    assert set(SERIES[:3]) <= colours(tmp_path / "curves.png")
+    assert not set(SERIES[3:6]) & colours(tmp_path / "curves.png")
     # Zero has no logarithm.
     nothing = plots.band([([0, 1], [1.0, 0.0])], [0, 1])
     plots.sweep_curves({"a": (nothing, nothing)}, "JSD", tmp_path / "zero.png")
-    assert plots._SERIES[0] in colours(tmp_path / "zero.png")
+    assert SERIES[0] in colours(tmp_path / "zero.png")
 
 
 def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
@@ -84,10 +98,16 @@ def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
     # The ends of cividis, and its middle at the geometric mean.
     assert {"#00224E", "#7D7C78", "#FEE838"} <= colours(tmp_path / "three.png")
     plots.heat_map({(1e-4, 1e-4): 0.0}, "JSD", tmp_path / "one.png")
-    assert plots._SERIES[0] not in colours(tmp_path / "one.png")
+    assert SERIES[0] not in colours(tmp_path / "one.png")
 
 
-def test_cells_of_a_heat_map_meet_halfway():
-    np.testing.assert_allclose(
-        plots._edges([1e-4, 1e-2, 1e-1]), [1e-5, 1e-3, 10**-1.5, 10**-0.5]
-    )
+def test_cells_of_a_heat_map_meet_halfway(tmp_path, figures):
+    rates = [1e-4, 1e-2, 1e-1]
+    plots.heat_map({(x, 1.0): 1 / x for x in rates}, "FID", tmp_path / "x.png")
+    (mesh,) = figures[0].axes[0].collections
+    corners = mesh.get_coordinates()
+    # On a logarithmic axis; the outer cells are as wide to both sides of their rates.
+    edges = [1e-5, 1e-3, 10**-1.5, 10**-0.5]
+    for row in corners[..., 0]:
+        np.testing.assert_allclose(row, edges)
+    np.testing.assert_allclose(corners[:, 0, 1], np.exp([-0.5, 0.5]))
