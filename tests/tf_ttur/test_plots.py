@@ -1,25 +1,10 @@
-import matplotlib.figure
 import numpy as np
-import pytest
 from PIL import Image
 
 from tf_ttur import plots
 
 # The first of Okabe and Ito's colours, in the order in which series take them.
 SERIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, as Matplotlib's objects."""
-    saved, save = [], matplotlib.figure.Figure.savefig
-
-    def keep(figure, *arguments, **options):
-        saved.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
-    return saved
 
 
 def colours(path):

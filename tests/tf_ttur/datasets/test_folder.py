@@ -1,5 +1,9 @@
 """Folders of images, with all their folders."""
 
+import os
+import subprocess
+import sys
+
 import dataset_images
 import numpy as np
 import pytest
@@ -77,3 +81,22 @@ class TestFolder:
             datasets.load("folder", data_dir=tmp_path / "nowhere")
         with pytest.raises(InputError, match="needs --data_dir"):
             datasets.load("folder")
+
+    @pytest.mark.slow
+    def test_program_ends_while_batches_are_being_made(self, kinds):
+        # A live iterator whose threads wait for Python's lock would hang at the exit.
+        script = (
+            "import sys; from tf_ttur import datasets\n"
+            "data = datasets.load('folder', data_dir=sys.argv[1], image_size=512)\n"
+            "batches = iter(data.training(12, seed=0)); next(batches)\n"
+            "raise SystemExit(7)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(kinds)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == 7, result.stderr
+        assert "Traceback" not in result.stderr
