@@ -290,7 +290,7 @@ def batch_normalize(
         values = centred * spread(rate, images)
 
         def gradients(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
-            # Differentiated step by step it takes four sums; two are enough.
+            # Step by step, the derivative takes four sums; two are enough.
             by_beta = sum_pixels(upstream)
             by_gamma = sum_pixels(upstream * values)
             by_images = (
@@ -320,7 +320,7 @@ def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
 
 
 def _same_padding(size: int) -> tuple[int, int]:
-    # The zeros that SAME puts before and after an axis, for stride 1.
+    # With stride 1, SAME puts these zeros before and after an axis.
     return (size - 1) // 2, size // 2
 
 

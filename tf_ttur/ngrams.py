@@ -22,19 +22,19 @@ __all__ = ["MAX_TOKENS", "NgramCounts", "NgramReference", "jensen_shannon"]
 MAX_TOKENS = 2048
 """Token ids are below this (the paper's largest vocabulary)."""
 
-ORDERS = range(1, 7)
-"""The lengths of n-grams that are counted (the paper: 1 to 6)."""
+# N-grams of these lengths are counted (the paper: 1 to 6).
+_ORDERS = range(1, 7)
 
-# Bits of a token in a key.
+# A token takes so many bits of a key.
 _TOKEN_BITS = 11
 # The last bits of the first token number the part of the counts.
 _PART_BITS = 4
 _PARTS = 1 << _PART_BITS
-# As many n-grams are counted before they are merged, 8 MB of keys.
+# So many n-grams are counted before they are merged; their keys take 8 MB.
 _NGRAMS_AT_ONCE = 1 << 20
 # The keys of so many lines stay in a processor's cache.
 _LINES_AT_ONCE = 1 << 11
-# The sorted keys of one part, uint64, and their counts, int64.
+# A part is its sorted keys, uint64, and their counts, int64.
 _Part = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,8 +82,8 @@ class NgramCounts:
             ValueError: `tokens` is no such array, or `n` is out of its range.
         """
         tokens = np.asarray(tokens)
-        if n not in ORDERS:
-            raise ValueError(f"n is {n}; it must be in 1..{ORDERS[-1]}.")
+        if n not in _ORDERS:
+            raise ValueError(f"n is {n}; it must be in 1..{_ORDERS[-1]}.")
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.shape[1] < n:
             raise ValueError(
                 f"tokens are {tokens.dtype} {tokens.shape}; expected integers "
@@ -185,7 +185,7 @@ class NgramReference:
         self,
         train_tokens: np.ndarray,
         held_out_tokens: np.ndarray,
-        orders: Iterable[int] = ORDERS,
+        orders: Iterable[int] = _ORDERS,
     ):
         self._train = [NgramCounts.of(train_tokens, n) for n in orders]
         self._held_out = np.asarray(held_out_tokens)

@@ -37,10 +37,10 @@ __all__ = [
 # multiplies some taps by zero.
 _FEW_CHANNELS = 16
 
-# A kernel's taps along one axis (0 or 1) that a phase (0 or 1) meets, and the zeros
-# that its image needs before and after.
+# A split takes a kernel, an axis (0 or 1) and a phase along it (0 or 1). It returns the
+# taps that the phase meets, and the zeros that its image needs before and after.
 _Split = Callable[[tf.Tensor, int, int], tuple[tf.Tensor, tuple[int, int]]]
-# A kernel, and the zeros above and below and left and right of its image.
+# A part is a kernel with the zeros above and below and left and right of its image.
 _Part = tuple[tf.Tensor, tuple[int, int], tuple[int, int]]
 
 
@@ -83,7 +83,8 @@ def strided(images: tf.Tensor, kernel: tf.Tensor, before: Sequence[int]) -> tf.T
         [
             convolve(image, *part)
             for image, part in zip(_split_phases(images), parts, strict=True)
-            if 0 not in part[0].shape[:2]  # a 1x1 kernel sees one phase only
+            # A 1x1 kernel sees one phase only.
+            if 0 not in part[0].shape[:2]
         ]
     )
 
@@ -156,7 +157,7 @@ def scattered_taps(
     kernel: tf.Tensor, axis: int, phase: int
 ) -> tuple[tf.Tensor, tuple[int, int]]:
     """Splits a transposed convolution's kernel: the taps of one phase of its result."""
-    # The same correspondence, read from the other side: a pixel of the result sums
+    # This is the same correspondence from the other side: a pixel of the result sums
     # over the outputs i = j - m of the convolution which read it.
     before = zeros_before(kernel.shape[axis])
     taps, (left, right) = _gathered_taps(kernel, axis, phase, before)

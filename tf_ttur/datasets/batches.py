@@ -129,7 +129,8 @@ class ImageData:
             try:
                 return self.decode(elements)
             except InputError as error:
-                failures.append(error)  # tf.data would hand on its text only.
+                # tf.data hands on nothing but the text of an error.
+                failures.append(error)
                 raise
 
         batches = _decoded(self.elements(None).batch(batch_size), decode)
@@ -196,7 +197,8 @@ def training_batches(
     batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
     batches = decode(batches.skip(skipped))
     options = tf.data.Options()
-    # Workers must split batches, not files: else the order depends on their number.
+    # Workers that split files instead of batches would make the order depend on their
+    # number.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
@@ -204,7 +206,7 @@ def training_batches(
     # of a `fit` may wait for it to wake up (docs/performance.md).
     options.autotune.enabled = False
     batches = group(batches, discriminator_steps).prefetch(2)
-    # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
+    # Keras asks for steps_per_epoch where it knows that a data set has no end.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(endless).with_options(options)
 

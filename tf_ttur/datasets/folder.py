@@ -18,7 +18,7 @@ from tf_ttur.datasets import batches, pictures
 
 __all__ = ["load"]
 
-# Files whose check is under way at a time.
+# The checks of so many files are under way at a time.
 _CHUNK = 4096
 
 
@@ -49,8 +49,8 @@ def load(
             f"No images in {folder}: looked, in all its folders, for files that end in "
             f"{', '.join(sorted(SUFFIXES))}."
         )
-    # Found now rather than hours into the training. What only shows when all pixels are
-    # decoded, such as a truncated JPEG, is an error when the file is read.
+    # Such files are found now rather than hours into the training. What only shows when
+    # all pixels are decoded, such as a truncated JPEG, is an error when a file is read.
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
         check_all = functools.partial(_map_in_chunks, pool)
         pictures.each_file(pictures.check, paths, paths, check_all)

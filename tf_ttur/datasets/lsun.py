@@ -24,7 +24,7 @@ __all__ = ["load"]
 
 _log = logging.getLogger(__name__)
 _DATABASE = "data.mdb"
-# The folders as LSUN's own download names them, by TFDS's name of the split.
+# LSUN's own download names its folders so; the keys are TFDS's names of the splits.
 _EXPORTS = {"train": "bedroom_train_lmdb", "validation": "bedroom_val_lmdb"}
 
 
@@ -110,7 +110,7 @@ class _Export:
                 "pip install 'tf-ttur[lsun]'."
             ) from error
         self._error = lmdb.Error
-        # One buffer and where each key ends: three million objects take far more.
+        # One buffer and the ends of its keys take far less than three million objects.
         self._keys, self._ends = bytearray(), array.array("q", [0])
         try:
             self._environment = _open_environment(os.path.realpath(directory))

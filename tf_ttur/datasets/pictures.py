@@ -43,7 +43,7 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
         image = image.convert("RGB")
     side = crop or min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Not resize(box=...): that lets the filter see the pixels around the box.
+    # resize(box=...) would let the filter see the pixels around the box.
     image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 

@@ -42,11 +42,11 @@ NAMES = ("pydoc_topics", "lm1b", "text_files")
 _TFDS_VERSION = "1.1.0"
 _TRAIN_SHARDS = "training-monolingual.tokenized.shuffled/news.en-{:05}-of-00100"
 _HELD_OUT_SHARDS = "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050"
-# Bytes that are read at once; a line is no longer.
+# So many bytes are read at once, and no line may be longer.
 _BLOCK_SIZE = 1 << 24
-# Records that are parsed at once.
+# So many records are parsed at once.
 _RECORDS_AT_ONCE = 8192
-# How many codes there are: Unicode's code points, or a byte's values.
+# A unit has so many codes: Unicode's code points, or the values of a byte.
 _NUM_CODES = {"characters": 0x110000, "bytes": 256}
 
 

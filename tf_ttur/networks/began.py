@@ -17,7 +17,7 @@ from tf_ttur.layers import Conv2D, UpsampleConv2D
 
 __all__ = ["BEGAN", "discriminator", "generator"]
 
-# Height and width of the smallest map, where the decoder starts.
+# The decoder starts with a map of this height and width.
 _BASE_SIZE = 8
 
 
@@ -150,7 +150,7 @@ class BEGAN(GAN):
             raise ValueError(f"lambda_k must be positive; got {lambda_k}.")
         self.gamma, self.lambda_k = float(gamma), float(lambda_k)
         self.k = self._scalar("k")
-        # The errors of the updates just made, for `after_step`.
+        # `after_step` reads the errors of the updates just made from these.
         self._real_error = self._scalar("real_error")
         self._fake_error = self._scalar("fake_error")
 

@@ -27,7 +27,8 @@ _SEED = 2017
 # One image of so many is held out to measure the accuracy.
 _HOLD_OUT_EVERY = 5
 _EPOCHS = 12
-# Part of the file name. Whoever changes the settings above or the network raises it.
+# This is part of the file name. Whoever changes the settings above or the network
+# raises it.
 _VERSION = 1
 
 
@@ -115,8 +116,8 @@ def _network(image_size: int) -> keras.Model:
             layers.ELU(),
             layers.AveragePooling2D(2),
             layers.Flatten(),
-            # ELU, not ReLU: a feature that is zero for every digit would leave the
-            # covariance singular.
+            # With ReLU, a feature that is zero for every digit would make the covariance
+            # singular.
             layers.Dense(
                 _NUM_FEATURES,
                 kernel_initializer=he(),

@@ -53,8 +53,8 @@ def generator(
     x = keras.layers.Dense(length * width, kernel_initializer=glorot(), name="linear")(
         latents
     )
-    # The original has channels before positions: the same but for the order in which
-    # the linear layer's columns stand.
+    # The original puts channels before positions, which changes nothing but the order
+    # of the linear layer's columns.
     x = keras.layers.Reshape((length, width), name="reshape")(x)
     for index in range(1, _BLOCKS + 1):
         x = _block(x, he, f"block_{index}")

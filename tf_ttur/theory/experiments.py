@@ -108,7 +108,7 @@ def two_time_scales(
 def _stationary(runs: int, steps: int, seed: int) -> list[dict[str, Any]]:
     slow, fast, noise = 0.01, 0.1, 1.0
     predicted = stationary_covariance(_GAME, slow, fast, noise)
-    # The transient is gone after a tenth: its factor per update is 0.98.
+    # The transient is gone after a tenth, since its factor per update is 0.98.
     steps = min(steps, 10_000)
     sums, count = np.zeros(2), 0
     points = iterate(_GAME, slow, fast, steps, runs=runs, noise=noise, seed=seed)

@@ -64,10 +64,10 @@ def _valley(points: np.ndarray) -> np.ndarray:
     return (x * x + 4 * y * y + x * x * y * y) / 2
 
 
-# A function that is not quadratic, with curvatures 1 and 4 at its minimum (0, 0).
+# The valley is not quadratic, and has the curvatures 1 and 4 at its minimum (0, 0).
 VALLEY = Objective(_valley, _valley_gradient)
 
-# How round the bottoms of the flat and of the sharp well are.
+# The bottom of the flat well is rounder than that of the sharp one.
 _FLAT, _SHARP = 1.0, 0.05
 
 
@@ -88,8 +88,8 @@ def _two_wells_gradient(points: np.ndarray) -> np.ndarray:
     return 2 * points * u / np.hypot(u, roundness) / depth
 
 
-# A function of one dimension, with minima of value 0 at -1 (flat: curvature 9.7) and 1
-# (sharp: 84) and a barrier of height 1 at 0 between them. Gradient descent from either
+# The two wells have minima of value 0 at -1 (flat: curvature 9.7) and 1 (sharp: 84),
+# with a barrier of height 1 at 0 between them. Gradient descent from either
 # side of the barrier ends on that side, so neither well has the larger basin.
 TWO_WELLS = Objective(_two_wells, _two_wells_gradient)
 

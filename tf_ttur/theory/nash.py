@@ -322,20 +322,20 @@ class _Game:
         parts = self._over_batches("row", player, tf.constant(vector))
         return sum(np.asarray(x, "float64") for x in parts) / len(self._batches)
 
-    def _over_batches(self, what: str, player: str, *vector: tf.Tensor) -> Iterator:
-        if (what, player) not in self._functions:
-            method = getattr(self, f"_{what}")
+    def _over_batches(self, quantity: str, player: str, *vector: tf.Tensor) -> Iterator:
+        if (quantity, player) not in self._functions:
+            method = getattr(self, f"_{quantity}")
 
             def compute(*arguments: tf.Tensor) -> Any:
                 with xla.for_xla(self._xla):
                     return method(player, *arguments)
 
-            self._functions[what, player] = tf.function(
+            self._functions[quantity, player] = tf.function(
                 compute, jit_compile=self._xla, autograph=False
             )
         for real, latents in self._batches:
             self._rewind()
-            yield self._functions[what, player](real, latents, *vector)
+            yield self._functions[quantity, player](real, latents, *vector)
 
     def _loss(self, player: str, real: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
         gan = self._gan
@@ -374,7 +374,7 @@ class _Game:
 
 
 def _flatten(gradients: list[tf.Tensor | None], variables: list[Any]) -> tf.Tensor:
-    # A loss need not depend on every variable: biases before a batch norm, say.
+    # A loss need not depend on every variable, for example on a bias before batch norm.
     pairs = zip(gradients, variables, strict=True)
     full = [tf.zeros(v.shape) if g is None else g for g, v in pairs]
     return tf.concat([tf.reshape(g, [-1]) for g in full], 0)

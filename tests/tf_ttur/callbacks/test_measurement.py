@@ -90,7 +90,9 @@ def test_what_measuring_costs_is_said_once_from_programs_that_are_used_again(cap
     assert gan._generate.experimental_get_tracing_count() == 1
 
 
-def test_the_time_of_measuring_is_told_apart_and_goes_on(tmp_path, monkeypatch):
+def test_the_time_of_measuring_is_reported_separately_and_resumes(
+    tmp_path, monkeypatch
+):
     now = 0.0
 
     class Slow(Means):
@@ -109,7 +111,7 @@ def test_the_time_of_measuring_is_told_apart_and_goes_on(tmp_path, monkeypatch):
 
     gan = small_gan()
     waiting = keras.callbacks.LambdaCallback(on_train_batch_end=wait)
-    for _ in range(2):  # the second one goes on with the rows of the first
+    for _ in range(2):  # The second one continues the rows of the first.
         distance = tf_ttur.FrechetDistance(
             reference(), every=2, num_samples=40, extractor=Slow()
         )
