@@ -356,8 +356,8 @@ def test_mixed_float16_computes_the_same_more_coarsely(network, mixed_precision)
         assert np.isfinite(gradient).all()
     expected = single(batch, training=True).numpy()
     difference = np.abs(outputs.numpy() - expected).max() / np.abs(expected).max()
-    print("DIFF", network.build.__module__, network.build.__name__, difference)
-    assert 0 < difference < 0.05
+    # Each layer rounds what it computes from what was rounded before.
+    assert 0 < difference < len(model.layers) * np.finfo("float16").eps
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ def _network(image_size: int) -> keras.Model:
             layers.ELU(),
             layers.AveragePooling2D(2),
             layers.Flatten(),
-            # With ReLU, a feature that is zero for every digit would make the covariance
-            # singular.
+            # ELU has no feature that is zero for every digit, as ReLU may have, which
+            # would leave the covariance singular.
             layers.Dense(
                 _NUM_FEATURES,
                 kernel_initializer=he(),
