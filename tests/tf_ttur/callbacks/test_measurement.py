@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from toy_gan import Means, distance, images, pixels, reference, small_gan
+from toy_gan import SHAPE, Means, distance, images, pixels, reference, small_gan
 
 import fid
 import tf_ttur
@@ -87,7 +87,37 @@ def test_what_measuring_costs_is_said_once_from_programs_that_are_used_again(cap
     assert line.startswith("Measuring frechet_means: 1,000 images, about ")
     assert " minutes, every 3 steps; 3 up to step 8, about " in line
     assert [step for step, _ in callback.values] == [3, 6, 8]
-    assert gan._generate.experimental_get_tracing_count() == 1
+
+
+def test_one_program_generates_for_the_try_and_for_every_measurement():
+    class Counter(keras.layers.Layer):
+        """Counts how often Python runs it, which is once for each program."""
+
+        calls = 0
+
+        def call(self, inputs):
+            self.calls += 1
+            return inputs
+
+    def calls(*more):
+        counter = Counter()
+        layers = [keras.Input((2,)), counter, keras.layers.Dense(16)]
+        generator = keras.Sequential([*layers, keras.layers.Reshape(SHAPE)])
+        gan = tf_ttur.GAN(generator, small_gan().discriminator, tf_ttur.NormalLatent(2))
+        gan.compile(
+            **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
+            loss="wasserstein",
+            jit_compile=False,
+        )
+        for _ in range(2):
+            gan.fit(images(), batch_size=16, verbose=0, callbacks=[*more])
+        return counter.calls
+
+    measured = tf_ttur.FrechetDistance(
+        reference(), every=3, num_samples=1000, extractor=Means()
+    )
+    assert calls(measured) == calls() + 1
+    assert len(measured.values) == 2
 
 
 def test_the_time_of_measuring_is_reported_separately_and_resumes(

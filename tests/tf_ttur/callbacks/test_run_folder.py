@@ -1,6 +1,7 @@
 """Rows of metrics and TensorBoard's events of a plain `fit`."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -71,3 +72,21 @@ def test_tensorboard_needs_no_pictures(tmp_path):
     tags = {value.tag for event in events for value in event.summary.value}
     assert "d_loss" in tags
     assert "samples" not in tags
+
+
+def test_progress_prints_a_line_at_each_epochs_end(caplog):
+    progress = callbacks.Progress(8, "fid")
+    with caplog.at_level(logging.INFO, "tf_ttur"):
+        small_gan().fit(
+            images(), batch_size=16, epochs=2, verbose=0, callbacks=[progress]
+        )
+    names, values = [], []
+    for line in caplog.messages:
+        step, *shown = line.split("  ")
+        names.append(step)
+        values.append({item.split()[0] for item in shown})
+    assert names == ["step 4/8", "step 8/8"]
+    assert values[0] == values[1] == {"d_loss", "g_loss", "d_lr", "g_lr"}
+    with caplog.at_level(logging.INFO, "tf_ttur"):
+        progress.on_epoch_end(2, {"jsd_4": 0.25, "jsd_4_floor": 0.125})
+    assert caplog.messages[-1] == "step 8/8  jsd_4 0.25"
