@@ -193,9 +193,9 @@ def loaded(statement):
 
 def test_a_fresh_process_has_not_loaded_what_is_not_needed():
     names = [name for name in WITHOUT_TENSORFLOW if name in MODULES]
-    statement = f"import fid, tf_ttur, {', '.join(names)}"
-    assert loaded(statement) >= {"fid", "tf_ttur", "numpy"}
-    assert not loaded(statement) & {"tensorflow", "keras", "matplotlib"}
+    found = loaded(f"import fid, tf_ttur, {', '.join(names)}")
+    assert found >= {"fid", "tf_ttur", "numpy"}
+    assert not found & {"tensorflow", "keras", "matplotlib"}
 
 
 @pytest.mark.slow

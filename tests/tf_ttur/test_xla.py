@@ -143,6 +143,13 @@ def test_a_gradient_may_be_taken_outside_of_for_xla():
     np.testing.assert_allclose(by_v, np.sum(x, (0, 1, 2)), rtol=1e-12)
 
 
+@pytest.fixture
+def for_xla():
+    with xla.for_xla():
+        yield
+
+
+@pytest.mark.usefixtures("for_xla")
 def test_sums_in_float16_are_exact_beyond_its_precision():
     # 4,096 ones sum to 4,096; added one by one in float16 they stay at 2,048.
     x = tf.ones((4, 32, 32, 2), tf.float16)
@@ -152,6 +159,7 @@ def test_sums_in_float16_are_exact_beyond_its_precision():
         np.testing.assert_array_equal(total, [4096, 4096])
 
 
+@pytest.mark.usefixtures("for_xla")
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (3, 5, 7, 2), (32, 2), (2, 48, 3)])
 def test_sums_over_pixels_and_their_adjoint(shape):
     random = np.random.default_rng(0)
