@@ -162,8 +162,8 @@ def test_sums_in_float16_are_exact_beyond_its_precision():
 @pytest.mark.usefixtures("for_xla")
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (3, 5, 7, 2), (32, 2), (2, 48, 3)])
 def test_sums_over_pixels_and_their_adjoint(shape):
-    random = np.random.default_rng(0)
-    x, v = random.normal(size=shape), random.normal(size=shape[-1])
+    rng = np.random.default_rng(0)
+    x, v = rng.normal(size=shape), rng.normal(size=shape[-1])
     x, v = tf.constant(x), tf.constant(v)
     axes = tuple(range(len(shape) - 1))
     with tf.GradientTape() as tape:
