@@ -210,7 +210,8 @@ def _from_patches(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         for row in range(rows)
         for column in range(columns)
     ]
-    # Stacked, and in two axes: otherwise the kernel's gradient is not one product.
+    # The patches are stacked and made a matrix, so that the kernel's gradient is one
+    # product.
     patches = tf.reshape(tf.stack(patches, 3), [-1, rows * columns * inputs])
     products = patches @ tf.reshape(kernel, [-1, outputs])
     return tf.reshape(products, [-1, height, width, outputs])
@@ -225,8 +226,8 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
         or count * height * width * channels < _LARGE_SIZE
     ):
         return tf.transpose(images, [3, 1, 2, 0])
-    # Exact, for finite numbers. An infinity makes NaN of whole rows: a gradient, which
-    # is a sum over all images, is lost by it in any case.
+    # The product is exact for finite numbers. An infinity makes NaN of whole rows, but a
+    # gradient, which is a sum over all images, is lost by it in any case.
     unit = tf.constant(np.eye(count), images.dtype)
     pixels = tf.linalg.matmul(tf.reshape(images, [count, -1]), unit, transpose_a=True)
     pixels = tf.reshape(pixels, [height, width, channels, count])

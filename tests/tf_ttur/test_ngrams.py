@@ -53,7 +53,7 @@ def test_is_that_of_dictionaries_of_tuples(n, tokens):
     assert jensen_shannon(*counted[::-1]) == pytest.approx(value, abs=1e-12)
 
 
-def test_six_grams_that_differ_in_one_bit_only_are_told_apart():
+def test_six_grams_that_differ_in_one_bit_only_are_counted_apart():
     # 66 bits: keys of 64 would take some of these for each other.
     base = [1365, 682, 1365, 682, 1365, 682]
     lines = [base]
