@@ -226,8 +226,8 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
         or count * height * width * channels < _LARGE_SIZE
     ):
         return tf.transpose(images, [3, 1, 2, 0])
-    # The product is exact for finite numbers. An infinity makes NaN of whole rows, but a
-    # gradient, which is a sum over all images, is lost by it in any case.
+    # The product is exact for finite numbers. An infinity makes NaN of whole rows. It
+    # spoils a gradient, which is a sum over all images, in any case.
     unit = tf.constant(np.eye(count), images.dtype)
     pixels = tf.linalg.matmul(tf.reshape(images, [count, -1]), unit, transpose_a=True)
     pixels = tf.reshape(pixels, [height, width, channels, count])
