@@ -4,6 +4,7 @@ import io
 import itertools
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -102,3 +103,31 @@ def rows(images):
 
 def to_uint8(batch):
     return np.rint((batch + 1) * 127.5).astype(np.uint8)
+
+
+def write_folder(root, files):
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def write_lmdb(place, files):
+    """Writes values by key with the library, as LSUN's authors did."""
+    lmdb = pytest.importorskip("lmdb", reason="the extra [lsun] is not installed")
+    place.mkdir(parents=True)
+    environment = lmdb.open(str(place), map_size=1 << 26)
+    with environment.begin(write=True) as transaction:
+        for key, value in files.items():
+            transaction.put(key, value)
+    environment.close()
+    (place / "lock.mdb").unlink()  # LSUN's download has it; reading needs none.
+    return place
+
+
+def bedrooms(count):
+    """Encoded images by key; the keys sort in the order of their numbers."""
+    patches = photographs(count, 70, 90, 0)
+    kinds = ("WEBP", "JPEG")
+    return {b"%040x" % i: encode(x, kinds[i % 2]) for i, x in enumerate(patches)}

@@ -65,13 +65,13 @@ class Conv2D(keras.layers.Conv2D):
         """Convolves; see `keras.layers.Conv2D`."""
         kernel = tf.convert_to_tensor(self.kernel)
         if _rewritable(self, inputs, strides=(1, 1)):
-            outputs = convolve(inputs, kernel, *map(_same, self.kernel_size))
-        elif _rewritable(self, inputs, strides=(2, 2)) and _even(inputs):
+            outputs = convolve(inputs, kernel, *map(_same_padding, self.kernel_size))
+        elif _rewritable(self, inputs, strides=(2, 2)) and _has_even_sizes(inputs):
             before = [zeros_before(size) for size in self.kernel_size]
             outputs = strided(inputs, kernel, before)
         else:
             return super().call(inputs)
-        return _activate(self, outputs)
+        return _add_bias_and_activate(self, outputs)
 
 
 @_serializable
@@ -91,19 +91,20 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
             or self.output_padding is not None
         ):
             return super().call(inputs)
-        # Stored as (height, width, out, in).
+        # The kernel is stored as (height, width, out, in).
         kernel = tf.transpose(tf.convert_to_tensor(self.kernel), [0, 1, 3, 2])
-        return _activate(self, to_phases(inputs, kernel, scattered_taps))
+        return _add_bias_and_activate(self, to_phases(inputs, kernel, scattered_taps))
 
 
 class _ResamplingConv2D(keras.layers.Conv2D):
     """A convolution of odd size, stride 1, SAME, beside a resampling by 2."""
 
     def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
-        # get_config gives these; anything else is not what these layers do.
+        # `get_config` gives these settings, and these layers compute nothing else.
         fixed = {"strides": (1, 1), "padding": "same", "dilation_rate": (1, 1)}
         fixed |= {"groups": 1, "data_format": "channels_last"}
-        kwargs = {"data_format": "channels_last"} | kwargs  # not the global setting
+        # The global setting of Keras has no influence.
+        kwargs = {"data_format": "channels_last"} | kwargs
         for name, value in fixed.items():
             given = kwargs.get(name, value)
             if (tuple(given) if isinstance(given, list | tuple) else given) != value:
@@ -132,16 +133,18 @@ class UpsampleConv2D(_ResamplingConv2D):
         if not on_cpu():
             outputs = upsample(inputs)
             outputs = self.convolution_op(outputs, kernel)
-            return _activate(self, outputs)
+            return _add_bias_and_activate(self, outputs)
         if self.kernel_size == (1, 1):
-            # Same pixel, same result: convolve first.
-            return upsample(_activate(self, convolve(inputs, kernel, (0, 0), (0, 0))))
-        return _activate(self, to_phases(inputs, kernel, merged_taps))
+            # Equal pixels have equal results, so the small image is convolved.
+            return upsample(
+                _add_bias_and_activate(self, convolve(inputs, kernel, (0, 0), (0, 0)))
+            )
+        return _add_bias_and_activate(self, to_phases(inputs, kernel, merged_taps))
 
     def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Twice the height and width."""
+        """Returns the shape of twice the height and width."""
         batch, height, width, _ = input_shape
-        return (batch, _twice(height), _twice(width), self.filters)
+        return (batch, _doubled(height), _doubled(width), self.filters)
 
 
 @_serializable
@@ -158,7 +161,7 @@ class ConvMeanPool2D(_ResamplingConv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolves and pools."""
-        if not _even(inputs):
+        if not _has_even_sizes(inputs):
             raise ValueError(
                 f"The images are {tuple(inputs.shape[1:3])}; the mean of 2x2 pixels "
                 "needs an even height and width."
@@ -177,12 +180,12 @@ class ConvMeanPool2D(_ResamplingConv2D):
                 kernel = 0.5 * (tf.pad(kernel, early) + tf.pad(kernel, late))
             before = [(size - 1) // 2 for size in self.kernel_size]
             outputs = strided(inputs, kernel, before)
-        return _activate(self, outputs)
+        return _add_bias_and_activate(self, outputs)
 
     def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Half the height and width."""
+        """Returns the shape of half the height and width."""
         batch, height, width, _ = input_shape
-        return (batch, _half(height), _half(width), self.filters)
+        return (batch, _halved(height), _halved(width), self.filters)
 
 
 @_serializable
@@ -287,7 +290,7 @@ def batch_normalize(
         values = centred * spread(rate, images)
 
         def gradients(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
-            # Differentiated step by step it takes four sums; two are enough.
+            # Step by step, the derivative takes four sums; two are enough.
             by_beta = sum_pixels(upstream)
             by_gamma = sum_pixels(upstream * values)
             by_images = (
@@ -316,24 +319,24 @@ def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
     )
 
 
-def _same(size: int) -> tuple[int, int]:
-    # What SAME puts before and after, for stride 1.
+def _same_padding(size: int) -> tuple[int, int]:
+    # With stride 1, SAME puts these zeros before and after an axis.
     return (size - 1) // 2, size // 2
 
 
-def _even(images: Any) -> bool:
+def _has_even_sizes(images: Any) -> bool:
     return all(size is not None and size % 2 == 0 for size in images.shape[1:3])
 
 
-def _activate(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
+def _add_bias_and_activate(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
     if layer.use_bias:
         outputs = outputs + spread(tf.convert_to_tensor(layer.bias), outputs)
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
-def _twice(size: int | None) -> int | None:
+def _doubled(size: int | None) -> int | None:
     return None if size is None else 2 * size
 
 
-def _half(size: int | None) -> int | None:
+def _halved(size: int | None) -> int | None:
     return None if size is None else size // 2

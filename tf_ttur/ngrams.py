@@ -22,18 +22,19 @@ __all__ = ["MAX_TOKENS", "NgramCounts", "NgramReference", "jensen_shannon"]
 MAX_TOKENS = 2048
 """Token ids are below this (the paper's largest vocabulary)."""
 
-ORDERS = range(1, 7)
-"""The lengths of n-grams that are counted (the paper: 1 to 6)."""
+# N-grams of these lengths are counted (the paper: 1 to 6).
+_ORDERS = range(1, 7)
 
-_BITS = 11
-# Of the first token; the parts that they make.
+# A token takes so many bits of a key.
+_TOKEN_BITS = 11
+# The last bits of the first token number the part of the counts.
 _PART_BITS = 4
 _PARTS = 1 << _PART_BITS
-# n-grams counted before they are merged: 8 MB of them.
-_KEYS = 1 << 20
-# Lines whose keys are made at once: these stay in a processor's cache.
-_LINES = 1 << 11
-# The sorted keys of one part, uint64, and their counts, int64.
+# So many n-grams are counted before they are merged; their keys take 8 MB.
+_NGRAMS_AT_ONCE = 1 << 20
+# The keys of so many lines stay in a processor's cache.
+_LINES_AT_ONCE = 1 << 11
+# A part is its sorted keys, uint64, and their counts, int64.
 _Part = tuple[np.ndarray, np.ndarray]
 
 
@@ -81,8 +82,8 @@ class NgramCounts:
             ValueError: `tokens` is no such array, or `n` is out of its range.
         """
         tokens = np.asarray(tokens)
-        if n not in ORDERS:
-            raise ValueError(f"n is {n}; it must be in 1..{ORDERS[-1]}.")
+        if n not in _ORDERS:
+            raise ValueError(f"n is {n}; it must be in 1..{_ORDERS[-1]}.")
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or tokens.shape[1] < n:
             raise ValueError(
                 f"tokens are {tokens.dtype} {tokens.shape}; expected integers "
@@ -91,7 +92,7 @@ class NgramCounts:
         # Equal sizes are merged first, as in merge sort, so that no n-gram is copied
         # more often than the logarithm of the number of pieces.
         pieces: list[NgramCounts] = []
-        size = max(_KEYS // (tokens.shape[1] + 1 - n), 1)
+        size = max(_NGRAMS_AT_ONCE // (tokens.shape[1] + 1 - n), 1)
         for start in range(0, max(len(tokens), 1), size):
             piece = cls(n, _count(tokens[start : start + size], n))
             while pieces and len(pieces[-1]) <= 2 * len(piece):
@@ -142,16 +143,18 @@ def jensen_shannon(p: NgramCounts, q: NgramCounts) -> float:
         raise ValueError("There are no n-grams to compare: a set has no lines.")
     if len(p) < len(q):
         p, q = q, p  # Look the fewer up among the more.
-    sums, alone = [], p.total * q.total * 2
-    for (keys, counts), (wanted, times) in zip(p._parts, q._parts, strict=True):
-        places, found = _find(keys, wanted)
-        ours, theirs = counts[places[found]], times[found]
-        alone -= int(ours.sum()) * q.total + int(theirs.sum()) * p.total
+    sums, unshared = [], p.total * q.total * 2
+    for (keys, counts), (other_keys, other_counts) in zip(
+        p._parts, q._parts, strict=True
+    ):
+        places, found = _look_up(keys, other_keys)
+        ours, theirs = counts[places[found]], other_counts[found]
+        unshared -= int(ours.sum()) * q.total + int(theirs.sum()) * p.total
         ours, theirs = ours / p.total, theirs / q.total
         middle = (ours + theirs) / 2
         sums.append(ours * np.log2(ours / middle) + theirs * np.log2(theirs / middle))
-    # `alone` is an integer so far, so that nothing is lost where little is left.
-    value = (np.concatenate(sums).sum() + alone / (p.total * q.total)) / 2
+    # `unshared` is an integer so far, so that nothing is lost where little is left.
+    value = (np.concatenate(sums).sum() + unshared / (p.total * q.total)) / 2
     return min(max(float(value), 0.0), 1.0)
 
 
@@ -182,7 +185,7 @@ class NgramReference:
         self,
         train_tokens: np.ndarray,
         held_out_tokens: np.ndarray,
-        orders: Iterable[int] = ORDERS,
+        orders: Iterable[int] = _ORDERS,
     ):
         self._train = [NgramCounts.of(train_tokens, n) for n in orders]
         self._held_out = np.asarray(held_out_tokens)
@@ -236,11 +239,11 @@ def _count(tokens: np.ndarray, n: int) -> list[_Part]:
         )
     last = tokens.shape[1] + 1 - n
     runs = []
-    for start in range(0, max(len(tokens), 1), _LINES):
-        wide = tokens[start : start + _LINES].T.astype(np.uint64, order="C")
+    for start in range(0, max(len(tokens), 1), _LINES_AT_ONCE):
+        wide = tokens[start : start + _LINES_AT_ONCE].T.astype(np.uint64, order="C")
         keys = wide[:last] >> np.uint64(_PART_BITS)
         for offset in range(1, n):
-            keys <<= np.uint64(_BITS)
+            keys <<= np.uint64(_TOKEN_BITS)
             keys |= wide[offset : offset + last]
         part = (wide[:last] % np.uint64(_PARTS)).astype(np.uint8).ravel()
         ends = np.cumsum(np.bincount(part, minlength=_PARTS))
@@ -252,7 +255,7 @@ def _count(tokens: np.ndarray, n: int) -> list[_Part]:
 def _sorted_counts(keys: np.ndarray) -> _Part:
     """Sorts keys in place; returns the different ones, and how often each occurs."""
     keys.sort()
-    first = _first(keys)
+    first = _first_occurrences(keys)
     return keys[first], np.diff(first, append=len(keys))
 
 
@@ -262,18 +265,18 @@ def _merge(one: _Part, two: _Part) -> _Part:
         return one  # `reduceat` takes no empty array.
     order = np.argsort(keys, kind="stable")  # Fast, where two runs are sorted.
     keys = keys[order]
-    first = _first(keys)
+    first = _first_occurrences(keys)
     return keys[first], np.add.reduceat(counts[order], first)
 
 
-def _first(keys: np.ndarray) -> np.ndarray:
+def _first_occurrences(keys: np.ndarray) -> np.ndarray:
     """Returns where each of the different ones of sorted keys comes first."""
     first = np.ones(len(keys), bool)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
     return np.flatnonzero(first)
 
 
-def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns where sorted `wanted` belong among sorted `keys`, and which are there."""
     places = np.searchsorted(keys, wanted)
     found = np.zeros(len(wanted), bool)

@@ -26,7 +26,6 @@ from tf_ttur.xla import convolve
 __all__ = [
     "mean_pool",
     "merged_taps",
-    "phases",
     "scattered_taps",
     "strided",
     "to_phases",
@@ -36,12 +35,12 @@ __all__ = [
 
 # With fewer channels than this, one convolution of all phases is faster, although it
 # multiplies some taps by zero.
-_FEW = 16
+_FEW_CHANNELS = 16
 
-# A kernel's taps along one axis (0 or 1) that a phase (0 or 1) meets, and the zeros
-# that its image needs before and after.
+# A split takes a kernel, an axis (0 or 1) and a phase along it (0 or 1). It returns the
+# taps that the phase meets, and the zeros that its image needs before and after.
 _Split = Callable[[tf.Tensor, int, int], tuple[tf.Tensor, tuple[int, int]]]
-# A kernel, and the zeros above and below and left and right of its image.
+# A part is a kernel with the zeros above and below and left and right of its image.
 _Part = tuple[tf.Tensor, tuple[int, int], tuple[int, int]]
 
 
@@ -57,10 +56,10 @@ def upsample(images: Any) -> Any:
 
 def mean_pool(images: Any) -> Any:
     """Takes the mean of 2x2 pixels: (n, h, w, c) -> (n, h / 2, w / 2, c)."""
-    return 0.25 * tf.add_n(phases(images))
+    return 0.25 * tf.add_n(_split_phases(images))
 
 
-def phases(images: tf.Tensor) -> list[tf.Tensor]:
+def _split_phases(images: tf.Tensor) -> list[tf.Tensor]:
     """Splits images into the pixels of even and odd row and column, in this order."""
     _, height, width, channels = images.shape
     images = tf.reshape(images, [-1, height // 2, 2, width // 2, 2, channels])
@@ -75,23 +74,28 @@ def strided(images: tf.Tensor, kernel: tf.Tensor, before: Sequence[int]) -> tf.T
     def split(kernel: tf.Tensor, axis: int, phase: int) -> Any:
         return _gathered_taps(kernel, axis, phase, before[axis])
 
-    parts = _parts(kernel, split)
-    if images.shape[-1] < _FEW:
-        return convolve(tf.nn.space_to_depth(images, 2), *_joined(parts, axis=2))
+    parts = _phase_kernels(kernel, split)
+    if images.shape[-1] < _FEW_CHANNELS:
+        return convolve(
+            tf.nn.space_to_depth(images, 2), *_joined_kernels(parts, axis=2)
+        )
     return tf.add_n(
         [
             convolve(image, *part)
-            for image, part in zip(phases(images), parts, strict=True)
-            if 0 not in part[0].shape[:2]  # a 1x1 kernel sees one phase only
+            for image, part in zip(_split_phases(images), parts, strict=True)
+            # A 1x1 kernel sees one phase only.
+            if 0 not in part[0].shape[:2]
         ]
     )
 
 
 def to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor:
     """Makes each phase of a result twice as large by a convolution of `images`."""
-    parts = _parts(kernel, split)
-    if kernel.shape[-1] < _FEW:
-        return tf.nn.depth_to_space(convolve(images, *_joined(parts, axis=3)), 2)
+    parts = _phase_kernels(kernel, split)
+    if kernel.shape[-1] < _FEW_CHANNELS:
+        return tf.nn.depth_to_space(
+            convolve(images, *_joined_kernels(parts, axis=3)), 2
+        )
     _, height, width, _ = images.shape
     parts = tf.stack([convolve(images, *part) for part in parts])
     parts = tf.reshape(parts, [2, 2, -1, height, width, parts.shape[-1]])
@@ -99,8 +103,8 @@ def to_phases(images: tf.Tensor, kernel: tf.Tensor, split: _Split) -> tf.Tensor:
     return tf.reshape(parts, [-1, 2 * height, 2 * width, parts.shape[-1]])
 
 
-def _parts(kernel: tf.Tensor, split: _Split) -> list[_Part]:
-    """Splits a kernel for the four phases, in the order of `phases`."""
+def _phase_kernels(kernel: tf.Tensor, split: _Split) -> list[_Part]:
+    """Splits a kernel for the four phases, in the order of `_split_phases`."""
     parts = []
     for row in (0, 1):
         rows, vertical = split(kernel, 0, row)
@@ -110,7 +114,7 @@ def _parts(kernel: tf.Tensor, split: _Split) -> list[_Part]:
     return parts
 
 
-def _joined(parts: list[_Part], axis: int) -> _Part:
+def _joined_kernels(parts: list[_Part], axis: int) -> _Part:
     """Joins the kernels of four phases along their channels, in one window."""
     top, bottom, left, right = (
         max(part[along][end] for part in parts) for along in (1, 2) for end in (0, 1)
@@ -144,7 +148,7 @@ def _gathered_taps(
     taps = range(kernel.shape[axis])[first::2]
     before_first = (before + phase - first) // 2  # -m of the first tap
     return (
-        kernel[_along(axis, slice(first, None, 2))],
+        kernel[_axis_slice(axis, slice(first, None, 2))],
         (before_first, len(taps) - 1 - before_first),
     )
 
@@ -153,7 +157,7 @@ def scattered_taps(
     kernel: tf.Tensor, axis: int, phase: int
 ) -> tuple[tf.Tensor, tuple[int, int]]:
     """Splits a transposed convolution's kernel: the taps of one phase of its result."""
-    # The same correspondence, read from the other side: a pixel of the result sums
+    # This is the same correspondence from the other side: a pixel of the result sums
     # over the outputs i = j - m of the convolution which read it.
     before = zeros_before(kernel.shape[axis])
     taps, (left, right) = _gathered_taps(kernel, axis, phase, before)
@@ -170,7 +174,7 @@ def merged_taps(
     radius = (size - 1) // 2
     taps: dict[int, list[tf.Tensor]] = {}
     for t in range(size):
-        tap = kernel[_along(axis, slice(t, t + 1))]
+        tap = kernel[_axis_slice(axis, slice(t, t + 1))]
         taps.setdefault((phase + t - radius) // 2, []).append(tap)
     return (
         tf.concat([tf.add_n(taps[m]) for m in sorted(taps)], axis),
@@ -178,5 +182,5 @@ def merged_taps(
     )
 
 
-def _along(axis: int, index: slice) -> tuple[slice, ...]:
+def _axis_slice(axis: int, index: slice) -> tuple[slice, ...]:
     return (slice(None),) * axis + (index,)

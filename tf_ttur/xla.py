@@ -41,13 +41,13 @@ __all__ = [
 
 _FOR_XLA = contextvars.ContextVar("for_xla", default=False)
 
-# Leading parts that are added first. XLA splits sums of more than 32 in a slow way.
-_PARTS = 16
-# Rows of ones: with a single one XLA writes a loop of its own again.
-_ROWS = 8
-# A product with the unit matrix costs less than a transposition of arrays too large for
-# a cache, unless it has many columns.
-_LARGE = 2**17
+# A sum adds so many leading parts first. XLA splits sums of more than 32 in a slow way.
+_SUM_PARTS = 16
+# Rows of the matrix of ones. For a single row XLA writes a loop of its own again.
+_ONES_ROWS = 8
+# A product with the unit matrix costs less than a transposition of an array of this
+# size or more, which no cache holds, unless there are more images than this.
+_LARGE_SIZE = 2**17
 _FEW_IMAGES = 128
 
 
@@ -118,19 +118,19 @@ def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
     return _spread(values, images) if rewrites() else values
 
 
-# Each is the other's gradient. They do not ask `rewrites` again, which may have another
-# answer where a gradient is taken.
+# Each of the two is the other's gradient. They do not ask `rewrites` again, which may
+# have another answer where a gradient is taken.
 
 
 def _sum_pixels(images: tf.Tensor) -> tf.Tensor:
     *sizes, channels = images.shape
-    parts = math.gcd(_PARTS, math.prod(size or 1 for size in sizes))
+    parts = math.gcd(_SUM_PARTS, math.prod(size or 1 for size in sizes))
 
     @tf.custom_gradient
     def total(images: tf.Tensor) -> Any:
         flat = tf.reshape(images, [parts, -1, channels])
         flat = tf.reduce_sum(precise(flat), 0)
-        ones = tf.ones([_ROWS, _shape(flat)[0]], flat.dtype)
+        ones = tf.ones([_ONES_ROWS, _shape(flat)[0]], flat.dtype)
         sums = tf.cast((ones @ flat)[0], images.dtype)
         return sums, lambda upstream: _spread(upstream, images)
 
@@ -210,7 +210,8 @@ def _from_patches(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         for row in range(rows)
         for column in range(columns)
     ]
-    # Stacked, and in two axes: otherwise the kernel's gradient is not one product.
+    # The patches are stacked and made a matrix, so that the kernel's gradient is one
+    # product.
     patches = tf.reshape(tf.stack(patches, 3), [-1, rows * columns * inputs])
     products = patches @ tf.reshape(kernel, [-1, outputs])
     return tf.reshape(products, [-1, height, width, outputs])
@@ -222,11 +223,11 @@ def _by_channels(images: tf.Tensor) -> tf.Tensor:
     if (
         count is None
         or count > _FEW_IMAGES
-        or count * height * width * channels < _LARGE
+        or count * height * width * channels < _LARGE_SIZE
     ):
         return tf.transpose(images, [3, 1, 2, 0])
-    # Exact, for finite numbers. An infinity makes NaN of whole rows: a gradient, which
-    # is a sum over all images, is lost by it in any case.
+    # The product is exact for finite numbers. An infinity makes NaN of whole rows. It
+    # spoils a gradient, which is a sum over all images, in any case.
     unit = tf.constant(np.eye(count), images.dtype)
     pixels = tf.linalg.matmul(tf.reshape(images, [count, -1]), unit, transpose_a=True)
     pixels = tf.reshape(pixels, [height, width, channels, count])

@@ -273,7 +273,7 @@ def test_what_is_kept_of_a_set_is_what_is_needed():
     images = np.random.default_rng(0).integers(0, 99, (5, 4, 4, 3), np.uint8)
     source = fid.open_images(images)
     for needs in ((), ("statistics",), ("features",), ("logits", "features")):
-        found = measure.measure(source, Colours(), batch_size=2, needs=needs)
+        found = measure.measure(source, ColoursAndLogits(), batch_size=2, needs=needs)
         assert found.statistics.n == 5
         for name in ("features", "logits"):
             kept = getattr(found, name)

@@ -32,7 +32,8 @@ class MetricsLog(StepCallback):
 
     Args:
         path: The file.
-        measurement: Whose time is told apart, earlier in the same list of callbacks.
+        measurement: Its time is reported separately. It stands earlier in the same list
+            of callbacks.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class MetricsLog(StepCallback):
         self._start_clocks(rows[-1] if rows else {})
 
     def _start_clocks(self, row: dict[str, Any]) -> None:
-        """Sets what is taken from the clocks, so that they go on from a row."""
-        self._zeros = {
+        """Sets the zeros of the clocks so that they continue from a row."""
+        self._clock_zeros = {
             name: seconds - 60.0 * row.get(name, 0.0)
             for name, seconds in self._seconds().items()
         }
@@ -63,7 +64,7 @@ class MetricsLog(StepCallback):
     def write(self, step: int, logs: dict[str, Any]) -> None:
         """Appends a row."""
         row = {"step": step} | {
-            name: round((seconds - self._zeros[name]) / 60.0, 4)
+            name: round((seconds - self._clock_zeros[name]) / 60.0, 4)
             for name, seconds in self._seconds().items()
         }
         row |= {
@@ -88,7 +89,7 @@ class TensorBoardLog(StepCallback):
 
     Args:
         folder: TensorBoard's log folder.
-        samples: Whose samples are shown, earlier in the same list of callbacks; None
+        samples: They are shown, and stand earlier in the same list of callbacks; None
             shows none.
         config: Written as text at the first step, JSON-able.
     """

@@ -15,7 +15,7 @@ __all__ = ["SampleGrid", "Samples", "TextSamples", "verbatim"]
 
 
 class Samples(StepCallback):
-    """Writes samples as `step_00001000` and an ending at each epoch's end.
+    """Writes samples as `step_00001000`, with a suffix, at each epoch's end.
 
     Args:
         folder: Where the files go.
@@ -23,7 +23,8 @@ class Samples(StepCallback):
         seed: Seed of their latents.
     """
 
-    ending = ""
+    #: Suffix of the files' names.
+    suffix = ""
 
     def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
         super().__init__()
@@ -49,15 +50,15 @@ class Samples(StepCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Writes samples of the untrained generator."""
         if self.model.steps == 0:
-            self._write(0)
+            self._write_step(0)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes samples."""
-        self._write(self.step)
+        self._write_step(self.step)
 
-    def _write(self, step: int) -> None:
+    def _write_step(self, step: int) -> None:
         if self._writes:
-            self.write(self.folder / f"step_{step:08d}{self.ending}")
+            self.write(self.folder / f"step_{step:08d}{self.suffix}")
 
 
 class SampleGrid(Samples):
@@ -67,7 +68,7 @@ class SampleGrid(Samples):
         grid: The last picture, uint8 (H, W, C).
     """
 
-    ending = ".png"
+    suffix = ".png"
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the picture."""
@@ -93,7 +94,7 @@ class TextSamples(Samples):
         lines: The last lines.
     """
 
-    ending = ".txt"
+    suffix = ".txt"
 
     def __init__(
         self,

@@ -42,13 +42,13 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Calls `on_steps`."""
-        # Not Keras's count: with several steps per execution it goes past the end of
-        # an epoch that they do not divide.
+        # With several steps per execution, Keras's own count goes past the end of an
+        # epoch that they do not divide.
         before, self.step = self.step, self.model.steps
         self.on_steps(before, self.step, scalars(logs))
 
     def on_steps(self, before: int, now: int, logs: dict[str, float]) -> None:
-        """Called when the count of steps has gone from `before` to `now`."""
+        """Is called when the count of steps has gone from `before` to `now`."""
 
 
 class NaNGuard(StepCallback):

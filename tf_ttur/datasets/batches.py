@@ -1,6 +1,6 @@
 """A set of images as batches: the order first, then the pixels.
 
-A set is a list of *elements* (row numbers, encoded images) that can be put in order
+A set is a list of *elements* (indices, encoded images) that can be put in order
 without decoding anything, and a function that decodes a batch of them. Shuffling and
 resuming touch elements only.
 """
@@ -25,13 +25,13 @@ __all__ = [
     "ImageData",
     "group",
     "in_memory",
+    "indices",
     "permutation",
-    "rows",
     "training_batches",
 ]
 
-# Batches decoded at a time.
 PARALLEL = os.cpu_count() or 1
+"""How many batches are decoded at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +43,19 @@ class ImageData:
         split: The part of it, such as "train".
         num_examples: How many images.
         image_shape: (height, width, channels) of every image.
+        elements: int64 (2,) seed -> all elements, in an order that depends on nothing
+            but the seed; None -> all elements in the fixed order.
+        decode: A batch of elements -> uint8 (n, height, width, channels).
     """
 
     name: str
     split: str
     num_examples: int
     image_shape: tuple[int, int, int]
-    # int64 (2,) seed -> all elements in an order that depends on nothing but the seed;
-    # None -> in the fixed order.
-    _elements: Callable[[tf.Tensor | None], tf.data.Dataset] = dataclasses.field(
+    elements: Callable[[tf.Tensor | None], tf.data.Dataset] = dataclasses.field(
         repr=False
     )
-    # A batch of elements -> uint8 (n, height, width, channels).
-    _decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+    decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,7 +77,7 @@ class ImageData:
         `num_examples % batch_size` images at the end of an epoch's order are left out
         of that epoch. Starting at step k gives, bit for bit, what the uninterrupted
         data set gives from step k on; no state is kept anywhere. Images that are
-        passed over are not decoded, but record files are read from the start of the
+        skipped are not decoded, but record files are read from the start of the
         epoch.
 
         Args:
@@ -96,14 +96,14 @@ class ImageData:
         """
 
         def decode(elements: tf.data.Dataset) -> tf.data.Dataset:
-            return _decoded(elements, self._decode).map(scale)
+            return _decoded(elements, self.decode).map(scale)
 
         def scale(images: tf.Tensor) -> tf.Tensor:
             images = tf.ensure_shape(images, (batch_size, *self.image_shape))
             return tf.cast(images, tf.float32) / 127.5 - 1.0
 
         return training_batches(
-            self._elements,
+            self.elements,
             decode,
             self.num_examples,
             f"{self.name} ({self.split}) has {self.num_examples} images",
@@ -132,12 +132,13 @@ class ImageData:
 
         def decode(elements: np.ndarray) -> np.ndarray:
             try:
-                return self._decode(elements)
+                return self.decode(elements)
             except InputError as error:
-                failures.append(error)  # tf.data would hand on its text only.
+                # tf.data hands on nothing but the text of an error.
+                failures.append(error)
                 raise
 
-        batches = _decoded(self._elements(None).batch(batch_size), decode)
+        batches = _decoded(self.elements(None).batch(batch_size), decode)
         try:
             yield from batches.prefetch(1).as_numpy_iterator()
         except tf.errors.OpError as error:
@@ -153,7 +154,7 @@ def training_batches(
     elements: Callable[[tf.Tensor], tf.data.Dataset],
     decode: Callable[[tf.data.Dataset], tf.data.Dataset],
     num_examples: int,
-    what: str,
+    description: str,
     batch_size: int,
     seed: int,
     start_step: int,
@@ -166,7 +167,7 @@ def training_batches(
             nothing but the seed.
         decode: Batches of elements -> batches of examples, both of `batch_size`.
         num_examples: How many elements there are.
-        what: The set and how many there are of what, for the message of an error.
+        description: What the set has how many of, for the message of an error.
         batch_size: As for `ImageData.training`.
         seed: Likewise.
         start_step: Likewise.
@@ -189,19 +190,20 @@ def training_batches(
     batches_per_epoch = num_examples // batch_size
     if not batches_per_epoch:
         raise InputError(
-            f"{what}, which do not fill one batch of {batch_size}: lower the batch "
-            "size."
+            f"{description}, which do not fill one batch of {batch_size}: lower the "
+            "batch size."
         )
-    epoch, passed_over = divmod(start_step * discriminator_steps, batches_per_epoch)
+    first_epoch, skipped = divmod(start_step * discriminator_steps, batches_per_epoch)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         order = elements(tf.stack([tf.constant(seed, tf.int64), epoch]))
         return order.batch(batch_size, drop_remainder=True)
 
-    batches = tf.data.Dataset.counter(epoch).flat_map(epoch_batches)
-    batches = decode(batches.skip(passed_over))
+    batches = tf.data.Dataset.counter(first_epoch).flat_map(epoch_batches)
+    batches = decode(batches.skip(skipped))
     options = tf.data.Options()
-    # Workers must split batches, not files: else the order depends on their number.
+    # Workers that split files instead of batches would make the order depend on their
+    # number.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
@@ -209,7 +211,7 @@ def training_batches(
     # of a `fit` may wait for it to wake up (docs/performance.md).
     options.autotune.enabled = False
     batches = group(batches, discriminator_steps).prefetch(2)
-    # Said outright, so that Keras asks for steps_per_epoch instead of never ending.
+    # Keras asks for steps_per_epoch where it knows that a data set has no end.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(endless).with_options(options)
 
@@ -254,7 +256,7 @@ def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
 def _decoded(
     batches: tf.data.Dataset, decode: Callable[[np.ndarray], np.ndarray]
 ) -> tf.data.Dataset:
-    calls = _calls()
+    calls = _python_calls()
 
     def call(elements: np.ndarray) -> np.ndarray:
         with calls:
@@ -267,7 +269,7 @@ def _decoded(
     )
 
 
-class _Calls:
+class _PythonCalls:
     """Counts the calls from tf.data's threads, and ends them before Python ends.
 
     A thread that asks for Python's lock while the interpreter shuts down never comes
@@ -304,8 +306,8 @@ class _Calls:
 
 
 @functools.cache
-def _calls() -> _Calls:
-    calls = _Calls()
+def _python_calls() -> _PythonCalls:
+    calls = _PythonCalls()
     atexit.register(calls.end)
     return calls
 
@@ -328,11 +330,11 @@ def permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def rows(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
-    """Gives the elements of a set that are the numbers of its images.
+def indices(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+    """Gives the elements of a set that are the indices of its examples.
 
     Args:
-        count: How many images.
+        count: How many examples.
         seed: int64 of shape (2,); None for the fixed order.
 
     Returns:
@@ -358,6 +360,6 @@ def in_memory(name: str, split: str, images: np.ndarray) -> ImageData:
         split=split,
         num_examples=len(images),
         image_shape=images.shape[1:],
-        _elements=functools.partial(rows, len(images)),
-        _decode=lambda rows: images[rows],
+        elements=functools.partial(indices, len(images)),
+        decode=lambda chosen: images[chosen],
     )

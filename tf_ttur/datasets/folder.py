@@ -18,7 +18,8 @@ from tf_ttur.datasets import batches, pictures
 
 __all__ = ["load"]
 
-_CHECKED_AT_ONCE = 4096
+# The checks of so many files are under way at a time.
+_CHUNK = 4096
 
 
 def load(
@@ -48,14 +49,14 @@ def load(
             f"No images in {folder}: looked, in all its folders, for files that end in "
             f"{', '.join(sorted(SUFFIXES))}."
         )
-    # Found now rather than hours into the training. What only shows when all pixels are
-    # decoded, such as a truncated JPEG, is an error when the file is read.
+    # Such files are found now rather than hours into the training. What only shows when
+    # all pixels are decoded, such as a truncated JPEG, is an error when a file is read.
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
-        apply = functools.partial(_in_turns, pool)
-        pictures.each_file(pictures.check, paths, paths, apply)
+        check_all = functools.partial(_map_in_chunks, pool)
+        pictures.each_file(pictures.check, paths, paths, check_all)
 
-    def decode(rows: np.ndarray) -> np.ndarray:
-        chosen = [paths[row] for row in rows]
+    def decode(indices: np.ndarray) -> np.ndarray:
+        chosen = [paths[index] for index in indices]
         picture = functools.partial(pictures.picture, crop=None, size=size)
         return np.stack(pictures.each_file(picture, chosen, chosen))
 
@@ -64,33 +65,33 @@ def load(
         split=split,
         num_examples=len(paths),
         image_shape=(size, size, 3),
-        _elements=functools.partial(batches.rows, len(paths)),
-        _decode=decode,
+        elements=functools.partial(batches.indices, len(paths)),
+        decode=decode,
     )
 
 
 def _image_files(folder: pathlib.Path) -> Iterator[str]:
     """Yields the images below a folder; a folder that links lead to twice, once."""
     visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in visited:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(parent)
+        if (stat.st_dev, stat.st_ino) in visited:
             folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add((stat.st_dev, stat.st_ino))
         for name in names:
-            path = os.path.join(place, name)
+            path = os.path.join(parent, name)
             if os.path.splitext(name)[1].lower() in SUFFIXES and os.path.isfile(path):
                 yield path
 
 
-def _in_turns(
+def _map_in_chunks(
     pool: concurrent.futures.Executor,
     function: Callable[[Any], Any],
     files: Sequence[Any],
 ) -> Iterator[Any]:
-    # An executor's map makes a future of every file at once: gigabytes for LSUN's
-    # three million.
-    starts = range(0, len(files), _CHECKED_AT_ONCE)
-    turns = (pool.map(function, files[i : i + _CHECKED_AT_ONCE]) for i in starts)
-    return itertools.chain.from_iterable(turns)
+    # An executor's map makes a future of every file at once, which would take
+    # gigabytes for LSUN's three million.
+    starts = range(0, len(files), _CHUNK)
+    chunks = (pool.map(function, files[i : i + _CHUNK]) for i in starts)
+    return itertools.chain.from_iterable(chunks)

@@ -23,8 +23,8 @@ from tf_ttur.datasets import batches, folder, pictures
 __all__ = ["load"]
 
 _log = logging.getLogger(__name__)
-_FILE = "data.mdb"
-# As LSUN's own download names them, by TFDS's name of the split.
+_DATABASE = "data.mdb"
+# LSUN's own download names its folders so; the keys are TFDS's names of the splits.
 _EXPORTS = {"train": "bedroom_train_lmdb", "validation": "bedroom_val_lmdb"}
 
 
@@ -51,7 +51,11 @@ def load(
         InputError: The files are damaged, or there is no such split.
     """
     root = pathlib.Path(root).expanduser()
-    exports = {x: root / y for x, y in _EXPORTS.items() if (root / y / _FILE).is_file()}
+    exports = {
+        part: root / export
+        for part, export in _EXPORTS.items()
+        if (root / export / _DATABASE).is_file()
+    }
     if exports:
         if split not in exports:
             raise InputError(
@@ -59,7 +63,7 @@ def load(
                 f"{', '.join(exports)}."
             )
         return _load_export(name, exports[split], size, split)
-    if (root / _FILE).is_file():
+    if (root / _DATABASE).is_file():
         read = _load_export
     elif (root / "0").is_dir():
         read = folder.load
@@ -71,14 +75,14 @@ def load(
 
 
 def _load_export(
-    name: str, place: pathlib.Path, size: int, split: str
+    name: str, directory: pathlib.Path, size: int, split: str
 ) -> batches.ImageData:
-    export = _Export(place)
+    export = _Export(directory)
     _log.info("%s: %d images in %s.", name, len(export), export.path)
 
-    def decode(rows: np.ndarray) -> np.ndarray:
-        files = map(io.BytesIO, export.read(rows))
-        names = [f"{export.key(row)!r} in {export.path}" for row in rows]
+    def decode(indices: np.ndarray) -> np.ndarray:
+        files = map(io.BytesIO, export.read(indices))
+        names = [f"{export.key(index)!r} in {export.path}" for index in indices]
         picture = functools.partial(pictures.picture, crop=None, size=size)
         return np.stack(pictures.each_file(picture, list(files), names))
 
@@ -88,16 +92,16 @@ def _load_export(
         split=split,
         num_examples=len(export),
         image_shape=(size, size, 3),
-        _elements=functools.partial(batches.rows, len(export)),
-        _decode=decode,
+        elements=functools.partial(batches.indices, len(export)),
+        decode=decode,
     )
 
 
 class _Export:
     """The values of an LMDB by number, in the order of their keys."""
 
-    def __init__(self, place: pathlib.Path):
-        self.path = place / _FILE
+    def __init__(self, directory: pathlib.Path):
+        self.path = directory / _DATABASE
         try:
             import lmdb
         except ModuleNotFoundError as error:
@@ -106,16 +110,16 @@ class _Export:
                 "pip install 'tf-ttur[lsun]'."
             ) from error
         self._error = lmdb.Error
-        # One buffer and where each key ends: three million objects take far more.
+        # One buffer and the ends of its keys take far less than three million objects.
         self._keys, self._ends = bytearray(), array.array("q", [0])
         try:
-            self._environment = _opened(os.path.realpath(place))
+            self._environment = _open_environment(os.path.realpath(directory))
             with self._environment.begin() as transaction:
                 for key in transaction.cursor().iternext(values=False):
                     self._keys += key
                     self._ends.append(len(self._keys))
         except (lmdb.Error, OSError) as error:
-            raise self._damaged(error) from error
+            raise self._damage_error(error) from error
         if not len(self):
             raise InputError(
                 f"{self.path} has no entries; expected images by key, such as "
@@ -125,30 +129,31 @@ class _Export:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def key(self, row: int) -> bytes:
-        return bytes(self._keys[self._ends[row] : self._ends[row + 1]])
+    def key(self, index: int) -> bytes:
+        return bytes(self._keys[self._ends[index] : self._ends[index + 1]])
 
-    def read(self, rows: np.ndarray) -> list[bytes]:
+    def read(self, indices: np.ndarray) -> list[bytes]:
         try:
             with self._environment.begin() as transaction:
-                return [transaction.get(self.key(row), b"") for row in rows]
+                return [transaction.get(self.key(index), b"") for index in indices]
         except self._error as error:
-            raise self._damaged(error) from error
+            raise self._damage_error(error) from error
 
-    def _damaged(self, what: object) -> InputError:
+    def _damage_error(self, reason: object) -> InputError:
         return InputError(
-            f"{self.path} is no LMDB, or is damaged ({what}); expected LSUN's export, "
-            "such as bedroom_train_lmdb: copy or download it again."
+            f"{self.path} is no LMDB, or is damaged ({reason}); expected LSUN's "
+            "export, such as bedroom_train_lmdb: copy or download it again."
         )
 
 
-@functools.cache  # lmdb refuses to open a file twice in a process.
-def _opened(place: str) -> Any:
+# lmdb refuses to open a file twice in a process.
+@functools.cache
+def _open_environment(directory: str) -> Any:
     import lmdb
 
-    size = os.path.getsize(os.path.join(place, _FILE))
+    size = os.path.getsize(os.path.join(directory, _DATABASE))
     environment = lmdb.open(
-        place, readonly=True, lock=False, create=False, readahead=False
+        directory, readonly=True, lock=False, create=False, readahead=False
     )
     pages = environment.info()["last_pgno"] + 1
     expected = pages * environment.stat()["psize"]

@@ -16,7 +16,8 @@ from fid.files import InputError
 
 __all__ = ["check", "each_file", "picture"]
 
-_NAMED = 20  # as many bad files as one message lists
+# One message lists as many bad files as this.
+_MAX_LISTED = 20
 
 
 def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
@@ -42,7 +43,7 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
         image = image.convert("RGB")
     side = crop or min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Not resize(box=...): that lets the filter see the pixels around the box.
+    # resize(box=...) would let the filter see the pixels around the box.
     image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
@@ -95,15 +96,17 @@ def each_file(
             return error
 
     results = list(apply(attempt, files))
-    bad = [
+    failures = [
         f"{name} ({' '.join(str(result).split())})"
         for name, result in zip(names, results, strict=True)
         if isinstance(result, Exception)
     ]
-    if bad:
+    if failures:
+        listed = failures[:_MAX_LISTED]
+        if more := len(failures) - len(listed):
+            listed.append(f"and {more} more")
         raise InputError(
-            f"Cannot read {len(bad)} of {len(files)} images; mend or remove them: "
-            f"{'; '.join(bad[:_NAMED])}"
-            f"{f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''}."
+            f"Cannot read {len(failures)} of {len(files)} images; mend or remove them: "
+            f"{'; '.join(listed)}."
         )
     return results

@@ -28,7 +28,7 @@ from fid.tfds import (
 )
 from tf_ttur.datasets import batches, pictures
 
-__all__ = ["DATASETS", "DatasetSpec", "load", "prepared_shards"]
+__all__ = ["DATASETS", "DatasetSpec", "encoded_images", "load", "prepared_shards"]
 
 _log = logging.getLogger(__name__)
 # TFDS has shuffled the records when it wrote them; sixteen shards read side by side,
@@ -142,8 +142,8 @@ def load(
         split=split,
         num_examples=count,
         image_shape=(size, size, 3),
-        _elements=functools.partial(_records, shards, count),
-        _decode=decode,
+        elements=functools.partial(encoded_images, shards, count),
+        decode=decode,
     )
     if not spec.in_memory:
         return data
@@ -151,8 +151,26 @@ def load(
     return batches.in_memory(name, split, np.concatenate(list(data.images(1000))))
 
 
-def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
-    """Gives the encoded images in TFDS's record files."""
+def encoded_images(
+    shards: list[str],
+    count: int,
+    seed: tf.Tensor | None,
+    *,
+    shards_at_once: int = _SHARDS_AT_ONCE,
+    window: int = _WINDOW,
+) -> tf.data.Dataset:
+    """Gives the encoded images in TFDS's record files.
+
+    Args:
+        shards: The files.
+        count: How many records they have together; another number is an error.
+        seed: int64 of shape (2,), which decides the order; None for that of the files.
+        shards_at_once: Files that are read side by side, in an order by the seed.
+        window: Records that are shuffled among each other.
+
+    Returns:
+        The encoded images, scalar strings, as a `tf.data.Dataset`.
+    """
     files = tf.constant(shards)
     if seed is None:
         records = tf.data.TFRecordDataset(files)
@@ -160,25 +178,25 @@ def _records(shards: list[str], count: int, seed: tf.Tensor | None) -> tf.data.D
         files = tf.gather(files, batches.permutation(len(shards), seed))
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             tf.data.TFRecordDataset,
-            cycle_length=_SHARDS_AT_ONCE,
+            cycle_length=shards_at_once,
             block_length=16,
             num_parallel_calls=batches.PARALLEL,
             deterministic=True,
         )
 
-    def encoded_images(window: tf.Tensor) -> tf.Tensor:
+    def parse(records: tf.Tensor) -> tf.Tensor:
         # TFDS stores an image as its encoded file.
         spec = {"image": tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_example(window, spec)["image"]
+        return tf.io.parse_example(records, spec)["image"]
 
-    def shuffled(number: tf.Tensor, window: tf.Tensor) -> tf.data.Dataset:
+    def shuffled(number: tf.Tensor, images: tf.Tensor) -> tf.data.Dataset:
         if seed is not None:
             window_seed = tf.random.experimental.stateless_fold_in(seed, number)
-            order = batches.permutation(tf.size(window), window_seed)
-            window = tf.gather(window, order)
-        return tf.data.Dataset.from_tensor_slices(window)
+            order = batches.permutation(tf.size(images), window_seed)
+            images = tf.gather(images, order)
+        return tf.data.Dataset.from_tensor_slices(images)
 
-    windows = records.batch(_WINDOW).map(encoded_images).prefetch(1)
+    windows = records.batch(window).map(parse).prefetch(1)
     elements = windows.enumerate().flat_map(shuffled)
     # A shard cut short at a record's end looks whole to the reader, and would shift
     # every later epoch.

@@ -40,13 +40,15 @@ UNITS = ("characters", "bytes")
 NAMES = ("pydoc_topics", "lm1b", "text_files")
 """The names that `load` knows."""
 
-_VERSION = "1.1.0"  # of TFDS's lm1b
+_TFDS_VERSION = "1.1.0"
 _TRAIN_SHARDS = "training-monolingual.tokenized.shuffled/news.en-{:05}-of-00100"
-_OTHER_SHARDS = "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050"
-_BLOCK = 1 << 24  # bytes read at once, and the longest line
-_RECORDS = 8192
-# Codes that there are: Unicode's code points, or a byte's values.
-_CODES = {"characters": 0x110000, "bytes": 256}
+_HELD_OUT_SHARDS = "heldout-monolingual.tokenized.shuffled/news.en.heldout-*-of-00050"
+# So many bytes are read at once, and no line may be longer.
+_BLOCK_SIZE = 1 << 24
+# So many records are parsed at once.
+_RECORDS_AT_ONCE = 8192
+# A unit has so many codes: Unicode's code points, or the values of a byte.
+_NUM_CODES = {"characters": 0x110000, "bytes": 256}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +75,13 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         _check_unit(self.unit)
-        limit = _CODES[self.unit]
-        # No text has half of a pair of UTF-16.
-        whole = all(
+        limit = _NUM_CODES[self.unit]
+        # Surrogates, halves of a pair of UTF-16, are in no text.
+        valid = all(
             type(x) is int and 0 <= x < limit and not 0xD800 <= x < 0xE000
             for x in self.codes
         )
-        if not whole or not 0 < len(self.codes) < MAX_TOKENS:
+        if not valid or not 0 < len(self.codes) < MAX_TOKENS:
             raise ValueError(
                 f"A vocabulary of {self.unit} has 1 to {MAX_TOKENS - 1} whole numbers "
                 f"below {limit}, surrogates left out."
@@ -109,10 +111,10 @@ class Vocabulary:
         return cls(unit, tuple(order[counts[order] > 0].tolist()))
 
     def _ids(self, codes: np.ndarray) -> np.ndarray:
-        table = np.zeros(_CODES[self.unit], np.uint16)
+        table = np.zeros(_NUM_CODES[self.unit], np.uint16)
         table[list(self.codes)] = np.arange(1, len(self))
         ids = np.empty(codes.shape, np.uint16)
-        for rows in _pieces(codes):
+        for rows in _row_slices(codes):
             ids[rows] = table[codes[rows]]
         return ids
 
@@ -127,7 +129,7 @@ class Vocabulary:
         """
         if self.unit == "bytes":
             lines = [line.encode() for line in lines]
-        return self._ids(_codes(lines)).astype(np.int32)
+        return self._ids(_padded_codes(lines)).astype(np.int32)
 
     def decode(self, tokens: np.ndarray) -> list[str]:
         """Makes text of token ids.
@@ -237,13 +239,13 @@ class TextData:
         count = len(self.tokens)
         tokens = tf.constant(self.tokens)
 
-        def take(rows: tf.Tensor) -> tf.Tensor:
-            lines = tf.gather(tokens, rows)
+        def take(indices: tf.Tensor) -> tf.Tensor:
+            lines = tf.gather(tokens, indices)
             return tf.ensure_shape(tf.cast(lines, tf.int32), (batch_size, LENGTH))
 
         return batches.training_batches(
-            functools.partial(batches.rows, count),
-            lambda rows: rows.map(take),
+            functools.partial(batches.indices, count),
+            lambda lines: lines.map(take),
             count,
             f"{self.name} has {count} lines to train on",
             batch_size,
@@ -313,24 +315,33 @@ def load(
             f"{max_vocabulary}; they must be at least 1, at least 2, and in "
             f"2..{MAX_TOKENS}."
         )
-    blocks, others = _source(name, data_dir, text_files)
-    codes = _read(blocks, unit, max_lines)
-    if others is not None:
-        apart = _read(others, unit, held_out)
+    blocks, held_out_blocks = _open_source(name, data_dir, text_files)
+    codes = _read_codes(blocks, unit, max_lines)
+    if held_out_blocks is not None:
+        held_out_codes = _read_codes(held_out_blocks, unit, held_out)
     else:
-        chosen = _choice(len(codes), held_out)
-        apart, codes = codes[chosen], np.delete(codes, chosen, axis=0)
-    if not len(codes) or len(apart) < held_out:
+        chosen = _held_out_lines(len(codes), held_out)
+        held_out_codes, codes = codes[chosen], np.delete(codes, chosen, axis=0)
+    if not len(codes) or len(held_out_codes) < held_out:
         text = f"{name} ({text_files})" if text_files else name
-        has = f"{len(codes) + len(apart)} lines"
-        if others is not None:
-            has = f"{len(codes)} lines to train on and {len(apart)} apart from them"
+        found = f"{len(codes) + len(held_out_codes)} lines"
+        if held_out_blocks is not None:
+            found = (
+                f"{len(codes)} lines to train on and {len(held_out_codes)} apart from "
+                "them"
+            )
         raise InputError(
-            f"{text} has {has}, too few to hold {held_out} out: give more text (lines "
-            "end with a line feed), or measure with fewer (--set=num_samples=N)."
+            f"{text} has {found}, too few to hold {held_out} out: give more text "
+            "(lines end with a line feed), or measure with fewer "
+            "(--set=num_samples=N)."
         )
     vocabulary = _vocabulary(codes, unit, max_vocabulary)
-    data = TextData(name, vocabulary, vocabulary._ids(codes), vocabulary._ids(apart))
+    data = TextData(
+        name,
+        vocabulary,
+        vocabulary._ids(codes),
+        vocabulary._ids(held_out_codes),
+    )
     _log.info(
         "%s: %d lines to train on, %d held out, %d token ids, SHA-256 %s.",
         name,
@@ -368,24 +379,24 @@ def _check_unit(unit: str) -> None:
         raise InputError(f"Unknown unit {unit!r}: choose from {', '.join(UNITS)}.")
 
 
-def _choice(count: int, chosen: int) -> np.ndarray:
-    """Returns numbers below `count`, the same for ever and on every machine."""
+def _held_out_lines(count: int, held_out: int) -> np.ndarray:
+    """Chooses lines by number, the same for ever and on every machine."""
     random = np.random.Philox(key=0).random_raw(count)
-    return np.sort(np.argsort(random, kind="stable")[:chosen])
+    return np.sort(np.argsort(random, kind="stable")[:held_out])
 
 
 def _vocabulary(codes: np.ndarray, unit: str, max_size: int) -> Vocabulary:
-    counts = np.zeros(_CODES[unit], np.int64)
-    for rows in _pieces(codes):
+    counts = np.zeros(_NUM_CODES[unit], np.int64)
+    for rows in _row_slices(codes):
         counts += np.bincount(codes[rows].ravel(), minlength=len(counts))
     vocabulary = Vocabulary.of(counts, unit, max_size)
-    different = np.count_nonzero(counts)
-    if different > len(vocabulary.codes):
+    distinct = np.count_nonzero(counts)
+    if distinct > len(vocabulary.codes):
         known = counts[list(vocabulary.codes)].sum() / counts.sum()
         _log.info(
             "Of %d different %s, the %d most frequent have a token id; the others, "
             "%.2g%% of the text, are unk.",
-            different,
+            distinct,
             unit,
             len(vocabulary.codes),
             100 * (1 - known),
@@ -396,7 +407,7 @@ def _vocabulary(codes: np.ndarray, unit: str, max_size: int) -> Vocabulary:
 # Symbols ------------------------------------------------------------------------------
 
 
-def _codes(lines: Sequence[str] | Sequence[bytes]) -> np.ndarray:
+def _padded_codes(lines: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     """Cuts or pads lines; returns their code points, or bytes, (lines, 32)."""
     if lines and isinstance(lines[0], bytes):
         padding = PADDING.encode()
@@ -406,10 +417,11 @@ def _codes(lines: Sequence[str] | Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4").reshape(-1, LENGTH)
 
 
-def _pieces(codes: np.ndarray) -> Iterator[slice]:
+def _row_slices(codes: np.ndarray) -> Iterator[slice]:
     """Yields rows in pieces: NumPy indexes and counts by 64-bit copies of its input."""
     return (
-        slice(i, i + _BLOCK // LENGTH) for i in range(0, len(codes), _BLOCK // LENGTH)
+        slice(i, i + _BLOCK_SIZE // LENGTH)
+        for i in range(0, len(codes), _BLOCK_SIZE // LENGTH)
     )
 
 
@@ -424,21 +436,22 @@ class _Block(NamedTuple):
     text: bytes
 
 
-def _read(blocks: Iterator[_Block], unit: str, max_lines: int) -> np.ndarray:
+def _read_codes(blocks: Iterator[_Block], unit: str, max_lines: int) -> np.ndarray:
     """Returns the symbols of the first lines that are not empty, (lines, 32)."""
     pieces, count, empty = [], 0, 0
     for block in blocks:
         found = _lines(block, unit)
         lines = [line for line in found if line and not line.isspace()]
         empty += len(found) - len(lines)
-        pieces.append(_codes(lines[: max_lines - count]))
+        pieces.append(_padded_codes(lines[: max_lines - count]))
         count += len(pieces[-1])
         if count == max_lines:
             break
     if empty:
         _log.info("%d empty lines are left out.", empty)
     codes = np.empty((count, LENGTH), np.uint8 if unit == "bytes" else np.uint32)
-    # The last first, freed one by one: never is all of the text in memory twice.
+    # The last piece comes first and each is freed, so that the text is never in memory
+    # twice.
     while pieces:
         piece = pieces.pop()
         codes[count - len(piece) : count] = piece
@@ -473,14 +486,14 @@ def _lines(block: _Block, unit: str) -> list[str] | list[bytes]:
 # Sources ------------------------------------------------------------------------------
 
 
-def _source(
+def _open_source(
     name: str, data_dir: Any, text_files: str | None
 ) -> tuple[Iterator[_Block], Iterator[_Block] | None]:
-    """Returns the text, and the held-out text where there is one apart."""
+    """Returns the text, and the held-out text where it comes apart from it."""
     if name == "pydoc_topics":
-        return iter([_Block(name, 1, "\n".join(_topics()).encode())]), None
+        return iter([_Block(name, 1, "\n".join(_pydoc_lines()).encode())]), None
     if name == "text_files":
-        return _file_blocks(_matching(text_files)), None
+        return _file_blocks(_matching_files(text_files)), None
     folder = data_folder(data_dir)
     files = [folder / _TRAIN_SHARDS.format(number) for number in range(1, 100)]
     if files[0].parent.is_dir():
@@ -490,16 +503,16 @@ def _source(
                 f"{missing[0]} first: copy them there, or take those that are there by "
                 f"--text_files='{files[0].parent}/news.en-*'."
             )
-        others = sorted(folder.glob(_OTHER_SHARDS))
-        return _file_blocks(files), _file_blocks(others) if others else None
-    found = find_prepared("lm1b", folder, _VERSION)
+        held_out = sorted(folder.glob(_HELD_OUT_SHARDS))
+        return _file_blocks(files), _file_blocks(held_out) if held_out else None
+    found = find_prepared("lm1b", folder, _TFDS_VERSION)
     if found is None:
         raise InputError(
-            f"lm1b is not in {folder}: found neither lm1b/{_VERSION} as TFDS prepares "
-            f"it nor {files[0].parent.name} as the authors pack it. Where there is a "
-            f"network, run {prepare_command('lm1b', folder)}, then copy "
-            f"{folder / 'lm1b'} here if that was another machine; or name the folder "
-            "that holds either with --data_dir."
+            f"lm1b is not in {folder}: found neither lm1b/{_TFDS_VERSION} as TFDS "
+            f"prepares it nor {files[0].parent.name} as the authors pack it. Where "
+            f"there is a network, run {prepare_command('lm1b', folder)}, then "
+            f"copy {folder / 'lm1b'} here if that was another machine; or name the "
+            "folder that holds either with --data_dir."
         )
     train, test = (
         _record_blocks(*prepared.prepared_shards("lm1b", folder, found, split))
@@ -508,7 +521,7 @@ def _source(
     return train, test
 
 
-def _topics() -> list[str]:
+def _pydoc_lines() -> list[str]:
     """Returns the sentences of Python's help pages in lines of 32 at most."""
     from pydoc_data.topics import topics
 
@@ -517,7 +530,7 @@ def _topics() -> list[str]:
     for _, page in sorted(topics.items()):
         for paragraph in re.split(r"\n\s*\n", page):
             words = " ".join(paragraph.split())
-            # Neither headings nor grammars nor programs.
+            # Headings, grammars and programs are left out.
             if re.fullmatch(r'["*(]*[A-Z].*[.:]', words) and not re.search(
                 "::=|>>>", words
             ):
@@ -525,7 +538,7 @@ def _topics() -> list[str]:
     return [line for words in sentences for line in textwrap.wrap(words, LENGTH)]
 
 
-def _matching(pattern: str) -> list[pathlib.Path]:
+def _matching_files(pattern: str) -> list[pathlib.Path]:
     # A pattern with several ** finds files more than once.
     found = sorted(set(glob.glob(os.path.expanduser(pattern), recursive=True)))
     files = [path for path in map(pathlib.Path, found) if path.is_file()]
@@ -544,7 +557,7 @@ def _file_blocks(paths: Sequence[pathlib.Path]) -> Iterator[_Block]:
         label, first, rest = printable(path), 1, b""
         try:
             with open(path, "rb") as file:
-                while read := file.read(_BLOCK):
+                while read := file.read(_BLOCK_SIZE):
                     text = rest + read
                     if first == 1:
                         text = text.removeprefix(b"\xef\xbb\xbf")
@@ -553,10 +566,10 @@ def _file_blocks(paths: Sequence[pathlib.Path]) -> Iterator[_Block]:
                         yield _Block(label, first, text[:end])
                         first += text.count(b"\n", 0, end)
                     rest = text[end:]
-                    if len(rest) > _BLOCK:
+                    if len(rest) > _BLOCK_SIZE:
                         raise InputError(
-                            f"{label}, line {first} is longer than {_BLOCK >> 20} MB: "
-                            "expected a sample of text a line."
+                            f"{label}, line {first} is longer than "
+                            f"{_BLOCK_SIZE >> 20} MB: expected a sample of text a line."
                         )
         except OSError as error:
             raise InputError(f"Cannot read {label}: {error.strerror}.") from error
@@ -569,7 +582,7 @@ def _file_blocks(paths: Sequence[pathlib.Path]) -> Iterator[_Block]:
 def _record_blocks(shards: list[str], count: int) -> Iterator[_Block]:
     """Reads the lines in TFDS's record files."""
     features = {"text": tf.io.FixedLenFeature([], tf.string)}
-    records = tf.data.TFRecordDataset(shards).batch(_RECORDS)
+    records = tf.data.TFRecordDataset(shards).batch(_RECORDS_AT_ONCE)
     records = records.map(lambda x: tf.io.parse_example(x, features)["text"])
     first = 1
     try:

@@ -17,8 +17,8 @@ from tf_ttur.layers import Conv2D, UpsampleConv2D
 
 __all__ = ["BEGAN", "discriminator", "generator"]
 
-# Height and width of the smallest map.
-_START = 8
+# The decoder starts with a map of this height and width.
+_BASE_SIZE = 8
 
 
 def generator(
@@ -48,7 +48,7 @@ def generator(
         (n, image_size, image_size, channels). Nothing bounds them; `BEGAN` clips what
         it samples to [-1, 1].
     """
-    stages = _stages(image_size, channels, width)
+    stages = _count_stages(image_size, channels, width)
     latents = keras.Input((latent_dimension,), name="latents")
     images = _decode(latents, stages, channels, width, _seeds(1000 * seed))
     return keras.Model(latents, images, name=name)
@@ -76,7 +76,7 @@ def discriminator(
         A Keras model: images float32 (n, image_size, image_size, channels) -> their
         reconstructions, likewise.
     """
-    stages = _stages(image_size, channels, width)
+    stages = _count_stages(image_size, channels, width)
     seeds = _seeds(1000 * seed + 500)
     images = keras.Input((image_size, image_size, channels), name="images")
     x = _conv(width, seeds, "encoder_conv")(images)
@@ -150,7 +150,7 @@ class BEGAN(GAN):
             raise ValueError(f"lambda_k must be positive; got {lambda_k}.")
         self.gamma, self.lambda_k = float(gamma), float(lambda_k)
         self.k = self._scalar("k")
-        # The errors of the updates just made, for `after_step`.
+        # `after_step` reads the errors of the updates just made from these.
         self._real_error = self._scalar("real_error")
         self._fake_error = self._scalar("fake_error")
 
@@ -203,7 +203,7 @@ class BEGAN(GAN):
         """
         images = tf.concat([real, fake], 0)
         real_error, fake_error = map(
-            tf.reduce_mean, tf.split(self._difference(images), 2)
+            tf.reduce_mean, tf.split(self._absolute_error(images), 2)
         )
         self._real_error.assign(self.global_mean(real_error, real))
         k = tf.convert_to_tensor(self.k)
@@ -219,7 +219,7 @@ class BEGAN(GAN):
         Returns:
             `"g_loss"`, and `"convergence"` to be logged.
         """
-        error = tf.reduce_mean(self._difference(fake))
+        error = tf.reduce_mean(self._absolute_error(fake))
         self._fake_error.assign(self.global_mean(error, fake))
         measure = tf.convert_to_tensor(self._real_error) + tf.abs(self._balance())
         return {"g_loss": error, "convergence": measure}
@@ -250,7 +250,7 @@ class BEGAN(GAN):
         """Returns the constructor's arguments, serialised."""
         return super().get_config() | {"gamma": self.gamma, "lambda_k": self.lambda_k}
 
-    def _difference(self, images: tf.Tensor) -> tf.Tensor:
+    def _absolute_error(self, images: tf.Tensor) -> tf.Tensor:
         return tf.abs(self._logits(images) - images)
 
     def _balance(self) -> tf.Tensor:
@@ -261,14 +261,14 @@ def _decode(
     code: Any, stages: int, channels: int, width: int, seeds: Iterator[int]
 ) -> Any:
     x = keras.layers.Dense(
-        _START * _START * width,
+        _BASE_SIZE * _BASE_SIZE * width,
         kernel_initializer=_glorot(seeds),
         name="decoder_linear",
     )(code)
-    x = keras.layers.Reshape((_START, _START, width), name="decoder_reshape")(x)
+    x = keras.layers.Reshape((_BASE_SIZE, _BASE_SIZE, width), name="decoder_reshape")(x)
     for stage in range(1, stages + 1):
         # All stages but the first start by doubling the map.
-        first = _conv if stage == 1 else _up
+        first = _conv if stage == 1 else _upsampling_conv
         x = first(width, seeds, f"decoder_{stage}_conv_1")(x)
         x = _conv(width, seeds, f"decoder_{stage}_conv_2")(x)
     # Under mixed precision the images still come out in float32.
@@ -296,7 +296,9 @@ def _conv(
     )
 
 
-def _up(filters: int, seeds: Iterator[int], name: str) -> keras.layers.Layer:
+def _upsampling_conv(
+    filters: int, seeds: Iterator[int], name: str
+) -> keras.layers.Layer:
     return UpsampleConv2D(
         filters, 3, activation="elu", kernel_initializer=_glorot(seeds), name=name
     )
@@ -310,13 +312,14 @@ def _seeds(first: int) -> Iterator[int]:
     return iter(range(first, first + 500))
 
 
-def _stages(image_size: int, channels: int, width: int) -> int:
-    """Says how often the map is doubled, plus one; checks the sizes."""
-    doublings = max(image_size // _START, 1).bit_length() - 1
-    if image_size != _START << doublings:
+def _count_stages(image_size: int, channels: int, width: int) -> int:
+    """Returns how often the map is doubled, plus one; checks the sizes."""
+    doublings = max(image_size // _BASE_SIZE, 1).bit_length() - 1
+    if image_size != _BASE_SIZE << doublings:
         raise ValueError(
-            f"image_size is {image_size}; BEGAN doubles maps of {_START}x{_START} and "
-            "needs 8 times a power of 2, such as 32 or 64."
+            f"image_size is {image_size}; BEGAN doubles maps of "
+            f"{_BASE_SIZE}x{_BASE_SIZE} and needs 8 times a power of 2, such as 32 or "
+            "64."
         )
     if channels < 1 or width < 1:
         raise ValueError(f"channels {channels} and width {width} must be at least 1.")

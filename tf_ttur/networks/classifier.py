@@ -22,11 +22,13 @@ from fid.files import InputError, atomic_path, cache_dir, read_json, write_json
 __all__ = ["DigitsClassifier", "digits_classifier"]
 
 _log = logging.getLogger(__name__)
-FEATURES = 64
+_NUM_FEATURES = 64
 _SEED = 2017
-_TEST_SHARE = 5  # every fifth image is held out
+# One image of so many is held out to measure the accuracy.
+_HOLD_OUT_EVERY = 5
 _EPOCHS = 12
-# Part of the file name: whoever changes the recipe above or the network changes it.
+# This is part of the file name. Whoever changes the settings above or the network
+# raises it.
 _VERSION = 1
 
 
@@ -49,8 +51,8 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
     """Loads the classifier from the cache, or trains it (seconds).
 
     Args:
-        images: The digits, uint8 (n, side, side, 1), at least 8 pixels a side. Each
-            side has a classifier of its own.
+        images: The digits, uint8 (n, size, size, 1), with a size of at least 8 pixels.
+            Each size has a classifier of its own.
         labels: Their classes, integers (n,) in 0..9.
 
     Returns:
@@ -59,42 +61,44 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
     Raises:
         InputError: The images are too small, or the classifier in the cache is damaged.
     """
-    side = images.shape[1]
-    if side < 8:
-        raise InputError(f"The digits are {side} pixels wide; at least 8 are needed.")
-    path = cache_dir() / f"digits_classifier_v{_VERSION}_{side}.keras"
-    if not (path.exists() and _facts(path).exists()):
+    image_size = images.shape[1]
+    if image_size < 8:
+        raise InputError(
+            f"The digits are {image_size} pixels wide; at least 8 are needed."
+        )
+    path = cache_dir() / f"digits_classifier_v{_VERSION}_{image_size}.keras"
+    if not (path.exists() and _record_path(path).exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             # Of several runs that start at once, one trains it for all.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (path.exists() and _facts(path).exists()):
+            if not (path.exists() and _record_path(path).exists()):
                 _train(images, labels, path)
-    facts = read_json(_facts(path))
+    record = read_json(_record_path(path))
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:
         raise InputError(
             f"{path} is damaged ({error}); delete it and it is made again."
         ) from error
-    if weights_sha256(model) != facts.get("weights_sha256"):
+    if weights_sha256(model) != record.get("weights_sha256"):
         raise InputError(
-            f"{path} does not have the weights that {_facts(path).name} records; "
+            f"{path} does not have the weights that {_record_path(path).name} records; "
             "delete both and they are made again."
         )
     features = keras.Model(model.inputs, model.get_layer("features").output)
     return DigitsClassifier(
         extractor=KerasExtractor(features, "digits"),
-        accuracy=facts["accuracy"],
+        accuracy=record["accuracy"],
         path=path,
     )
 
 
-def _facts(path: pathlib.Path) -> pathlib.Path:
+def _record_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".json")
 
 
-def _network(side: int) -> keras.Model:
+def _network(image_size: int) -> keras.Model:
     seeds = iter(range(_SEED, _SEED + 4))
 
     def he() -> keras.initializers.Initializer:
@@ -102,7 +106,7 @@ def _network(side: int) -> keras.Model:
 
     return keras.Sequential(
         [
-            keras.Input((side, side, 1)),
+            keras.Input((image_size, image_size, 1)),
             # The digits have 8x8 pixels of information; the rest is interpolation.
             layers.AveragePooling2D(2),
             layers.Conv2D(16, 3, padding="same", kernel_initializer=he()),
@@ -112,10 +116,13 @@ def _network(side: int) -> keras.Model:
             layers.ELU(),
             layers.AveragePooling2D(2),
             layers.Flatten(),
-            # ELU, not ReLU: a feature that is zero for every digit would leave the
-            # covariance singular.
+            # ELU has no feature that is zero for every digit, as ReLU may have, which
+            # would leave the covariance singular.
             layers.Dense(
-                FEATURES, kernel_initializer=he(), activation="elu", name="features"
+                _NUM_FEATURES,
+                kernel_initializer=he(),
+                activation="elu",
+                name="features",
             ),
             layers.Dense(10, kernel_initializer=he(), name="logits"),
         ],
@@ -132,7 +139,7 @@ def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
         jit_compile=True,
     )
     x, y = images.astype("float32") / 127.5 - 1.0, labels
-    held_out = np.arange(len(x)) % _TEST_SHARE == 0
+    held_out = np.arange(len(x)) % _HOLD_OUT_EVERY == 0
     train_x, train_y = x[~held_out], y[~held_out]
     random = np.random.default_rng(_SEED)
     for _ in range(_EPOCHS):
@@ -146,8 +153,8 @@ def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
     _log.info("Trained the digits classifier: accuracy %.4f.", accuracy)
     with atomic_path(path) as temporary:
         model.save(temporary)
-    # Last, since a classifier without this file counts as not made.
+    # The record comes last, since a classifier without it counts as not made.
     write_json(
-        _facts(path),
+        _record_path(path),
         {"accuracy": accuracy, "weights_sha256": weights_sha256(model)},
     )

@@ -9,8 +9,6 @@ from tf_ttur.layers import BatchNormalization, Conv2D, Conv2DTranspose
 
 __all__ = ["discriminator", "generator"]
 
-_CONV = keras.initializers.TruncatedNormal
-_NORMAL = keras.initializers.RandomNormal
 _STDDEV = 0.02
 _MOMENTUM = 0.9
 
@@ -44,7 +42,7 @@ def generator(
         A Keras model: latents float32 (n, latent_dimension) -> images float32
         (n, image_size, image_size, channels) in [-1, 1].
     """
-    _check(image_size, channels, width)
+    _check_sizes(image_size, channels, width)
     if moving_average_updates < 1:
         raise ValueError(
             f"moving_average_updates is {moving_average_updates}; it must be >= 1."
@@ -55,7 +53,7 @@ def generator(
     latents = keras.Input((latent_dimension,), name="latents")
     x = layers.Dense(
         start * start * 8 * width,
-        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=next(seeds)),
+        kernel_initializer=_normal(next(seeds)),
         name="linear",
     )(latents)
     x = layers.Reshape((start, start, 8 * width), name="reshape")(x)
@@ -92,7 +90,7 @@ def discriminator(
         A Keras model: images float32 (n, image_size, image_size, channels) in
         [-1, 1] -> logits float32 (n, 1).
     """
-    _check(image_size, channels, width)
+    _check_sizes(image_size, channels, width)
     seeds = iter(range(1000 * seed + 500, 1000 * seed + 505))
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
@@ -102,7 +100,9 @@ def discriminator(
             5,
             strides=2,
             padding="same",
-            kernel_initializer=_CONV(stddev=_STDDEV, seed=next(seeds)),
+            kernel_initializer=keras.initializers.TruncatedNormal(
+                stddev=_STDDEV, seed=next(seeds)
+            ),
             name=f"conv_{stage}",
         )(x)
         if stage > 0:
@@ -111,11 +111,15 @@ def discriminator(
     x = layers.Flatten(name="flatten")(x)
     logits = layers.Dense(
         1,
-        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=next(seeds)),
+        kernel_initializer=_normal(next(seeds)),
         dtype="float32",
         name="logits",
     )(x)
     return keras.Model(images, logits, name=name)
+
+
+def _normal(seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=_STDDEV, seed=seed)
 
 
 def _deconv(filters: int, seed: int, name: str) -> layers.Layer:
@@ -124,7 +128,7 @@ def _deconv(filters: int, seed: int, name: str) -> layers.Layer:
         5,
         strides=2,
         padding="same",
-        kernel_initializer=_NORMAL(stddev=_STDDEV, seed=seed),
+        kernel_initializer=_normal(seed),
         name=name,
     )
 
@@ -133,7 +137,7 @@ def _norm(name: str, momentum: float = _MOMENTUM) -> layers.Layer:
     return BatchNormalization(momentum=momentum, epsilon=1e-5, name=name)
 
 
-def _check(image_size: int, channels: int, width: int) -> None:
+def _check_sizes(image_size: int, channels: int, width: int) -> None:
     if image_size < 16 or image_size % 16:
         raise ValueError(
             f"image_size is {image_size}; DCGAN halves images four times and needs a "

@@ -55,7 +55,7 @@ def generator(
         A Keras model: latents float32 (n, latent_dimension) -> images float32
         (n, image_size, image_size, channels) in [-1, 1].
     """
-    width = _check(image_size, channels, width)
+    width = _checked_width(image_size, channels, width)
     init = _Initializers(seed)
     norm = BatchStatistics if batch_statistics else _batch_norm
     start = image_size // 16
@@ -84,7 +84,7 @@ def discriminator(
     pack: int = 1,
     name: str = "discriminator",
 ) -> keras.Model:
-    """Builds the critic: four residual blocks that halve the image, a linear layer.
+    """Builds the discriminator: four residual blocks that halve, and a linear layer.
 
     Args:
         image_size: Height and width of the images, a multiple of 16.
@@ -100,7 +100,7 @@ def discriminator(
         A Keras model: images float32 (n, image_size, image_size, channels) in
         [-1, 1] -> scores float32 (n / pack, 1).
     """
-    width = _check(image_size, channels, width)
+    width = _checked_width(image_size, channels, width)
     init = _Initializers(seed, first=500)
     images = keras.Input((image_size, image_size, channels), name="images")
     x = _conv(width, init.glorot(), "conv")(images)
@@ -167,7 +167,7 @@ class PackImages(keras.layers.Layer):
         self.count = count
 
     def call(self, inputs: Any) -> Any:
-        """Packs."""
+        """Packs consecutive rows of a batch."""
         batch, features = inputs.shape
         if batch is not None and batch % self.count:
             raise ValueError(
@@ -177,7 +177,7 @@ class PackImages(keras.layers.Layer):
         return keras.ops.reshape(inputs, (-1, self.count * features))
 
     def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Fewer and longer rows."""
+        """Returns the shape of fewer and longer rows."""
         batch, features = input_shape
         batch = None if batch is None else batch // self.count
         return (batch, self.count * features)
@@ -266,7 +266,8 @@ def _layer_norm(name: str) -> Any:
     return ImageNormalization(epsilon=_EPSILON, name=name)
 
 
-def _check(image_size: int, channels: int, width: int | None) -> int:
+def _checked_width(image_size: int, channels: int, width: int | None) -> int:
+    """Returns the width, `image_size` by default; checks the sizes."""
     if image_size < 16 or image_size % 16:
         raise ValueError(
             f"image_size is {image_size}; these networks halve images four times and "

@@ -47,14 +47,14 @@ def generator(
         tokens, float32 (n, length, vocabulary_size), whose sums over the last axis are
         one.
     """
-    _check(vocabulary_size, width, length)
+    _check_sizes(vocabulary_size, width, length)
     glorot, he = _initializers(1000 * seed)
     latents = keras.Input((latent_dimension,), name="latents")
     x = keras.layers.Dense(length * width, kernel_initializer=glorot(), name="linear")(
         latents
     )
-    # The original has channels before positions: the same but for the order in which
-    # the linear layer's columns stand.
+    # The original puts channels before positions, which changes nothing but the order
+    # of the linear layer's columns.
     x = keras.layers.Reshape((length, width), name="reshape")(x)
     for index in range(1, _BLOCKS + 1):
         x = _block(x, he, f"block_{index}")
@@ -71,7 +71,7 @@ def discriminator(
     seed: int = 0,
     name: str = "discriminator",
 ) -> keras.Model:
-    """Builds the critic: five residual blocks and a linear layer.
+    """Builds the discriminator: five residual blocks and a linear layer.
 
     Args:
         vocabulary_size: Number of token ids.
@@ -84,7 +84,7 @@ def discriminator(
         A Keras model: probabilities of the tokens, float32 (n, length,
         vocabulary_size) -> scores, float32 (n, 1).
     """
-    _check(vocabulary_size, width, length)
+    _check_sizes(vocabulary_size, width, length)
     glorot, he = _initializers(1000 * seed + 500)
     probabilities = keras.Input((length, vocabulary_size), name="probabilities")
     x = _conv(width, 1, he, "conv")(probabilities)
@@ -168,7 +168,7 @@ class TextGAN(GAN):
         seed: int | None = None,
         batch_size: int = 256,
     ) -> list[str]:
-        """As `generate_tokens`, as text.
+        """Generates lines as strings; see `generate_tokens`.
 
         Args:
             count: How many.
@@ -222,7 +222,7 @@ def _initializers(seed: int) -> tuple[_Initializer, _Initializer]:
     return lambda: uniform(1.0), lambda: uniform(2.0)
 
 
-def _check(vocabulary_size: int, width: int, length: int) -> None:
+def _check_sizes(vocabulary_size: int, width: int, length: int) -> None:
     if vocabulary_size < 2 or width < 1 or length < 1:
         raise ValueError(
             f"vocabulary_size {vocabulary_size} must be at least 2, width {width} and "

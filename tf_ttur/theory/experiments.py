@@ -8,21 +8,42 @@ from typing import Any
 import numpy as np
 
 from tf_ttur.theory import figures
-from tf_ttur.theory import heavy_ball as ball
-from tf_ttur.theory import stochastic_approximation as approximation
+from tf_ttur.theory.heavy_ball import (
+    TWO_WELLS,
+    VALLEY,
+    adam_path,
+    energy,
+    flat_share,
+    friction,
+    heavy_ball_path,
+    ode,
+    stationary_noise,
+    wilson,
+)
+from tf_ttur.theory.stochastic_approximation import (
+    DiracGAN,
+    LinearQuadratic,
+    contraction,
+    iterate,
+    power_slope,
+    second_moments,
+    stationary_covariance,
+    trajectory,
+    update_eigenvalues,
+)
 
 __all__ = ["flat_minima", "heavy_ball", "two_time_scales"]
 
 # The generator's own curvature is -1, so that one time scale fails.
-_GAME = approximation.LinearQuadratic(p=1.0, c=1.0, q=0.5)
-_DIRAC = approximation.DiracGAN(gamma=0.1)
+_GAME = LinearQuadratic(p=1.0, c=1.0, q=0.5)
+_DIRAC = DiracGAN(gamma=0.1)
 _CONSTANT = (
     (_GAME, 0.01, 0.01),
     (_GAME, 0.01, 0.04),
     (_GAME, 0.01, 0.1),
     (_DIRAC, 1.0, 1.0),
     (_DIRAC, 0.1, 1.0),
-    (approximation.DiracGAN(gamma=0.0), 0.1, 1.0),
+    (DiracGAN(gamma=0.0), 0.1, 1.0),
 )
 _FALLING = ((0.8, 0.55), (0.55, 0.55))
 
@@ -43,10 +64,10 @@ def two_time_scales(
     """
     constant, distances, orbits = [], {}, {}
     for game, slow, fast in _CONSTANT:
-        linear = isinstance(game, approximation.LinearQuadratic)
-        points = approximation.path(game, slow, fast, 10_000, (1.0, 1.0))
+        linear = isinstance(game, LinearQuadratic)
+        points = trajectory(game, slow, fast, 10_000, (1.0, 1.0))
         norms = np.hypot(*points.T)
-        radius = float(abs(approximation.update_eigenvalues(game, slow, fast)).max())
+        radius = float(abs(update_eigenvalues(game, slow, fast)).max())
         label = f"{slow:g}, {fast:g}"
         if linear:
             name = "linear-quadratic"
@@ -67,7 +88,7 @@ def two_time_scales(
                 "slow": slow,
                 "fast": fast,
                 "predicted": radius,
-                "measured": approximation.contraction(points),
+                "measured": contraction(points),
                 "outcome": outcome,
             }
         )
@@ -86,13 +107,11 @@ def two_time_scales(
 
 def _stationary(runs: int, steps: int, seed: int) -> list[dict[str, Any]]:
     slow, fast, noise = 0.01, 0.1, 1.0
-    predicted = approximation.stationary_covariance(_GAME, slow, fast, noise)
-    # The transient is gone after a tenth: its factor per update is 0.98.
+    predicted = stationary_covariance(_GAME, slow, fast, noise)
+    # The transient is gone after a tenth, since its factor per update is 0.98.
     steps = min(steps, 10_000)
     sums, count = np.zeros(2), 0
-    points = approximation.iterate(
-        _GAME, slow, fast, steps, runs=runs, noise=noise, seed=seed
-    )
+    points = iterate(_GAME, slow, fast, steps, runs=runs, noise=noise, seed=seed)
     for step, pair in enumerate(points):
         if step > steps // 10:
             sums += np.square(pair).mean(axis=1)
@@ -111,40 +130,38 @@ def _falling(
     # Keras starts TensorFlow, which the other experiments do without.
     from tf_ttur.schedules import a2_violations, power_laws
 
-    broken = a2_violations(alpha, beta)
+    violations = a2_violations(alpha, beta)
     n = np.arange(steps)
-    if broken:
+    if violations:
         slow = fast = 0.3 * (n + 1.0) ** -alpha
     else:
         laws = power_laws(a0=0.3, alpha=alpha, b0=0.3, beta=beta)
         slow = np.asarray(laws["generator"](n), "float64")
         fast = np.asarray(laws["discriminator"](n), "float64")
-    kept = np.unique(np.geomspace(1, steps, 200).astype(int))
-    wanted, theta_squares, w_squares = set(kept.tolist()), [], []
-    points = approximation.iterate(
-        _GAME, slow, fast, steps, runs=runs, noise=1.0, seed=seed
-    )
+    report = np.unique(np.geomspace(1, steps, 200).astype(int))
+    wanted, theta_squares, w_squares = set(report.tolist()), [], []
+    points = iterate(_GAME, slow, fast, steps, runs=runs, noise=1.0, seed=seed)
     for step, (theta, w) in enumerate(points):
         if step in wanted:
             theta_squares.append(np.mean(theta**2))
             w_squares.append(np.mean((w - _GAME.c / _GAME.q * theta) ** 2))
-    exact = approximation.second_moments(_GAME, slow, fast, kept, noise=1.0)
-    off_answer = np.array([-_GAME.c / _GAME.q, 1.0])
-    late = kept >= steps / 10
+    exact = second_moments(_GAME, slow, fast, report, noise=1.0)
+    off_response = np.array([-_GAME.c / _GAME.q, 1.0])
+    late = report >= steps / 10
     slopes = [
-        approximation.power_slope(kept[late], np.array(values)[late])
+        power_slope(report[late], np.array(values)[late])
         for values in (
             theta_squares,
             w_squares,
             exact[:, 0, 0],
-            exact @ off_answer @ off_answer,
+            exact @ off_response @ off_response,
         )
     ]
     label = f"α {alpha}, β {beta}"
     row = {
         "alpha": alpha,
         "beta": beta,
-        "broken": broken,
+        "broken": violations,
         "theta_exponent": slopes[0],
         "w_exponent": slopes[1],
         "theta_exponent_exact": slopes[2],
@@ -152,8 +169,8 @@ def _falling(
         "last_mean_square": float(theta_squares[-1]),
     }
     return row, {
-        f"θ, {label}": (kept, np.array(theta_squares), "-"),
-        f"w − λ(θ), {label}": (kept, np.array(w_squares), "--"),
+        f"θ, {label}": (report, np.array(theta_squares), "-"),
+        f"w − λ(θ), {label}": (report, np.array(w_squares), "--"),
     }
 
 
@@ -167,40 +184,39 @@ def heavy_ball(path: str | os.PathLike[str], seed: int) -> dict[str, Any]:
     Returns:
         The friction map, the distances with their orders, and the energies.
     """
-    gradient = ball.VALLEY.gradient
+    gradient = VALLEY.gradient
     start, memory, alpha, end = np.array([1.5, -1.0]), 2.0, 0.1, 4.0
-    # No smaller than any squared derivative on the way, the first ones being largest.
+    # This is no smaller than any squared derivative on the way, of which the first are
+    # the largest.
     moment = 4 * float(np.max(gradient(start) ** 2))
     rates = 2.0 ** -np.arange(4, 11)
     errors: dict[str, list[float]] = {}
     for rate in rates:
         steps = round(end / rate)
         times = np.arange(steps + 1) * rate
-        exact, _ = ball.ode(gradient, start, memory, times)
+        exact, _ = ode(gradient, start, memory, times)
         # A stationary second moment v divides the gradient by sqrt(v). The time is
         # stretched so that the ball comes as far.
         scale = moment**0.5
         longer = np.arange(round(scale * end / rate) + 1) * rate
-        scaled, _ = ball.ode(
+        scaled, _ = ode(
             lambda x, scale=scale: gradient(x) / scale, start, memory, longer
         )
-        fading, _ = ball.ode(gradient, start, _fading, times + 1.0)
+        fading, _ = ode(gradient, start, _polynomial_memory, times + 1.0)
+        ball, _ = heavy_ball_path(gradient, start, rate, memory, steps)
+        fading_ball, _ = heavy_ball_path(
+            gradient, start, rate, _polynomial_memory, steps, start_time=1.0
+        )
         paths = {
-            "heavy ball": (
-                ball.heavy_ball_path(gradient, start, rate, memory, steps)[0],
-                exact,
-            ),
-            "heavy ball, polynomial memory": (
-                ball.heavy_ball_path(gradient, start, rate, _fading, steps, 1.0)[0],
-                fading,
-            ),
+            "heavy ball": (ball, exact),
+            "heavy ball, polynomial memory": (fading_ball, fading),
         }
         settings = {"second_moment": moment, "seed": seed}
         for label, noise in (
-            ("Adam, stationary v", ball.stationary_noise(moment)),
+            ("Adam, stationary v", stationary_noise(moment)),
             ("Adam, no noise (v decays)", None),
         ):
-            runs = ball.adam_path(
+            runs = adam_path(
                 gradient,
                 np.broadcast_to(start, (64, 2)),
                 rate,
@@ -215,21 +231,21 @@ def heavy_ball(path: str | os.PathLike[str], seed: int) -> dict[str, Any]:
             gap = np.linalg.norm(found - reference, axis=-1).max(axis=0)
             errors.setdefault(label, []).append(float(np.mean(gap)))
     measured = {
-        label: (np.array(values), approximation.power_slope(rates, np.array(values)))
+        label: (np.array(values), power_slope(rates, np.array(values)))
         for label, values in errors.items()
     }
 
     energies, rises = {}, []
     times = np.linspace(0, 10, 2001)
-    exact, momentum = ball.ode(gradient, start, memory, times)
-    drawn = {"equation": (times, exact, momentum)}
+    exact, momentum = ode(gradient, start, memory, times)
+    paths = {"equation": (times, exact, momentum)}
     examples = {}
     for rate in (0.1, 0.02):
-        theta, m = ball.heavy_ball_path(gradient, start, rate, memory, round(10 / rate))
-        drawn[f"heavy ball, a = {rate}"] = np.arange(len(theta)) * rate, theta, m
+        theta, m = heavy_ball_path(gradient, start, rate, memory, round(10 / rate))
+        paths[f"heavy ball, a = {rate}"] = np.arange(len(theta)) * rate, theta, m
         examples[f"a = {rate}"] = theta[: round(end / rate) + 1]
-    for label, (at, theta, m) in drawn.items():
-        values = ball.energy(ball.VALLEY, theta, m, memory)
+    for label, (at, theta, m) in paths.items():
+        values = energy(VALLEY, theta, m, memory)
         energies[label] = at, values
         rise = np.diff(values)
         rises.append(
@@ -243,7 +259,7 @@ def heavy_ball(path: str | os.PathLike[str], seed: int) -> dict[str, Any]:
     figures.heavy_ball(path, exact[:801], examples, rates, measured, energies)
     return {
         "friction": [
-            {"beta_1": b1, "beta_2": b2} | vars(ball.friction(1e-4, b1, b2))
+            {"beta_1": b1, "beta_2": b2} | vars(friction(1e-4, b1, b2))
             for b1, b2 in ((0.0, 0.9), (0.5, 0.9), (0.5, 0.999), (0.9, 0.999))
         ],
         "distance": [
@@ -254,8 +270,8 @@ def heavy_ball(path: str | os.PathLike[str], seed: int) -> dict[str, Any]:
     }
 
 
-def _fading(time: float) -> float:
-    """Polynomial memory, r(n) = r / sum of a(l), with r = 3."""
+def _polynomial_memory(time: float) -> float:
+    """Returns r(n) = r / sum of a(l), with r = 3."""
     return 3.0 / time
 
 
@@ -279,32 +295,32 @@ def flat_minima(
     """
     rate, noise = 0.05, 8.0
     x = np.linspace(-4, 4, 8001)
-    values = ball.TWO_WELLS.value(x[:, None])
+    values = TWO_WELLS.value(x[:, None])
     weights = np.exp(-values / (rate * noise / 2))
     equilibrium = float(weights[x < 0].sum() / weights.sum())
     rows, shares = [], {}
     for budget in (max(steps // 10, 1), steps):
-        line = []
+        points = []
         for beta_1 in (0.0, 0.5, 0.9, 0.97, 0.99, 0.997, 0.999):
-            flat, count = ball.flat_share(
+            flat, count = flat_share(
                 beta_1, rate=rate, noise=noise, steps=budget, runs=runs, seed=seed
             )
-            low, high = ball.wilson(flat, count)
-            friction = (1 - beta_1) / rate
-            line.append((friction, flat / count, low, high))
+            low, high = wilson(flat, count)
+            memory = (1 - beta_1) / rate
+            points.append((memory, flat / count, low, high))
             rows.append(
                 {
                     "steps": budget,
                     "beta_1": beta_1,
-                    "friction": friction,
+                    "friction": memory,
                     "share": flat / count,
                     "low": low,
                     "high": high,
                 }
             )
-        shares[f"{budget:,} steps"] = line
-    drawn = np.abs(x) <= 2
-    figures.flat_minima(path, (x[drawn], values[drawn]), shares, equilibrium)
+        shares[f"{budget:,} steps"] = points
+    shown = np.abs(x) <= 2
+    figures.flat_minima(path, (x[shown], values[shown]), shares, equilibrium)
     return {
         "runs": runs,
         "rate": rate,

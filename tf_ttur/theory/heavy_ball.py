@@ -64,32 +64,33 @@ def _valley(points: np.ndarray) -> np.ndarray:
     return (x * x + 4 * y * y + x * x * y * y) / 2
 
 
-# Curvatures 1 and 4 at its minimum (0, 0), and not quadratic.
+# The valley is not quadratic, and has the curvatures 1 and 4 at its minimum (0, 0).
 VALLEY = Objective(_valley, _valley_gradient)
 
-# How round the bottoms of the two wells are, and the roundings' normalisations.
+# The bottom of the flat well is rounder than that of the sharp one.
 _FLAT, _SHARP = 1.0, 0.05
 
 
 def _roundness(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    round_ = np.where(points < 0, _FLAT, _SHARP)
-    return round_, np.sqrt(1 + round_**2) - round_
+    """Returns the roundness of each point's well, and its depth before scaling."""
+    roundness = np.where(points < 0, _FLAT, _SHARP)
+    return roundness, np.sqrt(1 + roundness**2) - roundness
 
 
 def _two_wells(points: np.ndarray) -> np.ndarray:
-    round_, depth = _roundness(points)
-    return ((np.hypot(points**2 - 1, round_) - round_) / depth)[..., 0]
+    roundness, depth = _roundness(points)
+    return ((np.hypot(points**2 - 1, roundness) - roundness) / depth)[..., 0]
 
 
 def _two_wells_gradient(points: np.ndarray) -> np.ndarray:
-    round_, depth = _roundness(points)
+    roundness, depth = _roundness(points)
     u = points**2 - 1
-    return 2 * points * u / np.hypot(u, round_) / depth
+    return 2 * points * u / np.hypot(u, roundness) / depth
 
 
-# One dimension; minima of value 0 at -1 (flat: curvature 9.7) and 1 (sharp: 84), with
-# a barrier of height 1 at 0 between them. Gradient descent from either side of the
-# barrier ends on that side, so neither well has the larger basin.
+# The two wells have minima of value 0 at -1 (flat: curvature 9.7) and 1 (sharp: 84),
+# with a barrier of height 1 at 0 between them. Gradient descent from either
+# side of the barrier ends on that side, so neither well has the larger basin.
 TWO_WELLS = Objective(_two_wells, _two_wells_gradient)
 
 

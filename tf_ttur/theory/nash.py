@@ -26,8 +26,8 @@ from tf_ttur.gan import GAN
 
 __all__ = ["Extremes", "Player", "examine", "extreme_eigenvalues", "game_jacobian"]
 
-# A dense Jacobian of more parameters than this is no small game.
-_SMALL = 2000
+# The dense Jacobian of a game of more parameters than this is not computed.
+_MAX_DENSE_PARAMETERS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def examine(
         InputError: The images do not fill a minibatch, a network is not float32, or a
             Hessian is not finite.
     """
-    with _still(gan) as rewind:
+    with _preserved_state(gan) as rewind:
         game = _Game(gan, images, batch_size, seed, jit_compile, rewind)
         players = {}
         for name in ("discriminator", "generator"):
@@ -153,12 +153,12 @@ def game_jacobian(
         sum(int(np.prod(v.shape)) for v in network.trainable_variables)
         for network in (gan.generator, gan.discriminator)
     ]
-    if sum(sizes) > _SMALL:
+    if sum(sizes) > _MAX_DENSE_PARAMETERS:
         raise InputError(
             f"The game has {sum(sizes)} parameters; its dense Jacobian is computed for "
-            f"at most {_SMALL}. Use examine, which needs none."
+            f"at most {_MAX_DENSE_PARAMETERS}. Use examine, which needs none."
         )
-    with _still(gan) as rewind:
+    with _preserved_state(gan) as rewind:
         game = _Game(gan, images, batch_size, seed, jit_compile, rewind)
         return np.stack(
             [
@@ -210,7 +210,7 @@ def extreme_eigenvalues(
     basis = np.empty((iterations, size), "float32")
     vector = np.random.default_rng(seed).standard_normal(size)
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     length = np.linalg.norm(vector)
     for step in range(iterations):
         basis[step] = vector / length
@@ -221,25 +221,30 @@ def extreme_eigenvalues(
                 "second derivative there. Choose an earlier checkpoint."
             )
         diagonal.append(float(basis[step] @ image))
-        known = basis[: step + 1]
+        previous = basis[: step + 1]
         vector = image
         for _ in range(2):
-            vector = vector - (known @ vector) @ known
+            vector = vector - (previous @ vector) @ previous
         length = float(np.linalg.norm(vector))
-        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside)
+        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off_diagonal)
         errors = length * np.abs(vectors[-1, [0, -1]])
-        # Also where the vectors so far span all that the first one has a part in.
+        # The length is zero where the vectors so far span all that the first one has a
+        # part in.
         if errors.max() <= tolerance * np.abs(values).max() or length == 0:
             break
-        beside.append(length)
+        off_diagonal.append(length)
     return Extremes(
         float(values[0]), float(values[-1]), *errors.tolist(), products=step + 1
     )
 
 
 @contextlib.contextmanager
-def _still(gan: GAN) -> Iterator[Callable[[], None]]:
-    """Puts back what a forward pass changes: moving averages and random states."""
+def _preserved_state(gan: GAN) -> Iterator[Callable[[], None]]:
+    """Restores what a forward pass changes: moving averages and random states.
+
+    Yields:
+        A function that restores them at once.
+    """
     saved = [(v, v.numpy()) for v in gan.non_trainable_variables]
 
     def rewind() -> None:
@@ -317,20 +322,20 @@ class _Game:
         parts = self._over_batches("row", player, tf.constant(vector))
         return sum(np.asarray(x, "float64") for x in parts) / len(self._batches)
 
-    def _over_batches(self, what: str, player: str, *vector: tf.Tensor) -> Iterator:
-        if (what, player) not in self._functions:
-            method = getattr(self, f"_{what}")
+    def _over_batches(self, quantity: str, player: str, *vector: tf.Tensor) -> Iterator:
+        if (quantity, player) not in self._functions:
+            method = getattr(self, f"_{quantity}")
 
             def compute(*arguments: tf.Tensor) -> Any:
                 with xla.for_xla(self._xla):
                     return method(player, *arguments)
 
-            self._functions[what, player] = tf.function(
+            self._functions[quantity, player] = tf.function(
                 compute, jit_compile=self._xla, autograph=False
             )
         for real, latents in self._batches:
             self._rewind()
-            yield self._functions[what, player](real, latents, *vector)
+            yield self._functions[quantity, player](real, latents, *vector)
 
     def _loss(self, player: str, real: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
         gan = self._gan
@@ -347,7 +352,7 @@ class _Game:
         variables = self._variables[player]
         with tf.GradientTape() as tape:
             loss = self._loss(player, real, latents)
-        return loss, _flat(tape.gradient(loss, variables), variables)
+        return loss, _flatten(tape.gradient(loss, variables), variables)
 
     def _product(
         self, player: str, real: tf.Tensor, latents: tf.Tensor, vector: tf.Tensor
@@ -356,7 +361,7 @@ class _Game:
         with tf.GradientTape() as tape:
             _, gradient = self._gradient(player, real, latents)
             along = tf.reduce_sum(gradient * vector)
-        return _flat(tape.gradient(along, variables), variables)
+        return _flatten(tape.gradient(along, variables), variables)
 
     def _row(
         self, player: str, real: tf.Tensor, latents: tf.Tensor, vector: tf.Tensor
@@ -365,11 +370,11 @@ class _Game:
         with tf.GradientTape() as tape:
             _, gradient = self._gradient(player, real, latents)
             along = -tf.reduce_sum(gradient * vector)
-        return _flat(tape.gradient(along, variables), variables)
+        return _flatten(tape.gradient(along, variables), variables)
 
 
-def _flat(gradients: list[tf.Tensor | None], variables: list[Any]) -> tf.Tensor:
-    # A loss need not depend on every variable: biases before a batch norm, say.
+def _flatten(gradients: list[tf.Tensor | None], variables: list[Any]) -> tf.Tensor:
+    # A loss need not depend on every variable, for example on a bias before batch norm.
     pairs = zip(gradients, variables, strict=True)
     full = [tf.zeros(v.shape) if g is None else g for g, v in pairs]
     return tf.concat([tf.reshape(g, [-1]) for g in full], 0)

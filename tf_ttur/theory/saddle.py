@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = [
     "ROWS",
-    "START",
+    "THRESHOLD",
     "Row",
     "Summary",
     "distance",
@@ -28,7 +28,8 @@ __all__ = [
     "summarise",
 ]
 
-START = (0.5, -0.4)
+# All runs start here, as in the notebook.
+_START = (0.5, -0.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def iterate(
         True
     """
     generator = np.random.default_rng(seed)
-    x, y = (np.full(runs, value) for value in START)
+    x, y = (np.full(runs, value) for value in _START)
     yield x, y
     for _ in range(steps):
         noise_x, noise_y = noise * generator.standard_normal((2, runs))
@@ -142,6 +143,7 @@ class Summary:
 
 
 THRESHOLD = 0.1
+"""A run has arrived where its distance, or its gradient's norm, is below this."""
 
 
 def summarise(

@@ -27,10 +27,10 @@ __all__ = [
     "LinearQuadratic",
     "contraction",
     "iterate",
-    "path",
     "power_slope",
     "second_moments",
     "stationary_covariance",
+    "trajectory",
     "update_eigenvalues",
 ]
 
@@ -79,7 +79,7 @@ class LinearQuadratic:
 
     @property
     def jacobian(self) -> np.ndarray:
-        """[[p, -c], [c, -q]], everywhere."""
+        """The drift's Jacobian [[p, -c], [c, -q]], the same everywhere."""
         return np.array([[self.p, -self.c], [self.c, -self.q]])
 
 
@@ -106,7 +106,7 @@ class DiracGAN:
 
     @property
     def jacobian(self) -> np.ndarray:
-        """[[0, -1/2], [1/2, -gamma]], at (0, 0)."""
+        """The drift's Jacobian [[0, -1/2], [1/2, -gamma]] at (0, 0)."""
         return np.array([[0.0, -0.5], [0.5, -self.gamma]])
 
 
@@ -141,15 +141,15 @@ def iterate(
     slow, fast = (np.broadcast_to(rate, steps) for rate in (slow, fast))
     yield theta, w
     for a, b in zip(slow, fast, strict=True):
-        to_theta, to_w = game.drift(theta, w)
+        theta_drift, w_drift = game.drift(theta, w)
         if noise:
             noises = noise * generator.standard_normal((2, runs))
-            to_theta, to_w = to_theta + noises[0], to_w + noises[1]
-        theta, w = theta + a * to_theta, w + b * to_w
+            theta_drift, w_drift = theta_drift + noises[0], w_drift + noises[1]
+        theta, w = theta + a * theta_drift, w + b * w_drift
         yield theta, w
 
 
-def path(
+def trajectory(
     game: Game, slow: float, fast: float, steps: int, start: tuple[float, float]
 ) -> np.ndarray:
     """Returns one run without noise, float64 (steps + 1, 2)."""
@@ -230,15 +230,16 @@ def second_moments(
     Returns:
         Float64 (k, 2, 2), theta first.
     """
-    moments, found, wanted = np.outer(start, start), [], set(np.asarray(at).tolist())
+    moments, reported = np.outer(start, start), []
+    report = set(np.asarray(at).tolist())
     for step in range(len(slow) + 1):
-        if step in wanted:
-            found.append(moments)
+        if step in report:
+            reported.append(moments)
         if step < len(slow):
             rates = np.diag([slow[step], fast[step]])
             update = np.eye(2) + rates @ game.jacobian
             moments = update @ moments @ update.T + (noise * rates) ** 2
-    return np.array(found)
+    return np.array(reported)
 
 
 def power_slope(x: np.ndarray, y: np.ndarray) -> float:

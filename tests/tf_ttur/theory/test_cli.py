@@ -36,7 +36,7 @@ def test_programs_write_figures_and_values(program, figures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("program", [cli.saddle, cli.two_time_scales, cli.heavy_ball])
-def test_a_folder_that_cannot_be_is_told_of_at_once(program, tmp_path, capsys):
+def test_a_folder_that_cannot_be_is_refused_at_once(program, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert program(["x.py", f"--output={tmp_path / 'file'}"]) == 1
     assert "Cannot write" in capsys.readouterr().err

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from scipy.special import j0, j1
 
-from tf_ttur.theory import heavy_ball as ball
+from tf_ttur.theory import heavy_ball
 from tf_ttur.theory.stochastic_approximation import power_slope
 
 
 def test_adam_path_is_keras_adam():
     rate, memory, alpha = 0.05, 4.0, 0.5  # beta_1 = 0.8, beta_2 = 0.9
     start = np.array([1.5, -1.0])
-    found = ball.adam_path(
-        ball.VALLEY.gradient,
+    found = heavy_ball.adam_path(
+        heavy_ball.VALLEY.gradient,
         start,
         rate,
         memory,
@@ -25,7 +25,7 @@ def test_adam_path_is_keras_adam():
     adam = keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.9, epsilon=1e-8)
     point = keras.Variable(start, dtype="float64")
     for expected in found[1:]:
-        adam.apply([ball.VALLEY.gradient(point.numpy())], [point])
+        adam.apply([heavy_ball.VALLEY.gradient(point.numpy())], [point])
         np.testing.assert_allclose(point.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -34,7 +34,7 @@ def test_ode_is_the_damped_oscillator(memory):
     # theta'' + r theta' + r k theta = 0, from rest at 1.
     k = 3.0
     times = np.linspace(0, 5, 50)
-    theta, m = ball.ode(lambda x: k * x, np.array([1.0]), memory, times)
+    theta, m = heavy_ball.ode(lambda x: k * x, np.array([1.0]), memory, times)
     roots = np.roots([1, memory, memory * k]).astype(complex)
     parts = np.array([roots[1], -roots[0]]) / (roots[1] - roots[0])
     expected = (parts * np.exp(np.outer(times, roots))).sum(axis=1).real
@@ -50,7 +50,7 @@ def test_polynomial_memory_is_bessels_equation():
     times = np.linspace(first, first + 20, 40)
     start = np.array([j0(2 * np.sqrt(first))])
     assert abs(j1(2 * np.sqrt(first))) < 1e-12
-    theta, _ = ball.ode(lambda x: x, start, lambda t: 1 / t, times)
+    theta, _ = heavy_ball.ode(lambda x: x, start, lambda t: 1 / t, times)
     np.testing.assert_allclose(theta[:, 0], j0(2 * np.sqrt(times)), atol=1e-8)
 
 
@@ -67,8 +67,10 @@ def test_the_heavy_ball_is_of_first_order():
     start, rates = np.array([1.5, -1.0]), 2.0 ** -np.arange(6, 10)
     found = gaps(
         rates,
-        lambda a, n: ball.heavy_ball_path(ball.VALLEY.gradient, start, a, 2.0, n)[0],
-        lambda t: ball.ode(ball.VALLEY.gradient, start, 2.0, t)[0],
+        lambda a, n: heavy_ball.heavy_ball_path(
+            heavy_ball.VALLEY.gradient, start, a, 2.0, n
+        )[0],
+        lambda t: heavy_ball.ode(heavy_ball.VALLEY.gradient, start, 2.0, t)[0],
     )
     assert power_slope(rates, found) == pytest.approx(1.0, abs=0.05)
 
@@ -78,15 +80,17 @@ def test_adam_under_stationary_noise_is_of_order_one_half_and_without_it_of_none
     moment = 100.0
 
     def reference(times):
-        path, _ = ball.ode(lambda x: ball.VALLEY.gradient(x) / 10, start, 2.0, times)
+        path, _ = heavy_ball.ode(
+            lambda x: heavy_ball.VALLEY.gradient(x) / 10, start, 2.0, times
+        )
         return path[:, None]
 
     orders = []
-    for noise in (ball.stationary_noise(moment), None):
+    for noise in (heavy_ball.stationary_noise(moment), None):
 
         def path(rate, count, noise=noise):
-            return ball.adam_path(
-                ball.VALLEY.gradient,
+            return heavy_ball.adam_path(
+                heavy_ball.VALLEY.gradient,
                 np.broadcast_to(start, (200, 2)),
                 rate,
                 2.0,
@@ -103,15 +107,17 @@ def test_adam_under_stationary_noise_is_of_order_one_half_and_without_it_of_none
 
 def test_energy_falls_at_the_rate_of_the_squared_momentum():
     times = np.linspace(0, 6, 20_001)
-    theta, m = ball.ode(ball.VALLEY.gradient, np.array([1.5, -1.0]), 2.0, times)
-    energy = ball.energy(ball.VALLEY, theta, m, 2.0)
+    theta, m = heavy_ball.ode(
+        heavy_ball.VALLEY.gradient, np.array([1.5, -1.0]), 2.0, times
+    )
+    energy = heavy_ball.energy(heavy_ball.VALLEY, theta, m, 2.0)
     assert np.all(np.diff(energy) < 0)
     slope = np.gradient(energy, times)
     np.testing.assert_allclose(slope[1:-1], -(m * m).sum(axis=1)[1:-1], atol=1e-5)
 
 
 def test_friction_map():
-    found = ball.friction(rate=2e-4, beta_1=0.5, beta_2=0.999, second_moment=16.0)
+    found = heavy_ball.friction(rate=2e-4, beta_1=0.5, beta_2=0.999, second_moment=16.0)
     assert found.memory == pytest.approx(2500)
     assert found.alpha == pytest.approx(0.002)
     # theta'' + r theta' + (r / 4) k theta = 0 is critically damped.
@@ -119,12 +125,12 @@ def test_friction_map():
     assert 4 * (2500 / 4) * k == pytest.approx(2500**2)
     assert found.damping == pytest.approx(2 * np.sqrt(k))
     with pytest.raises(ValueError, match="beta_1=1"):
-        ball.friction(1e-4, 1.0, 0.9)
+        heavy_ball.friction(1e-4, 1.0, 0.9)
 
 
-@pytest.mark.parametrize("objective", [ball.VALLEY, ball.TWO_WELLS])
+@pytest.mark.parametrize("objective", [heavy_ball.VALLEY, heavy_ball.TWO_WELLS])
 def test_gradients_are_those_of_the_objectives(objective):
-    size = 2 if objective is ball.VALLEY else 1
+    size = 2 if objective is heavy_ball.VALLEY else 1
     points, h = np.random.default_rng(0).uniform(-2, 2, (50, size)), 1e-6
     for axis, unit in enumerate(np.eye(size)):
         change = objective.value(points + h * unit) - objective.value(points - h * unit)
@@ -135,9 +141,11 @@ def test_gradients_are_those_of_the_objectives(objective):
 
 def test_wells_are_equally_deep_and_differently_flat():
     points, h = np.array([[-1.0], [0.0], [1.0]]), 1e-4
-    values = ball.TWO_WELLS.value(points)
+    values = heavy_ball.TWO_WELLS.value(points)
     np.testing.assert_allclose(values, [0, 1, 0], atol=1e-12)
-    change = ball.TWO_WELLS.gradient(points + h) - ball.TWO_WELLS.gradient(points - h)
+    change = heavy_ball.TWO_WELLS.gradient(points + h) - heavy_ball.TWO_WELLS.gradient(
+        points - h
+    )
     flat, barrier, sharp = change[:, 0] / (2 * h)
     assert 0 < flat < sharp / 8
     assert barrier < 0
@@ -145,20 +153,20 @@ def test_wells_are_equally_deep_and_differently_flat():
 
 def test_without_noise_adam_stays_on_its_side_and_with_it_ends_in_the_flat_well_more():
     settings = {"rate": 0.05, "runs": 400}
-    assert ball.flat_share(0.0, noise=0.0, steps=500, **settings)[0] == 200
-    flat, runs = ball.flat_share(0.0, noise=8.0, steps=20_000, **settings)
-    assert ball.wilson(flat, runs)[0] > 0.5
+    assert heavy_ball.flat_share(0.0, noise=0.0, steps=500, **settings)[0] == 200
+    flat, runs = heavy_ball.flat_share(0.0, noise=8.0, steps=20_000, **settings)
+    assert heavy_ball.wilson(flat, runs)[0] > 0.5
 
 
 def test_wilson_is_the_textbook_formula():
     share, n, z = 0.3, 40, 1.959963984540054
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    assert ball.wilson(12, 40) == pytest.approx((middle - half, middle + half))
+    assert heavy_ball.wilson(12, 40) == pytest.approx((middle - half, middle + half))
 
 
 def test_settings_that_are_no_adam():
     with pytest.raises(ValueError, match="beta_1 = -"):
-        ball.adam_path(ball.VALLEY.gradient, np.zeros(2), 1.0, 2.0, 0.1, 1)
+        heavy_ball.adam_path(heavy_ball.VALLEY.gradient, np.zeros(2), 1.0, 2.0, 0.1, 1)
     with pytest.raises(ValueError, match="squared derivative"):
-        ball.stationary_noise(1.0)(np.array([2.0]), np.random.default_rng(0))
+        heavy_ball.stationary_noise(1.0)(np.array([2.0]), np.random.default_rng(0))

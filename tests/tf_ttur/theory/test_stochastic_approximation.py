@@ -1,68 +1,16 @@
 """Two time scales against matrix powers, finite differences and known exponents."""
 
-import keras
 import numpy as np
 import pytest
 
-import tf_ttur
-from fid.files import InputError
 from tf_ttur import schedules
-from tf_ttur.theory import stochastic_approximation as sa
+from tf_ttur.theory import stochastic_approximation
+from tf_ttur.theory.stochastic_approximation import DiracGAN, LinearQuadratic
 
-GAME = sa.LinearQuadratic(p=1.0, c=1.0, q=0.5)
-
-
-def test_power_law_is_a_power_also_after_serialisation():
-    law = schedules.PowerLaw(0.3, exponent=0.6)
-    again = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(law)
-    )
-    steps = np.arange(1000)
-    np.testing.assert_allclose(again(steps), 0.3 / (steps + 1) ** 0.6, rtol=2e-6)
+GAME = LinearQuadratic(p=1.0, c=1.0, q=0.5)
 
 
-def test_an_optimizer_follows_the_power_law():
-    adam = tf_ttur.ttur(**schedules.power_laws(a0=0.5, alpha=1.0, b0=1.0, beta=0.6))[
-        "generator_optimizer"
-    ]
-    weight = keras.Variable([0.0])
-    path = []
-    for _ in range(3):
-        adam.apply([keras.ops.ones(1)], [weight])
-        path.append(float(weight.numpy()[0]))
-    # Adam's step on a constant gradient of 1 is the rate itself.
-    np.testing.assert_allclose(np.diff([0.0, *path]), [-0.5, -0.25, -0.5 / 3], 1e-4)
-
-
-@pytest.mark.parametrize(
-    ("alpha", "beta", "broken"),
-    [
-        (1.0, 0.51, []),
-        (0.9, 0.6, []),
-        (0.6, 0.9, ["o(b(n))"]),
-        (0.6, 0.6, ["o(b(n))"]),
-        (1.1, 0.6, ["sum a(n) ="]),
-        (0.6, 0.5, ["sum b(n)^2"]),
-        (0.0, 0.0, ["sum a(n)^2", "sum b(n)^2", "o(b(n))"]),
-        (1.3, 1.2, ["sum a(n) =", "sum b(n) ="]),
-    ],
-)
-def test_a2_names_what_is_broken(alpha, beta, broken):
-    found = schedules.a2_violations(alpha, beta)
-    assert len(found) == len(broken)
-    assert all(part in line for part, line in zip(broken, found, strict=True))
-
-
-def test_a_pair_that_breaks_a2_is_an_error_or_a_warning():
-    with pytest.raises(InputError, match=r"o\(b\(n\)\).*alpha = 0.6, beta = 0.6"):
-        schedules.power_laws(a0=1, alpha=0.6, b0=1, beta=0.6)
-    with pytest.warns(UserWarning, match="break assumption A2"):
-        schedules.power_laws(a0=1, alpha=0.6, b0=1, beta=0.6, strict=False)
-    with pytest.raises(InputError, match="scale"):
-        schedules.PowerLaw(0.0, 0.6)
-
-
-@pytest.mark.parametrize("game", [GAME, sa.DiracGAN(0.3)])
+@pytest.mark.parametrize("game", [GAME, DiracGAN(0.3)])
 def test_jacobian_is_the_drifts(game):
     h = 1e-6
     for column, (theta, w) in enumerate(((h, 0.0), (0.0, h))):
@@ -77,33 +25,39 @@ def test_jacobian_is_the_drifts(game):
         (GAME, 0.01, 0.019, False),  # the trace changes sign at p / q = 2
         (GAME, 0.01, 0.022, True),
         (GAME, 0.01, 0.1, True),
-        (sa.DiracGAN(0.1), 0.1, 1.0, True),
-        (sa.DiracGAN(0.1), 0.3, 0.3, True),
+        (DiracGAN(0.1), 0.1, 1.0, True),
+        (DiracGAN(0.1), 0.3, 0.3, True),
     ],
 )
 def test_measured_rate_is_the_spectral_radius(game, slow, fast, converges):
-    radius = abs(sa.update_eigenvalues(game, slow, fast)).max()
+    radius = abs(stochastic_approximation.update_eigenvalues(game, slow, fast)).max()
     assert (radius < 1) == converges
-    points = sa.path(game, slow, fast, 20_000, (0.1, 0.1))
-    assert np.log(sa.contraction(points)) == pytest.approx(np.log(radius), rel=0.03)
+    points = stochastic_approximation.trajectory(game, slow, fast, 20_000, (0.1, 0.1))
+    assert np.log(stochastic_approximation.contraction(points)) == pytest.approx(
+        np.log(radius), rel=0.03
+    )
 
 
 def test_dirac_gan_cycles_without_two_time_scales_and_without_a_penalty():
     for gamma, slow in ((0.1, 1.0), (0.0, 0.1)):
-        points = sa.path(sa.DiracGAN(gamma), slow, 1.0, 5000, (1.0, 1.0))
+        points = stochastic_approximation.trajectory(
+            DiracGAN(gamma), slow, 1.0, 5000, (1.0, 1.0)
+        )
         assert np.hypot(*points[-1000:].T).min() > 1
 
 
 def test_a_linear_path_is_a_matrix_power():
-    points = sa.path(GAME, 0.01, 0.05, 100, (1.0, 2.0))
+    points = stochastic_approximation.trajectory(GAME, 0.01, 0.05, 100, (1.0, 2.0))
     update = np.array([[1 + 0.01, -0.01], [0.05, 1 - 0.025]])
     expected = np.linalg.matrix_power(update, 100) @ [1.0, 2.0]
     np.testing.assert_allclose(points[-1], expected, rtol=1e-12)
 
 
 def test_noise_leaves_the_covariance_of_the_lyapunov_equation():
-    expected = sa.stationary_covariance(GAME, 0.01, 0.1, 1.0)
-    *_, last = sa.iterate(GAME, 0.01, 0.1, 1500, runs=5000, noise=1.0)
+    expected = stochastic_approximation.stationary_covariance(GAME, 0.01, 0.1, 1.0)
+    *_, last = stochastic_approximation.iterate(
+        GAME, 0.01, 0.1, 1500, runs=5000, noise=1.0
+    )
     np.testing.assert_allclose(np.cov(*last), expected, rtol=0.1)
 
 
@@ -118,17 +72,21 @@ def test_falling_steps_under_noise_have_the_exact_second_moments():
     )
     at = np.unique(np.geomspace(steps / 10, steps, 100).astype(int))
     wanted, theta_squares, w_squares = set(at.tolist()), [], []
-    points = sa.iterate(GAME, slow, fast, steps, runs=400, noise=1.0)
+    points = stochastic_approximation.iterate(
+        GAME, slow, fast, steps, runs=400, noise=1.0
+    )
     for step, (theta, w) in enumerate(points):
         if step in wanted:
             theta_squares.append(np.mean(theta**2))
             w_squares.append(np.mean((w - 2 * theta) ** 2))
-    exact = sa.second_moments(GAME, slow, fast, at, noise=1.0)
+    exact = stochastic_approximation.second_moments(GAME, slow, fast, at, noise=1.0)
     np.testing.assert_allclose(theta_squares, exact[:, 0, 0], rtol=0.3)
     direction = np.array([-2.0, 1.0])
     np.testing.assert_allclose(w_squares, exact @ direction @ direction, rtol=0.3)
     # At n = 10^4 to 10^5 a/b is still 0.1 to 0.06, and the limit not yet reached.
-    assert sa.power_slope(at, exact[:, 0, 0]) == pytest.approx(-0.8, abs=0.15)
-    assert sa.power_slope(at, exact @ direction @ direction) == pytest.approx(
-        -0.55, abs=0.15
+    assert stochastic_approximation.power_slope(at, exact[:, 0, 0]) == pytest.approx(
+        -0.8, abs=0.15
     )
+    assert stochastic_approximation.power_slope(
+        at, exact @ direction @ direction
+    ) == pytest.approx(-0.55, abs=0.15)

@@ -1,0 +1,373 @@
+"""What every network keeps to: one table, and the same checks for each row of it.
+
+Layers, initial weights and sizes of each are tested beside it, in
+`tests/tf_ttur/networks`.
+"""
+
+import dataclasses
+import importlib
+import itertools
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_ttur import networks, xla
+from tf_ttur.networks import began, dcgan, resnet, text
+
+CHANNELS, WIDTH, LATENTS, SYMBOLS = 3, 4, 5, 7
+BATCH = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A builder, small settings for it, and what it has to make.
+
+    Attributes:
+        build: The builder.
+        options: Its settings besides the size.
+        size: The name of the setting that is the size.
+        sizes: Sizes that it has to support, the smallest first.
+        inputs: Shape of an input, given the size.
+        outputs: Shape of an output, given the size.
+        parameters: Number of trainable parameters, given the size.
+        refused: Settings that it has to refuse, and what the error says.
+    """
+
+    build: Callable[..., keras.Model]
+    options: dict[str, int]
+    size: str
+    sizes: tuple[int, ...]
+    inputs: Callable[[int], tuple[int, ...]]
+    outputs: Callable[[int], tuple[int, ...]]
+    parameters: Callable[[int], int]
+    refused: tuple[tuple[dict[str, Any], str], ...]
+
+    def make(self, size=None, **options):
+        size = {self.size: size or self.sizes[0]}
+        return self.build(**size | self.options | options)
+
+    def batch(self, size=None):
+        shape = self.inputs(size or self.sizes[0])
+        return np.random.default_rng(0).uniform(-1, 1, (BATCH, *shape)).astype("f4")
+
+
+def image(size):
+    return size, size, CHANNELS
+
+
+def latents(size):
+    return (LATENTS,)
+
+
+def score(size):
+    return (1,)
+
+
+def line(length):
+    return length, SYMBOLS
+
+
+def dense(inputs, outputs):
+    return (inputs + 1) * outputs
+
+
+def conv(inputs, outputs, taps, bias=True):
+    return inputs * outputs * taps + bias * outputs
+
+
+def norm(*channels):
+    return 2 * sum(channels)
+
+
+def dcgan_generator(size, w=WIDTH):
+    maps = (8 * w, 4 * w, 2 * w, w)
+    return (
+        dense(LATENTS, (size // 16) ** 2 * 8 * w)
+        + norm(*maps)
+        + sum(conv(a, b, 25) for a, b in itertools.pairwise((*maps, CHANNELS)))
+    )
+
+
+def dcgan_discriminator(size, w=WIDTH):
+    maps = (w, 2 * w, 4 * w, 8 * w)
+    return (
+        sum(conv(a, b, 25) for a, b in itertools.pairwise((CHANNELS, *maps)))
+        + norm(*maps[1:])
+        + dense((size // 16) ** 2 * 8 * w, 1)
+    )
+
+
+def residual_block(a, b, between):
+    """A shortcut of 1x1, and two 3x3 convolutions, the first without a bias."""
+    convolutions = conv(a, between, 9, bias=False) + conv(between, b, 9)
+    return conv(a, b, 1) + norm(a, between) + convolutions
+
+
+def resnet_generator(size, w=WIDTH):
+    maps = (8 * w, 8 * w, 4 * w, 2 * w, w)
+    return (
+        dense(LATENTS, (size // 16) ** 2 * 8 * w)
+        + sum(residual_block(a, b, b) for a, b in itertools.pairwise(maps))
+        + norm(w)
+        + conv(w, CHANNELS, 9)
+    )
+
+
+def resnet_discriminator(size, w=WIDTH):
+    maps = (w, 2 * w, 4 * w, 8 * w, 8 * w)
+    return (
+        conv(CHANNELS, w, 9)
+        + sum(residual_block(a, b, a) for a, b in itertools.pairwise(maps))
+        + dense((size // 16) ** 2 * 8 * w, 1)
+    )
+
+
+def began_generator(size, w=WIDTH):
+    stages = int(np.log2(size / 8)) + 1
+    return (
+        dense(LATENTS, 8 * 8 * w)
+        + 2 * stages * conv(w, w, 9)
+        + conv(w, CHANNELS, 9)
+    )  # fmt: skip
+
+
+def began_discriminator(size, w=WIDTH):
+    stages = int(np.log2(size / 8)) + 1
+    encoder = conv(CHANNELS, w, 9)
+    for stage in range(1, stages + 1):
+        encoder += conv(max(stage - 1, 1) * w, stage * w, 9)
+        # The second convolution and, but for the last stage, the one that halves.
+        encoder += (1 + (stage < stages)) * conv(stage * w, stage * w, 9)
+    return encoder + dense(8 * 8 * stages * w, LATENTS) + began_generator(size, w)
+
+
+def text_generator(length, w=WIDTH):
+    blocks = 10 * conv(w, w, 5)
+    return dense(LATENTS, length * w) + blocks + conv(w, SYMBOLS, 1)
+
+
+def text_discriminator(length, w=WIDTH):
+    return conv(SYMBOLS, w, 1) + 10 * conv(w, w, 5) + dense(length * w, 1)
+
+
+OF_IMAGES = {"channels": CHANNELS, "width": WIDTH}
+OF_TEXT = {"vocabulary_size": SYMBOLS, "width": WIDTH}
+OF_LATENTS = {"latent_dimension": LATENTS}
+NOTHING = (({"channels": 0}, "at least 1"), ({"width": 0}, "at least 1"))
+BY_16 = tuple(({"image_size": x}, "multiple of 16") for x in (0, 8, 40))
+BY_8 = tuple(({"image_size": x}, "power of 2") for x in (0, 4, 24, 48))
+NO_TEXT = (
+    ({"vocabulary_size": 1}, "vocabulary_size 1"),
+    ({"width": 0}, "width 0"),
+    ({"length": 0}, "length 0"),
+)
+
+NETWORKS = {
+    "dcgan.generator": Network(
+        dcgan.generator, OF_IMAGES | OF_LATENTS, "image_size", (16, 32, 64),
+        latents, image, dcgan_generator, NOTHING + BY_16,
+    ),
+    "dcgan.discriminator": Network(
+        dcgan.discriminator, OF_IMAGES, "image_size", (16, 32, 64),
+        image, score, dcgan_discriminator, NOTHING + BY_16,
+    ),
+    "resnet.generator": Network(
+        resnet.generator, OF_IMAGES | OF_LATENTS, "image_size", (16, 32, 64),
+        latents, image, resnet_generator, NOTHING + BY_16,
+    ),
+    "resnet.discriminator": Network(
+        resnet.discriminator, OF_IMAGES, "image_size", (16, 32, 64),
+        image, score, resnet_discriminator, NOTHING + BY_16,
+    ),
+    "began.generator": Network(
+        began.generator, OF_IMAGES | OF_LATENTS, "image_size", (8, 16, 64),
+        latents, image, began_generator, NOTHING + BY_8,
+    ),
+    "began.discriminator": Network(
+        began.discriminator, OF_IMAGES | OF_LATENTS, "image_size", (8, 16, 64),
+        image, image, began_discriminator, NOTHING + BY_8,
+    ),
+    "text.generator": Network(
+        text.generator, OF_TEXT | OF_LATENTS, "length", (10, 32),
+        latents, line, text_generator, NO_TEXT,
+    ),
+    "text.discriminator": Network(
+        text.discriminator, OF_TEXT, "length", (10, 32),
+        line, score, text_discriminator, NO_TEXT,
+    ),
+}  # fmt: skip
+
+# Modules that build no network for training, and why.
+OTHERS = {"classifier": "It trains itself and serves as an extractor of features."}
+
+every_network = pytest.mark.parametrize(
+    "network", NETWORKS.values(), ids=NETWORKS.keys()
+)
+every_size = pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        pytest.param(network, size, id=f"{name}-{size}")
+        for name, network in NETWORKS.items()
+        for size in network.sizes
+    ],
+)
+
+
+def rounding_error(model):
+    """The largest relative error that another order of additions can make in float32.
+
+    A sum of k terms is right to k units in its last place, and the layers' errors add
+    up, where no layer amplifies what comes into it.
+    """
+    kernels = (v.shape for v in model.trainable_variables if len(v.shape) > 1)
+    terms = sum(np.prod(shape) / min(shape[-2:]) for shape in kernels)
+    return terms * np.finfo("float32").eps
+
+
+def weighted_sum(outputs):
+    """A number that depends on every output in a way of its own."""
+    weights = np.random.default_rng(1).normal(size=outputs.shape)
+    return tf.reduce_sum(outputs * weights.astype("float32"))
+
+
+def test_every_builder_of_the_package_is_in_the_table():
+    found = {}
+    for module in pkgutil.iter_modules(networks.__path__):
+        public = importlib.import_module(f"{networks.__name__}.{module.name}")
+        found[module.name] = {
+            f"{module.name}.{name}"
+            for name in public.__all__
+            if getattr(public, name).__module__ == public.__name__
+            and getattr(public, name).__annotations__.get("return") == "keras.Model"
+        }
+    assert {name for name, builders in found.items() if not builders} == set(OTHERS)
+    assert set().union(*found.values()) == set(NETWORKS)
+
+
+@every_size
+def test_shapes_and_types_are_those_of_the_size(network, size):
+    model = network.make(size)
+    assert model.input_shape == (None, *network.inputs(size))
+    assert model.output_shape == (None, *network.outputs(size))
+    outputs = model(network.batch(size))
+    assert outputs.shape == (BATCH, *network.outputs(size))
+    assert outputs.dtype == "float32"
+    assert np.isfinite(outputs).all()
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+
+
+@every_size
+def test_parameters_are_as_many_as_the_layers_formulas_say(network, size):
+    shapes = [v.shape for v in network.make(size).trainable_variables]
+    assert sum(map(np.prod, shapes)) == network.parameters(size)
+
+
+@every_network
+def test_seeds_decide_the_initial_weights(network):
+    one, same, other = (network.make(seed=seed) for seed in (1, 1, 2))
+    kernels = []
+    for a, b, c in zip(one.weights, same.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+        if a.name == "kernel":
+            assert not np.array_equal(a, c)
+            kernels.append(a.numpy().ravel()[:20])
+    # No two kernels of a network begin alike, and none that of the next seed's.
+    kernels += [c.numpy().ravel()[:20] for c in other.weights if c.name == "kernel"]
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+
+
+@every_network
+def test_names_are_those_given_and_weights_have_unique_paths(network):
+    assert network.make().name == network.build.__name__
+    model = network.make(name="another")
+    assert model.name == "another"
+    paths = [v.path for v in model.weights]
+    assert len(set(paths)) == len(paths)
+
+
+@every_network
+def test_a_saved_model_gives_the_same_outputs(network, tmp_path):
+    model, batch = network.make(), network.batch()
+    model(batch, training=True)  # Moving averages leave where they start.
+    model.save(tmp_path / "network.keras")
+    again = keras.models.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(again(batch), model(batch))
+    for one, two in zip(model.weights, again.weights, strict=True):
+        assert one.path == two.path
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@every_network
+def test_xla_changes_no_more_than_rounding(network, training):
+    model, batch = network.make(), network.batch()
+
+    @tf.function(jit_compile=True)
+    def compiled(batch):
+        with xla.for_xla():
+            return model(batch, training=training)
+
+    expected = model(batch, training=training).numpy()
+    found = compiled(tf.constant(batch)).numpy()
+    bound = rounding_error(model) * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+
+
+@every_network
+def test_a_gradient_reaches_every_trainable_variable(network):
+    model, batch = network.make(), network.batch()
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            loss = weighted_sum(model(batch, training=training))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        for variable, gradient in zip(
+            model.trainable_variables, gradients, strict=True
+        ):
+            assert gradient is not None, variable.path
+            assert np.isfinite(gradient).all(), variable.path
+            # In training, batch normalisation takes the bias before it away again.
+            assert training or np.any(gradient), variable.path
+
+
+@pytest.fixture
+def mixed_precision():
+    before = keras.config.dtype_policy()
+    yield lambda: keras.config.set_dtype_policy("mixed_float16")
+    keras.config.set_dtype_policy(before)
+
+
+@every_network
+def test_mixed_float16_computes_the_same_more_coarsely(network, mixed_precision):
+    batch, single = network.batch(), network.make()
+    mixed_precision()
+    model = network.make()
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    assert "float16" in {layer.compute_dtype for layer in model.layers}
+    with tf.GradientTape() as tape:
+        outputs = model(batch, training=True)
+        loss = weighted_sum(outputs)
+    assert outputs.dtype == "float32"
+    for gradient in tape.gradient(loss, model.trainable_variables):
+        assert np.isfinite(gradient).all()
+    expected = single(batch, training=True).numpy()
+    difference = np.abs(outputs.numpy() - expected).max() / np.abs(expected).max()
+    # Each layer rounds what it computes from what was rounded before.
+    assert 0 < difference < len(model.layers) * np.finfo("float16").eps
+
+
+@pytest.mark.parametrize(
+    ("network", "settings", "message"),
+    [
+        pytest.param(network, settings, message, id=f"{name}-{settings}")
+        for name, network in NETWORKS.items()
+        for settings, message in network.refused
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(network, settings, message):
+    with pytest.raises(ValueError, match=message):
+        network.build(**{network.size: network.sizes[0]} | network.options | settings)

@@ -1,0 +1,79 @@
+"""Encoded images to pixels, against Pillow's own steps taken by hand."""
+
+import io
+
+import dataset_images
+import numpy as np
+import pytest
+from PIL import Image
+
+from fid.files import InputError
+from tf_ttur.datasets import pictures
+
+
+@pytest.mark.parametrize("name", sorted(dataset_images.every_kind()))
+def test_the_central_square_is_scaled_by_pillow(name):
+    file = dataset_images.every_kind()[name]
+    found = pictures.picture(io.BytesIO(file), crop=None, size=24)
+    np.testing.assert_array_equal(found, dataset_images.square(file, 24))
+
+
+@pytest.mark.parametrize(("height", "width"), [(21, 33), (20, 32)])
+def test_an_odd_margin_loses_its_extra_row_and_column_at_the_end(height, width):
+    (pixels,) = dataset_images.photographs(1, height, width, seed=0)
+    file = io.BytesIO(dataset_images.encode(pixels, "PNG"))
+    found = pictures.picture(file, crop=16, size=16)
+    top, left = {33: (2, 8), 32: (2, 8)}[width]
+    np.testing.assert_array_equal(found, pixels[top : top + 16, left : left + 16])
+
+
+def test_pixels_beside_the_square_do_not_count():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[8:24, 8:24] = 255
+    file = io.BytesIO(dataset_images.encode(pixels, "PNG"))
+    found = pictures.picture(file, crop=16, size=4)
+    np.testing.assert_array_equal(found, np.full((4, 4, 3), 255))
+
+
+@pytest.mark.parametrize("function", ["picture", "check"])
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("F", "TIFF")])
+def test_more_than_eight_bits_are_refused(function, mode, kind):
+    file = io.BytesIO(dataset_images.encode(Image.new(mode, (8, 8)), kind))
+    arguments = {"picture": {"crop": None, "size": 8}, "check": {}}[function]
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        getattr(pictures, function)(file, **arguments)
+
+
+def test_a_check_finds_a_damaged_png_and_passes_a_whole_one():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    file = bytearray(dataset_images.encode(pixels, "PNG"))
+    pictures.check(io.BytesIO(file))
+    file[len(file) // 2] ^= 255
+    with pytest.raises(Exception, match=r"."):
+        pictures.check(io.BytesIO(file))
+
+
+def test_results_come_in_the_order_of_the_files():
+    assert pictures.each_file(str.upper, ["b", "a"], ["one", "two"]) == ["B", "A"]
+
+    def backwards(function, files):
+        return [*map(function, files[::-1])][::-1]
+
+    found = pictures.each_file(str.upper, ["b", "a"], ["one", "two"], backwards)
+    assert found == ["B", "A"]
+
+
+def test_one_error_names_all_that_failed():
+    def fail(number):
+        if number % 2:
+            raise RuntimeError(f"odd\nnumber {number}")
+
+    names = [f"file {number}" for number in range(46)]
+    with pytest.raises(InputError) as error:
+        pictures.each_file(fail, range(5), names[:5])
+    assert str(error.value) == (
+        "Cannot read 2 of 5 images; mend or remove them: file 1 (odd number 1); "
+        "file 3 (odd number 3)."
+    )
+    with pytest.raises(InputError, match=r"23 of 46 .*file 39 .*; and 3 more\.$"):
+        pictures.each_file(fail, range(46), names)

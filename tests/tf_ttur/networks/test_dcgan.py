@@ -1,0 +1,91 @@
+"""The DCGAN networks against the numbers of the paper's code."""
+
+import keras
+import numpy as np
+import pytest
+from parameters import count_trainable
+
+from tf_ttur.networks import dcgan
+
+
+@pytest.mark.parametrize(
+    ("size", "generator", "discriminator"),
+    [(64, 5_135_363, 4_316_545), (32, 4_514_819, 4_310_401)],
+)
+def test_dcgan_has_the_parameters_of_the_original(size, generator, discriminator):
+    assert count_trainable(dcgan.generator(size)) == generator
+    assert count_trainable(dcgan.discriminator(size)) == discriminator
+
+
+@pytest.mark.parametrize(("size", "channels", "width"), [(32, 1, 3), (64, 3, 4)])
+def test_dcgan_layer_by_layer(size, channels, width):
+    generator = dcgan.generator(size, channels, width, latent_dimension=7)
+    discriminator = dcgan.discriminator(size, channels, width)
+    start = size // 16
+    shapes = [
+        layer.output.shape[1:]
+        for layer in generator.layers
+        if "deconv" in layer.name or layer.name == "reshape"
+    ]
+    assert shapes == [
+        (start, start, 8 * width),
+        (2 * start, 2 * start, 4 * width),
+        (4 * start, 4 * start, 2 * width),
+        (8 * start, 8 * start, width),
+        (size, size, channels),
+    ]
+    convs = [layer for layer in discriminator.layers if "conv" in layer.name]
+    assert [layer.filters for layer in convs] == [width * 2**i for i in range(4)]
+    kinds = [type(layer).__name__ for layer in discriminator.layers]
+    assert kinds == [
+        "InputLayer", "Conv2D", "LeakyReLU",
+        *["Conv2D", "BatchNormalization", "LeakyReLU"] * 3, "Flatten", "Dense",
+    ]  # fmt: skip
+    for layer in [*generator.layers, *discriminator.layers]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+        if "conv" in layer.name:
+            assert (layer.kernel_size, layer.strides) == ((5, 5), (2, 2))
+            assert (layer.padding, layer.use_bias) == ("same", True)
+        if isinstance(layer, keras.layers.LeakyReLU):
+            assert layer.negative_slope == pytest.approx(0.2)
+    latents = np.random.default_rng(0).uniform(-1, 1, (3, 7))
+    images = generator(latents)
+    assert images.shape == (3, size, size, channels)
+    assert np.abs(images).max() <= 1
+    assert discriminator(images).shape == (3, 1)
+
+
+def test_initial_weights_have_the_spread_of_the_original():
+    generator, discriminator = dcgan.generator(64), dcgan.discriminator(64)
+    linear = generator.get_layer("linear").kernel.numpy()
+    deconv = generator.get_layer("deconv_1").kernel.numpy()
+    conv = discriminator.get_layer("conv_3").kernel.numpy()
+    assert linear.std() == pytest.approx(0.02, rel=0.01)
+    assert deconv.std() == pytest.approx(0.02, rel=0.01)
+    assert np.abs(deconv).max() > 0.08  # normal, not truncated
+    assert np.abs(conv).max() <= 0.04 + 1e-6  # truncated at two deviations
+    # Of a normal truncated at 2 deviations, 0.8796 of the deviation is left.
+    assert conv.std() == pytest.approx(0.8796 * 0.02, rel=0.01)
+    for model in (generator, discriminator):
+        for layer in model.layers:
+            if getattr(layer, "bias", None) is not None:
+                assert not layer.bias.numpy().any()
+
+
+def test_moving_averages_can_move_four_times_a_step():
+    quick = dcgan.generator(32, 1, 2, 3, moving_average_updates=4)
+    slow = dcgan.generator(32, 1, 2, 3)
+    latents = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    quick(latents, training=True)
+    for _ in range(4):
+        slow(latents, training=True)
+    for name in ("norm_0", "norm_3"):
+        one, two = (model.get_layer(name) for model in (quick, slow))
+        assert np.abs(one.moving_mean.numpy()).max() > 0
+        for kind in ("moving_mean", "moving_variance"):
+            np.testing.assert_allclose(
+                getattr(one, kind), getattr(two, kind), rtol=1e-4, atol=1e-7
+            )
+    with pytest.raises(ValueError, match="moving_average_updates is 0"):
+        dcgan.generator(32, moving_average_updates=0)

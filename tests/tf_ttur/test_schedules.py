@@ -1,0 +1,79 @@
+"""Power laws of step sizes, and assumption A2 condition by condition."""
+
+import keras
+import numpy as np
+import pytest
+
+import tf_ttur
+from fid.files import InputError
+from tf_ttur import schedules
+
+
+def test_power_law_is_a_power_also_after_serialisation():
+    law = schedules.PowerLaw(0.3, exponent=0.6)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(law)
+    )
+    steps = np.arange(1000)
+    np.testing.assert_allclose(again(steps), 0.3 / (steps + 1) ** 0.6, rtol=2e-6)
+
+
+def test_an_optimizer_follows_the_power_law():
+    adam = tf_ttur.ttur(**schedules.power_laws(a0=0.5, alpha=1.0, b0=1.0, beta=0.6))[
+        "generator_optimizer"
+    ]
+    weight = keras.Variable([0.0])
+    path = []
+    for _ in range(3):
+        adam.apply([keras.ops.ones(1)], [weight])
+        path.append(float(weight.numpy()[0]))
+    # Adam's step on a constant gradient of 1 is the rate itself.
+    np.testing.assert_allclose(np.diff([0.0, *path]), [-0.5, -0.25, -0.5 / 3], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "broken"),
+    [
+        (1.0, 0.51, []),
+        (0.9, 0.6, []),
+        (0.6, 0.9, ["o(b(n))"]),
+        (0.6, 0.6, ["o(b(n))"]),
+        (1.1, 0.6, ["sum a(n) ="]),
+        (0.6, 0.5, ["sum b(n)^2"]),
+        (0.0, 0.0, ["sum a(n)^2", "sum b(n)^2", "o(b(n))"]),
+        (1.3, 1.2, ["sum a(n) =", "sum b(n) ="]),
+    ],
+)
+def test_a2_names_what_is_broken(alpha, beta, broken):
+    found = schedules.a2_violations(alpha, beta)
+    assert len(found) == len(broken)
+    assert all(part in line for part, line in zip(broken, found, strict=True))
+
+
+def test_a_pair_that_breaks_a2_is_an_error_or_a_warning():
+    with pytest.raises(InputError, match=r"o\(b\(n\)\).*alpha = 0.6, beta = 0.6"):
+        schedules.power_laws(a0=1, alpha=0.6, b0=1, beta=0.6)
+    with pytest.warns(UserWarning, match="break assumption A2"):
+        schedules.power_laws(a0=1, alpha=0.6, b0=1, beta=0.6, strict=False)
+    with pytest.raises(InputError, match="scale"):
+        schedules.PowerLaw(0.0, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "exponent", "message"),
+    [
+        (-1.0, 0.6, "scale of a power law is -1.0; use positive"),
+        (np.inf, 0.6, "scale of a power law is inf"),
+        (np.nan, 0.6, "scale of a power law is nan"),
+        (1.0, -0.1, "exponent of a power law is -0.1; use at least 0"),
+        (1.0, np.nan, "exponent of a power law is nan"),
+    ],
+)
+def test_a_law_that_is_none_is_refused(scale, exponent, message):
+    with pytest.raises(InputError, match=message):
+        schedules.PowerLaw(scale, exponent)
+
+
+def test_an_exponent_of_0_is_a_constant_rate():
+    law = schedules.PowerLaw(0.25, 0)
+    assert [float(law(step)) for step in (0, 1, 10**6)] == [0.25] * 3
