@@ -215,9 +215,9 @@ def build(preset: Preset, shape: tuple[int, ...]) -> GAN:
             f"{preset.name} cannot be built with these settings: "
             f"{' '.join(str(error).split())}"
         ) from error
-    if gan.image_shape != tuple(shape):
+    if gan.sample_shape != tuple(shape):
         raise InputError(
-            f"The generator of {preset.name} makes {gan.image_shape}, the data are "
+            f"The generator of {preset.name} makes {gan.sample_shape}, the data are "
             f"{tuple(shape)}: leave out what generator_options says of the size."
         )
     return gan

@@ -128,7 +128,7 @@ def _sample_images(workdir: pathlib.Path, values: flags.FlagValues) -> str:
     else:
         with tqdm(total=count, unit="image", disable=None) as bar:
             sampling.save_images(output, _told(images, bar), count, values.overwrite)
-    height, width, channels = gan.image_shape
+    height, width, channels = gan.sample_shape
     return (
         f"{count:,} images of {width}x{height}x{channels} from step {gan.steps} of "
         f"{workdir}: {output}"

@@ -164,7 +164,7 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str | int = "best") ->
     path, model = _load(workdir, checkpoint)
     from tf_ttur.gan import GAN
 
-    if not isinstance(model, GAN) or len(model.image_shape) != 3:
+    if not isinstance(model, GAN) or len(model.sample_shape) != 3:
         raise InputError(f"{printable(path)} holds no GAN of images.")
     return model
 
@@ -194,10 +194,10 @@ def load_text_run(
     if not isinstance(model, TextGAN):
         raise InputError(f"{printable(path)} holds no GAN of text.")
     vocabulary = Vocabulary.load(pathlib.Path(workdir, "vocabulary.json"))
-    if len(vocabulary) != model.image_shape[-1]:
+    if len(vocabulary) != model.sample_shape[-1]:
         raise InputError(
             f"{printable(workdir)}/vocabulary.json has {len(vocabulary)} token ids, "
-            f"{path.name} {model.image_shape[-1]}: bring the run's own one back."
+            f"{path.name} {model.sample_shape[-1]}: bring the run's own one back."
         )
     return model, vocabulary
 

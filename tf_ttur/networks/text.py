@@ -135,7 +135,7 @@ class TextGAN(GAN):
                 integers.
         """
         tokens = data[0] if isinstance(data, tuple | list) else data
-        length, vocabulary_size = self.image_shape
+        length, vocabulary_size = self.sample_shape
         if not tokens.dtype.is_integer or not tokens.shape[1:].is_compatible_with(
             (length,)
         ):
@@ -182,10 +182,10 @@ class TextGAN(GAN):
         Raises:
             ValueError: The vocabulary has another size than the model's.
         """
-        if len(vocabulary) != self.image_shape[-1]:
+        if len(vocabulary) != self.sample_shape[-1]:
             raise ValueError(
                 f"The vocabulary has {len(vocabulary)} token ids; the model was made "
-                f"for {self.image_shape[-1]}."
+                f"for {self.sample_shape[-1]}."
             )
         return vocabulary.decode(self.generate_tokens(count, seed, batch_size))
 
