@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,15 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ttur import layers, losses, replicas, xla
+from tf_ttur.players import Players, learning_rate
 
 __all__ = ["GAN"]
-
-_log = logging.getLogger(__name__)
-_SEEDS_KEY = "random_state_{}"
-# Held-out losses are of the same noise always, whatever the seed of training.
-_EVALUATION_SEED = 170_608_500
-# Whether the step being traced is one of training; each replica has a thread.
-_TRAINING = contextvars.ContextVar("training", default=True)
 
 
 def _uniform(count: Any, seed: Any) -> tf.Tensor:
@@ -29,7 +20,7 @@ def _uniform(count: Any, seed: Any) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
-class GAN(keras.Model):
+class GAN(Players):
     """A generative adversarial network trained by a two time-scale update rule.
 
     One step is `discriminator_steps` updates of the discriminator, each on a real
@@ -62,6 +53,13 @@ class GAN(keras.Model):
         ['d_loss', 'd_lr', 'g_loss', 'g_lr']
         >>> gan.generate(4, seed=0).shape
         (4, 32, 32, 3)
+        >>> sorted(gan.evaluate(real, verbose=0, return_dict=True))
+        ['d_loss', 'g_loss']
+
+    `evaluate` computes both players' losses on held-out images, as `fit` logs them.
+    They say whether the discriminator tells held-out images from generated ones as it
+    does those it was trained on; they do not say how good the images are. For that,
+    measure the Fréchet distance (`FrechetDistance`, `fid.compute`).
 
     Under a `tf.distribute` strategy, make the networks, the optimizers and the GAN and
     compile it inside of one `strategy.scope()`. A step then computes what one device
@@ -83,43 +81,25 @@ class GAN(keras.Model):
         ema_decay: float = 0.0,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
-        self.ema_decay = float(ema_decay)
-        self.generator = generator
-        self.discriminator = discriminator
-        self.latent = latent
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-        self._steps = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
-        )
-        self._generate = None
-        self._scope = tf.distribute.get_strategy()
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         latent_shape = (None, latent.dimension)
         if not generator.built:
             generator.build(latent_shape)
-        images_shape = generator.compute_output_shape(latent_shape)
+        shape = generator.compute_output_shape(latent_shape)
         if not discriminator.built:
-            discriminator.build(images_shape)
-        self.sample_shape = tuple(images_shape[1:])
+            discriminator.build(shape)
+        super().__init__(
+            {"generator": generator, "discriminator": discriminator},
+            averages={"generator": ema_decay},
+            seed=seed,
+            **kwargs,
+        )
+        self.ema_decay = float(ema_decay)
+        self.latent = latent
+        self.sample_shape = tuple(shape[1:])
         self._one_pass = looks_at_each_image_alone(discriminator)
-        self.averaged_generator = None
-        if self.ema_decay:
-            self.averaged_generator = keras.models.clone_model(generator)
-            self.averaged_generator.set_weights(generator.get_weights())
-            self.averaged_generator.trainable = False
-        self.built = True
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: everything is built.
-
-        Keras takes the mean of a batch over the replicas here, which unequal parts
-        have not.
-        """
+        self._generate = None
 
     # ---- configuration
 
@@ -168,85 +148,19 @@ class GAN(keras.Model):
                 "The two networks need an optimizer each; got one for both. "
                 "Make a pair with tf_ttur.ttur()."
             )
-        adversarial_loss = losses.get(loss)
-        self._check_scope(discriminator_optimizer, generator_optimizer)
-        strategy = tf.distribute.get_strategy()
-        mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
-        if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
-            # Keras 3.15 says it in fit, for any model, by a missing placeholder.
-            raise ValueError(
-                f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
-                "Keras cannot run more than one step at a time. Leave it at 1."
-            )
         super().compile(
-            optimizer=None,
-            jit_compile=self._choose_jit(jit_compile),
+            optimizers={
+                "discriminator": discriminator_optimizer,
+                "generator": generator_optimizer,
+            },
+            jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
+            adversarial_loss=losses.get(loss),
+            gradient_penalty=float(gradient_penalty),
+            discriminator_steps=int(discriminator_steps),
+            reuse_latents=bool(reuse_latents),
         )
-        self.adversarial_loss = adversarial_loss
-        self.gradient_penalty = float(gradient_penalty)
-        self.discriminator_steps = int(discriminator_steps)
-        self.reuse_latents = bool(reuse_latents)
-        self.discriminator_optimizer = self._build_optimizer(
-            discriminator_optimizer, self.discriminator
-        )
-        self.generator_optimizer = self._build_optimizer(
-            generator_optimizer, self.generator
-        )
-        self._asked_jit_compile = jit_compile
         self._generate = None
-        self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
-
-    def _choose_jit(self, asked: bool | None) -> bool:
-        distributed = tf.distribute.has_strategy()
-        if asked and distributed and xla.on_cpu():
-            raise ValueError(
-                "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
-                "its collectives do not compile. Leave jit_compile at None."
-            )
-        chosen = not distributed if asked is None else bool(asked)
-        if asked is None:
-            _log.info(
-                "jit_compile=None: XLA is %s (%s).",
-                "on" if chosen else "off",
-                "a tf.distribute strategy" if distributed else "one device",
-            )
-        return chosen
-
-    def _check_scope(self, *optimizers: keras.optimizers.Optimizer) -> None:
-        """Refuses parts whose variables a replica could not update."""
-        strategy = tf.distribute.get_strategy()
-        made = {
-            "generator": self.generator.variables,
-            "discriminator": self.discriminator.variables,
-            "optimizers": [optimizer.iterations for optimizer in optimizers],
-        }
-        if strategy.num_replicas_in_sync == 1:
-            made = {}
-        outside = [
-            k for k, v in made.items() if not all(map(replicas.is_distributed, v))
-        ]
-        if self._scope is not strategy:
-            outside.append("GAN")
-        if outside:
-            raise ValueError(
-                f"compile was called under {type(strategy).__name__}, but these were "
-                f"not made there: {', '.join(outside)}. Make networks, optimizers and "
-                "GAN and compile it inside of one strategy.scope()."
-            )
-
-    def _build_optimizer(
-        self, optimizer: keras.optimizers.Optimizer, network: keras.Model
-    ) -> keras.optimizers.Optimizer:
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        if network.dtype_policy.name == "mixed_float16" and not scaled:
-            optimizer = keras.optimizers.LossScaleOptimizer(
-                optimizer, name=f"scaled_{optimizer.name}"
-            )
-        # Keras drops weights loaded into an unbuilt optimizer without a word.
-        if not optimizer.built:
-            optimizer.build(network.trainable_variables)
-        return optimizer
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -254,15 +168,12 @@ class GAN(keras.Model):
         penalty = ("gradient_penalty",) if self.gradient_penalty else ()
         return ("d_loss", "g_loss", *penalty)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The running means of the losses, reset by Keras at each interval."""
-        return list(self._means.values()) if self.compiled else []
-
-    @property
-    def steps(self) -> int:
-        """Number of steps (generator updates) taken so far."""
-        return int(self._steps.numpy())
+    def learning_rates(self) -> dict[str, tf.Tensor]:
+        """Returns both learning rates, under the names they are logged by."""
+        return {
+            "d_lr": learning_rate(self.discriminator_optimizer),
+            "g_lr": learning_rate(self.generator_optimizer),
+        }
 
     # ---- one step
 
@@ -345,152 +256,60 @@ class GAN(keras.Model):
             fake: The generated minibatch of the generator's update.
         """
 
-    @property
-    def in_training(self) -> bool:
-        """Whether a loss is computed to train, and not by `evaluate`."""
-        return _TRAINING.get()
-
-    def noise(self, draw: Callable[..., tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
-        """Draws noise for a batch, from the random state of training.
-
-        Args:
-            draw: `draw(count, seed=...)` gives a tensor with `count` rows; a latent
-                distribution is such a function.
-            batch: A batch whose every row gets a row of noise. Replicas share the noise
-                of the global batch as they share its rows.
-
-        Returns:
-            Noise with as many rows as the batch.
-        """
-        return self._noise(draw, replicas.share(batch))
-
-    def _noise(
-        self, draw: Callable[..., tf.Tensor], share: replicas.Share
-    ) -> tf.Tensor:
-        return share.rows(lambda count: draw(count, seed=self.seed_generator))
-
-    def global_mean(self, values: Any, batch: tf.Tensor) -> Any:
-        """Turns means over a batch into means over the global batch.
-
-        Args:
-            values: Scalars in any nested structure, means over the batch's rows.
-            batch: The batch, such as the real images a hook was given.
-
-        Returns:
-            The same structure, with equal values on all replicas.
-        """
-        return replicas.share(batch).mean(values)
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def one_step(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Makes one step: the discriminator's updates, then the generator's.
 
         Args:
             data: What the data set yields; see `prepare_real`.
 
         Returns:
-            Means of the losses over the interval so far, and both learning rates.
+            What `after_step` is given.
         """
-        with xla.for_xla(self.jit_compile):
-            return self._step(data)
-
-    def _step(self, data: Any) -> dict[str, tf.Tensor]:
         minibatches = self._split(self.prepare_real(data))
         share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
-            fake = self.generator(self._noise(self.latent, share), training=True)
+            fake = self.generator(self.noise(self.latent, share), training=True)
             self._update_discriminator(real, fake, share)
         real = minibatches[-1]
-        latents = self._noise(self.latent, share)
+        latents = self.noise(self.latent, share)
         with tf.GradientTape() as tape:
             fake = self.generator(latents, training=True)
             with tape.stop_recording():
                 self._update_discriminator(real, tf.stop_gradient(fake), share)
             if not self.reuse_latents:
                 # A forward pass of its own, on latents the discriminator has not
-                # seen. With reuse_latents the pass above is the one: same latents,
-                # same generator.
-                latents = self._noise(self.latent, share)
+                # seen, is needed. With reuse_latents the pass above is the one: it has
+                # the same latents and the same generator.
+                latents = self.noise(self.latent, share)
                 fake = self.generator(latents, training=True)
             logs = self.generator_loss(real, fake)
-            loss = self._total(
-                logs["g_loss"], self.generator, self.generator_optimizer, share
-            )
-        self._apply(tape, loss, self.generator, self.generator_optimizer)
-        self._track(share.mean(logs))
-        replicas.average_variables(self.generator.non_trainable_variables)
-        replicas.average_variables(self.discriminator.non_trainable_variables)
-        self._average_generator()
-        self.after_step(real, tf.stop_gradient(fake))
-        self._steps.assign_add(1)
-        return self._reducible(
-            {name: mean.result() for name, mean in self._means.items()}
-            | {
-                "d_lr": learning_rate(self.discriminator_optimizer),
-                "g_lr": learning_rate(self.generator_optimizer),
-            }
-        )
-
-    def _average_generator(self) -> None:
-        if self.averaged_generator is None:
-            return
-        step = tf.cast(tf.convert_to_tensor(self._steps), tf.float32)
-        rate = 1.0 - tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-        for average, weight in zip(
-            self.averaged_generator.weights, self.generator.weights, strict=True
-        ):
-            average.assign_add(tf.cast(rate, average.dtype) * (weight - average))
+            loss = self.objective(logs["g_loss"], "generator", share)
+        self.apply(tape, loss, "generator")
+        self.track(logs, share)
+        return real, tf.stop_gradient(fake)
 
     def _update_discriminator(
         self, real: tf.Tensor, fake: tf.Tensor, share: replicas.Share
     ) -> None:
-        network, optimizer = self.discriminator, self.discriminator_optimizer
         with tf.GradientTape() as tape:
             logs = self.discriminator_loss(real, fake)
-            loss = self._total(logs["d_loss"], network, optimizer, share)
-        self._apply(tape, loss, network, optimizer)
-        self._track(share.mean(logs))
+            loss = self.objective(logs["d_loss"], "discriminator", share)
+        self.apply(tape, loss, "discriminator")
+        self.track(logs, share)
 
-    @staticmethod
-    def _total(
-        loss: tf.Tensor,
-        network: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        share: replicas.Share,
-    ) -> tf.Tensor:
-        # Weight decay and the like, which layers add as losses of their own.
-        loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in network.losses)])
-        # Optimizers sum the gradients of the replicas.
-        return optimizer.scale_loss(share.scale(loss))
+    def held_out(self, data: Any) -> None:
+        """Computes and tracks both players' losses on held-out images.
 
-    @staticmethod
-    def _apply(
-        tape: tf.GradientTape,
-        loss: tf.Tensor,
-        network: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-    ) -> None:
-        variables = network.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            # It skips a step for gradients that are not finite, and each replica must
-            # come to the same decision.
-            gradients = replicas.average(gradients)
-        optimizer.apply(gradients, variables)
-
-    def _track(self, logs: dict[str, tf.Tensor], weight: Any = None) -> None:
-        for name, value in logs.items():
-            if name not in self._means:
-                raise KeyError(
-                    f"The loss {name!r} is not among {type(self).__name__}.loss_names, "
-                    f"{self.loss_names}; add it there to have it logged."
-                )
-            self._means[name].update_state(value, weight)
-
-    def _reducible(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # Over several processes Keras takes means along axis 0.
-        if replicas.multi_worker(self.distribute_strategy):
-            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
-        return logs
+        Args:
+            data: What the data set yields; see `prepare_real`.
+        """
+        real = self.prepare_real(data)
+        share = replicas.share(real)
+        fake = self.generator(self.noise(self.latent, share), training=False)
+        logs = self.discriminator_loss(real, fake)
+        if not self.reuse_latents:
+            fake = self.generator(self.noise(self.latent, share), training=False)
+        self.track(logs | self.generator_loss(real, fake), share)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         logits = self.discriminator(images, training=self.in_training)
@@ -513,99 +332,6 @@ class GAN(keras.Model):
         # Every k-th image: so the minibatches of replicas, each of which holds a
         # stretch of the global batch, make up the minibatches of one device.
         return [real[index::count] for index in range(count)]
-
-    # ---- held-out images
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes both players' losses on held-out images, as `fit` logs them.
-
-        They say whether the discriminator tells held-out images from generated ones as
-        it does those it was trained on; they do not say how good the images are. For
-        that, measure the Fréchet distance (`FrechetDistance`, `fid.compute`).
-
-        Networks run as in inference: batch norm uses its moving averages. The noise is
-        the same in every call, and nothing changes: no weight, optimizer, moving
-        average or random state.
-
-        Args:
-            *args: As for `keras.Model.evaluate`.
-            **kwargs: Likewise.
-
-        Returns:
-            `d_loss`, `g_loss` and, where there is one, `gradient_penalty`: means over
-            all images; a list in this order, or a dict with `return_dict=True`.
-
-        Example:
-            >>> import keras, numpy as np, tf_ttur
-            >>> gan = tf_ttur.GAN(
-            ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]),
-            ...     keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
-            ...     latent=tf_ttur.NormalLatent(2))
-            >>> gan.compile(**tf_ttur.ttur(discriminator=1e-4, generator=5e-4),
-            ...     loss="minimax", jit_compile=False)
-            >>> held_out = np.zeros((8, 3), "float32")
-            >>> sorted(gan.evaluate(held_out, verbose=0, return_dict=True))
-            ['d_loss', 'g_loss']
-        """
-        with self._evaluating():
-            return super().evaluate(*args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes what `evaluate` does, on one batch.
-
-        Args:
-            *args: As for `keras.Model.test_on_batch`.
-            **kwargs: Likewise.
-
-        Returns:
-            The losses, as `evaluate`.
-        """
-        with self._evaluating():
-            return super().test_on_batch(*args, **kwargs)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Computes the losses of a batch; see `evaluate`.
-
-        Args:
-            data: What the data set yields; see `prepare_real`.
-
-        Returns:
-            Means of the losses over the images so far.
-        """
-        token = _TRAINING.set(False)
-        try:
-            with xla.for_xla(self.jit_compile):
-                return self._test_step(data)
-        finally:
-            _TRAINING.reset(token)
-
-    def _test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        real = self.prepare_real(data)
-        share = replicas.share(real)
-        fake = self.generator(self._noise(self.latent, share), training=False)
-        logs = self.discriminator_loss(real, fake)
-        if not self.reuse_latents:
-            fake = self.generator(self._noise(self.latent, share), training=False)
-        logs |= self.generator_loss(real, fake)
-        # The last batch may be smaller and counts for as much less.
-        self._track(share.mean(logs), tf.cast(share.total, tf.float32))
-        return self._reducible({k: mean.result() for k, mean in self._means.items()})
-
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        parts = filter(
-            None, (self.generator, self.discriminator, self.averaged_generator)
-        )
-        theirs = {id(v) for part in parts for v in part.weights}
-        # Losses of a subclass may note something for `after_step`.
-        own = [v for v in self.weights if id(v) not in theirs]
-        before = [(state, state.numpy()) for state in own + self._random_states()]
-        self.seed_generator.state.assign([_EVALUATION_SEED, 0])
-        try:
-            yield
-        finally:
-            for state, value in before:
-                state.assign(value)
 
     # ---- sampling
 
@@ -681,91 +407,23 @@ class GAN(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, serialised."""
-        parts = {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "latent": self.latent,
-        }
-        return {
-            "name": self.name,
-            "seed": self.seed,
+        return super().get_config() | {
             "ema_decay": self.ema_decay,
-            **{k: keras.saving.serialize_keras_object(v) for k, v in parts.items()},
+            "latent": keras.saving.serialize_keras_object(self.latent),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GAN:
-        """Makes the model again from `get_config`'s answer."""
-        config = dict(config)
-        for part in ("generator", "discriminator", "latent"):
-            config[part] = keras.saving.deserialize_keras_object(
-                config[part], custom_objects=custom_objects
-            )
-        return cls(**config)
-
-    def get_build_config(self) -> None:
-        """Returns nothing: the constructor builds everything."""
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns `compile`'s arguments, serialised, for `.keras` files."""
-        if not self.compiled:
-            return {}
-        return {
-            "discriminator_optimizer": keras.saving.serialize_keras_object(
-                self.discriminator_optimizer
-            ),
-            "generator_optimizer": keras.saving.serialize_keras_object(
-                self.generator_optimizer
-            ),
-            "loss": keras.saving.serialize_keras_object(
-                losses.describe(self.adversarial_loss)
-            ),
-            "gradient_penalty": self.gradient_penalty,
-            "discriminator_steps": self.discriminator_steps,
-            "reuse_latents": self.reuse_latents,
-            "jit_compile": self._asked_jit_compile,
-            "steps_per_execution": self.steps_per_execution,
-        }
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with what `get_compile_config` returned."""
+        config = super().get_compile_config()
         if config:
-            self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def save_own_variables(self, store: Any) -> None:
-        """Saves the step counter and the state of every random number generator.
-
-        Keras itself leaves the generators out, so that a resumed run would draw the
-        latents of the first one again.
-        """
-        super().save_own_variables(store)
-        for index, state in enumerate(self._random_states()):
-            store[_SEEDS_KEY.format(index)] = state.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """Loads what `save_own_variables` saved."""
-        states = self._random_states()
-        keys = [_SEEDS_KEY.format(index) for index in range(len(states))]
-        if missing := [key for key in keys if key not in store.keys()]:  # noqa: SIM118
-            raise ValueError(
-                f"The file lacks the random state ({', '.join(missing)}): it was not "
-                "saved from a tf_ttur.GAN with these networks."
-            )
-        for key, state in zip(keys, states, strict=True):
-            state.assign(store[key])
-        super().load_own_variables(
-            {key: store[key] for key in store.keys() if key not in keys}  # noqa: SIM118
-        )
-
-    def _random_states(self) -> list[Any]:
-        # `variables` holds what `weights` holds, and metrics and random states.
-        known = {id(v) for v in self.weights}
-        known |= {id(v) for metric in self.metrics for v in metric.variables}
-        return [
-            v
-            for v in self.variables
-            if id(v) not in known and v.path.endswith("seed_generator_state")
-        ]
+            loss = losses.describe(self.adversarial_loss)
+            config |= {
+                "loss": keras.saving.serialize_keras_object(loss),
+                "gradient_penalty": self.gradient_penalty,
+                "discriminator_steps": self.discriminator_steps,
+                "reuse_latents": self.reuse_latents,
+            }
+        return config
 
 
 # Layers whose result for an image depends on no other image of the batch, nor on
@@ -811,14 +469,3 @@ def looks_at_each_image_alone(network: keras.Model) -> bool:
         parts = getattr(network, "operations", network.layers)
         return stock and all(map(looks_at_each_image_alone, parts))
     return type(network) in _ALONE
-
-
-def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
-    """Returns an optimizer's current learning rate, a float32 scalar.
-
-    Args:
-        optimizer: Any Keras optimizer; of a loss-scaled one, the inner optimizer's
-            rate.
-    """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)

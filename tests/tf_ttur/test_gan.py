@@ -468,7 +468,7 @@ def test_own_networks_of_any_rank_with_own_state(tmp_path):
     data = tf.data.Dataset.from_tensors((tokens, tokens[:, :2])).repeat(3)
     gan.fit(data, shuffle=False, verbose=0)
     assert not gan._one_pass
-    assert gan.image_shape == (6, 5)
+    assert gan.sample_shape == (6, 5)
     assert float(gan.level.numpy()) > 0
     assert gan.generate(7, seed=0, batch_size=4).shape == (7, 6, 5)
     before = state(gan)

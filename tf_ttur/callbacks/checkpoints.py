@@ -141,11 +141,8 @@ class Checkpoints(StepCallback):
 
 def _check_finite(gan: Any, step: int) -> None:
     # A loss shows it at the next step only, and some weights show in no loss.
-    for variable in (
-        *gan.weights,
-        *gan.discriminator_optimizer.variables,
-        *gan.generator_optimizer.variables,
-    ):
+    states = (v for each in gan.optimizers.values() for v in each.variables)
+    for variable in (*gan.weights, *states):
         if not np.isfinite(variable.numpy()).all():
             raise Diverged(
                 f"{variable.path} holds values that are not finite at step {step}. "

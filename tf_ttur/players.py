@@ -1,0 +1,708 @@
+"""`Players`: networks that are trained together, each by optimizers of its own.
+
+What a step needs whatever the game is stands here: updates, loss scaling, moving
+averages, noise and its random state, replicas, XLA, held-out losses, logs, saving.
+`GAN` is the game of two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fid.extractors.extractor import weights_sha256
+from tf_ttur import replicas, xla
+
+__all__ = ["Players", "learning_rate", "pull"]
+
+_log = logging.getLogger(__name__)
+_SEEDS_KEY = "random_state_{}"
+_FROZEN_KEY = "frozen_{}"
+# Held-out losses are of the same noise always, whatever the seed of training.
+_EVALUATION_SEED = 170_608_500
+# This says whether the step being traced trains; each replica has a thread.
+_TRAINING = contextvars.ContextVar("training", default=True)
+
+
+class Players(keras.Model):
+    """Named networks, each trained by optimizers of its own, or frozen.
+
+    A game is a subclass. It says how a step goes in `one_step`, how held-out losses are
+    computed in `held_out`, and what is logged in `loss_names`. Its constructor takes
+    every network, and its `compile` every optimizer, by the name of the attribute that
+    holds it; so a `.keras` file can make the game again.
+
+    Args:
+        networks: The networks that are trained, built, by name. Each becomes an
+            attribute of that name and is saved under it.
+        frozen: Networks that are only read, such as a teacher, built, by name. They are
+            found in `frozen`. Checkpoints do not hold them; they name them by the
+            SHA-256 of their weights, and are refused where another one stands.
+        averages: Decays of exponential moving averages of networks' weights, by the
+            network's name. The average is the attribute `averaged_NAME`, or None where
+            the decay is 0. The decay is reached gradually: at step t it is
+            min(decay, (1 + t) / (10 + t)).
+        seed: Seed of everything random in training.
+        **kwargs: As for `keras.Model`.
+
+    Attributes:
+        frozen: The frozen networks by name.
+        seed_generator: The source of all noise.
+
+    Raises:
+        ValueError: A network is not built, its name is taken, or a decay is not in
+            [0, 1).
+
+    Example:
+        >>> import keras, numpy as np, tensorflow as tf
+        >>> from tf_ttur import replicas
+        >>> from tf_ttur.players import Players
+        >>> class Imitation(Players):
+        ...     loss_names = ("error",)
+        ...     def __init__(self, student, teacher, **options):
+        ...         super().__init__(
+        ...             {"student": student}, frozen={"teacher": teacher}, **options)
+        ...     def compile(self, *, student_optimizer, **options):
+        ...         super().compile(
+        ...             optimizers={"student": student_optimizer}, **options)
+        ...     def error(self, x):
+        ...         return tf.reduce_mean(
+        ...             (self.student(x) - self.frozen["teacher"](x)) ** 2)
+        ...     def one_step(self, x):
+        ...         share = replicas.share(x)
+        ...         with tf.GradientTape() as tape:
+        ...             error = self.error(x)
+        ...             loss = self.objective(error, "student", share)
+        ...         self.apply(tape, loss, "student")
+        ...         self.track({"error": error}, share)
+        ...     def held_out(self, x):
+        ...         self.track({"error": self.error(x)}, replicas.share(x))
+        >>> def network():
+        ...     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> players = Imitation(network(), network())
+        >>> players.compile(student_optimizer=keras.optimizers.SGD(0.1),
+        ...     jit_compile=False)
+        >>> x = np.ones((8, 2), "float32")
+        >>> sorted(players.fit(x, batch_size=4, verbose=0).history)
+        ['error', 'student_lr']
+        >>> players.steps
+        2
+
+    Under a `tf.distribute` strategy, make the networks, the optimizers and the players
+    and compile them inside of one `strategy.scope()`.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, keras.Model],
+        *,
+        frozen: Mapping[str, keras.Model] | None = None,
+        averages: Mapping[str, float] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        # Keras visits a dict among the attributes when it saves, and not this view: so
+        # what is frozen stays out of files.
+        self.frozen = MappingProxyType(dict(frozen or {}))
+        self._check_networks(networks)
+        for name, network in networks.items():
+            setattr(self, name, network)
+        self._names = tuple(networks)
+        for network in self.frozen.values():
+            network.trainable = False
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._steps = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
+        )
+        self._averages = MappingProxyType(dict(averages or {}))
+        for name, decay in self._averages.items():
+            if not 0 <= decay < 1:
+                raise ValueError(f"ema_decay must be in [0, 1); got {decay}.")
+            average = None
+            if decay:
+                average = keras.models.clone_model(networks[name])
+                average.set_weights(networks[name].get_weights())
+                average.trainable = False
+            setattr(self, f"averaged_{name}", average)
+        # The network that each optimizer trains, by the optimizer's name.
+        self._trained = MappingProxyType({})
+        self._scope = tf.distribute.get_strategy()
+        self.built = True
+
+    def _check_networks(self, networks: Mapping[str, keras.Model]) -> None:
+        for name, network in [*networks.items(), *self.frozen.items()]:
+            if not network.built:
+                raise ValueError(
+                    f"The network {name!r} is not built; give it an Input, or call "
+                    "build with the shape of its input."
+                )
+        for name, network in networks.items():
+            if hasattr(type(self), name):
+                raise ValueError(
+                    f"A network cannot be called {name!r}: {type(self).__name__} has "
+                    "an attribute of that name. Choose another."
+                )
+            if any(network is each for each in self.frozen.values()):
+                raise ValueError(
+                    f"The network {name!r} is both trained and frozen; freeze a copy "
+                    "(keras.models.clone_model and set_weights)."
+                )
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: everything is built.
+
+        Keras takes the mean of a batch over the replicas here, which unequal parts
+        have not.
+        """
+
+    # Keras visits dicts among the attributes when it saves, properties included, and
+    # would find there what it finds under its own name. It does not visit these views.
+
+    @property
+    def networks(self) -> Mapping[str, keras.Model]:
+        """The networks that are trained, by name."""
+        return MappingProxyType({name: getattr(self, name) for name in self._names})
+
+    @property
+    def optimizers(self) -> Mapping[str, keras.optimizers.Optimizer]:
+        """The optimizers by name; the attribute `NAME_optimizer` holds each."""
+        return MappingProxyType(
+            {name: getattr(self, f"{name}_optimizer") for name in self._trained}
+        )
+
+    # ---- configuration
+
+    def compile(
+        self,
+        *,
+        optimizers: Mapping[str, Any],
+        jit_compile: bool | None = None,
+        steps_per_execution: int = 1,
+        **settings: Any,
+    ) -> None:
+        """Sets how the networks are trained, and builds their optimizers.
+
+        Args:
+            optimizers: For each network its optimizer, or several by name. The one of
+                "student" becomes the attribute `student_optimizer`; those of
+                `{"student": {"matching": ..., "reward": ...}}` are called
+                "student_matching" and "student_reward", and named likewise.
+            jit_compile: Compile the step by XLA. None means yes on one device and no
+                under a `tf.distribute` strategy, where CPU collectives do not compile.
+            steps_per_execution: Steps in one call of the compiled function; 1 under a
+                `tf.distribute.MirroredStrategy`.
+            **settings: The game's own settings. They become attributes of these names
+                once everything has been checked.
+
+        Raises:
+            ValueError: XLA was asked for where it cannot work, a part was made outside
+                of the strategy's scope, a network has no optimizer, or two share one.
+        """
+        given, trained = self._named(optimizers)
+        self._check_scope(given.values())
+        strategy = tf.distribute.get_strategy()
+        mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+        if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
+            # Keras 3.15 says it in fit, for any model, by a missing placeholder.
+            raise ValueError(
+                f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
+                "Keras cannot run more than one step at a time. Leave it at 1."
+            )
+        super().compile(
+            optimizer=None,
+            jit_compile=self._choose_jit(jit_compile),
+            steps_per_execution=steps_per_execution,
+        )
+        for name, value in settings.items():
+            setattr(self, name, value)
+        for name, optimizer in given.items():
+            network = getattr(self, trained[name])
+            setattr(self, f"{name}_optimizer", _build_optimizer(optimizer, network))
+        self._trained = MappingProxyType(trained)
+        self._asked_jit_compile = jit_compile
+        self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+
+    def _named(
+        self, optimizers: Mapping[str, Any]
+    ) -> tuple[dict[str, keras.optimizers.Optimizer], dict[str, str]]:
+        """Gives every optimizer a name, and to every name the network's."""
+        if set(optimizers) != set(self._names):
+            raise ValueError(
+                f"Optimizers are given for {', '.join(optimizers) or 'no network'}; "
+                f"those that are trained are {', '.join(self._names)}."
+            )
+        given, trained = {}, {}
+        for network, its in optimizers.items():
+            several = isinstance(its, Mapping)
+            for which, optimizer in its.items() if several else [("", its)]:
+                name = f"{network}_{which}" if several else network
+                for other, known in given.items():
+                    if optimizer is known:
+                        raise ValueError(
+                            f"The optimizers {other!r} and {name!r} are one object; "
+                            "make one for each, since each has moments of its own."
+                        )
+                given[name], trained[name] = optimizer, network
+        return given, trained
+
+    def _choose_jit(self, asked: bool | None) -> bool:
+        distributed = tf.distribute.has_strategy()
+        if asked and distributed and xla.on_cpu():
+            raise ValueError(
+                "jit_compile=True cannot work under a tf.distribute strategy on CPU: "
+                "its collectives do not compile. Leave jit_compile at None."
+            )
+        chosen = not distributed if asked is None else bool(asked)
+        if asked is None:
+            _log.info(
+                "jit_compile=None: XLA is %s (%s).",
+                "on" if chosen else "off",
+                "a tf.distribute strategy" if distributed else "one device",
+            )
+        return chosen
+
+    def _check_scope(self, optimizers: Any) -> None:
+        """Refuses parts whose variables a replica could not update."""
+        strategy = tf.distribute.get_strategy()
+        networks = {**self.networks, **self.frozen}
+        made = {name: network.variables for name, network in networks.items()}
+        made["optimizers"] = [optimizer.iterations for optimizer in optimizers]
+        if strategy.num_replicas_in_sync == 1:
+            made = {}
+        outside = [
+            k for k, v in made.items() if not all(map(replicas.is_distributed, v))
+        ]
+        kind = type(self).__name__
+        if self._scope is not strategy:
+            outside.append(kind)
+        if outside:
+            raise ValueError(
+                f"compile was called under {type(strategy).__name__}, but these were "
+                f"not made there: {', '.join(outside)}. Make networks, optimizers and "
+                f"{kind} and compile it inside of one strategy.scope()."
+            )
+
+    # ---- the game, which a subclass says
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the scalars that are tracked; a subclass says them."""
+        raise NotImplementedError(f"{type(self).__name__} lacks loss_names.")
+
+    def one_step(self, data: Any) -> tuple[Any, ...] | None:
+        """Makes all updates of one step; a subclass says how.
+
+        Args:
+            data: What the data set yields.
+
+        Returns:
+            What `after_step` is given, or None for nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks one_step.")
+
+    def held_out(self, data: Any) -> None:
+        """Computes and tracks the losses of held-out data; a subclass says how.
+
+        Args:
+            data: What the data set yields.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks held_out.")
+
+    def after_step(self, *made: Any) -> None:
+        """Runs at the end of every step; for subclasses that keep further state.
+
+        Args:
+            *made: What `one_step` returned.
+        """
+
+    # ---- what a game calls
+
+    def objective(
+        self, loss: tf.Tensor, optimizer: str, share: replicas.Share
+    ) -> tf.Tensor:
+        """Turns a loss into what an optimizer differentiates; inside of the tape.
+
+        Args:
+            loss: A mean over this replica's rows, a scalar.
+            optimizer: The optimizer's name. Weight decay and the like, which the
+                network's layers add as losses of their own, are added here.
+            share: This replica's share of the batch.
+
+        Returns:
+            The scaled loss, a scalar for `apply`.
+        """
+        network = self.networks[self._trained[optimizer]]
+        loss = tf.add_n([loss, *(tf.cast(x, loss.dtype) for x in network.losses)])
+        # Optimizers sum the gradients of the replicas.
+        return self.optimizers[optimizer].scale_loss(share.scale(loss))
+
+    def apply(self, tape: tf.GradientTape, loss: tf.Tensor, optimizer: str) -> None:
+        """Updates a network by one of its optimizers.
+
+        Args:
+            tape: The tape that saw the loss.
+            loss: What `objective` returned.
+            optimizer: The optimizer's name, as for `objective`.
+        """
+        variables = self.networks[self._trained[optimizer]].trainable_variables
+        gradients = tape.gradient(loss, variables)
+        optimizer = self.optimizers[optimizer]
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # It skips a step for gradients that are not finite, and each replica must
+            # come to the same decision.
+            gradients = replicas.average(gradients)
+        optimizer.apply(gradients, variables)
+
+    def track(self, losses: Mapping[str, tf.Tensor], share: replicas.Share) -> None:
+        """Adds losses to the means that are logged.
+
+        Args:
+            losses: Scalars by name, means over this replica's rows.
+            share: This replica's share of the batch.
+
+        Raises:
+            KeyError: A name is not in `loss_names`.
+        """
+        # A held-out batch may be smaller than the others and counts for as much less.
+        weight = None if self.in_training else tf.cast(share.total, tf.float32)
+        for name, value in share.mean(dict(losses)).items():
+            if name not in self._means:
+                raise KeyError(
+                    f"The loss {name!r} is not among {type(self).__name__}.loss_names, "
+                    f"{self.loss_names}; add it there to have it logged."
+                )
+            self._means[name].update_state(value, weight)
+
+    @property
+    def in_training(self) -> bool:
+        """Whether a loss is computed to train, and not by `evaluate`."""
+        return _TRAINING.get()
+
+    def noise(
+        self, draw: Callable[..., tf.Tensor], batch: tf.Tensor | replicas.Share
+    ) -> tf.Tensor:
+        """Draws noise for a batch, from the random state of training.
+
+        Args:
+            draw: `draw(count, seed=...)` gives a tensor with `count` rows; a latent
+                distribution is such a function.
+            batch: A batch whose every row gets a row of noise, or this replica's share
+                of it. Replicas share the noise of the global batch as they share its
+                rows.
+
+        Returns:
+            Noise with as many rows as the batch.
+        """
+        share = batch if isinstance(batch, replicas.Share) else replicas.share(batch)
+        return share.rows(lambda count: draw(count, seed=self.seed_generator))
+
+    def global_mean(self, values: Any, batch: tf.Tensor) -> Any:
+        """Turns means over a batch into means over the global batch.
+
+        Args:
+            values: Scalars in any nested structure, means over the batch's rows.
+            batch: The batch, such as the real images a hook was given.
+
+        Returns:
+            The same structure, with equal values on all replicas.
+        """
+        return replicas.share(batch).mean(values)
+
+    # ---- one step
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken so far."""
+        return int(self._steps.numpy())
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means of the losses, reset by Keras at each interval."""
+        return list(self._means.values()) if self.compiled else []
+
+    def learning_rates(self) -> dict[str, tf.Tensor]:
+        """Returns every optimizer's learning rate, under the name it is logged by."""
+        return {f"{k}_lr": learning_rate(v) for k, v in self.optimizers.items()}
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one step; see `one_step`.
+
+        Args:
+            data: What the data set yields.
+
+        Returns:
+            Means of the losses over the interval so far, and all learning rates.
+        """
+        with xla.for_xla(self.jit_compile):
+            made = self.one_step(data) or ()
+            for network in self.networks.values():
+                replicas.average_variables(network.non_trainable_variables)
+            self._move_averages()
+            self.after_step(*made)
+            self._steps.assign_add(1)
+            return self._logs(self.learning_rates())
+
+    def _move_averages(self) -> None:
+        for name, decay in self._averages.items():
+            if decay:
+                step = tf.cast(tf.convert_to_tensor(self._steps), tf.float32)
+                rate = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
+                pull(getattr(self, f"averaged_{name}"), getattr(self, name), rate)
+
+    def _logs(self, others: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        logs = {name: mean.result() for name, mean in self._means.items()} | others
+        # Over several processes Keras takes means along axis 0.
+        if replicas.multi_worker(self.distribute_strategy):
+            logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
+    # ---- held-out data
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the losses of held-out data, as `fit` logs them.
+
+        Networks run as in inference. The noise is the same in every call, and nothing
+        changes: no weight, optimizer, moving average or random state.
+
+        Args:
+            *args: As for `keras.Model.evaluate`.
+            **kwargs: Likewise.
+
+        Returns:
+            The losses named in `loss_names`, means over all rows: a list in this order,
+            or a dict with `return_dict=True`.
+        """
+        with self._evaluating():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes what `evaluate` does, on one batch.
+
+        Args:
+            *args: As for `keras.Model.test_on_batch`.
+            **kwargs: Likewise.
+
+        Returns:
+            The losses, as `evaluate`.
+        """
+        with self._evaluating():
+            return super().test_on_batch(*args, **kwargs)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Computes the losses of a batch; see `evaluate`.
+
+        Args:
+            data: What the data set yields.
+
+        Returns:
+            Means of the losses over the rows so far.
+        """
+        token = _TRAINING.set(False)
+        try:
+            with xla.for_xla(self.jit_compile):
+                self.held_out(data)
+                return self._logs({})
+        finally:
+            _TRAINING.reset(token)
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        averages = (getattr(self, f"averaged_{name}") for name in self._averages)
+        parts = [*self.networks.values(), *filter(None, averages)]
+        theirs = {id(v) for part in parts for v in part.weights}
+        # Losses of a subclass may note something for `after_step`.
+        own = [v for v in self.weights if id(v) not in theirs]
+        before = [(state, state.numpy()) for state in own + self._random_states()]
+        self.seed_generator.state.assign([_EVALUATION_SEED, 0])
+        try:
+            yield
+        finally:
+            for state, value in before:
+                state.assign(value)
+
+    # ---- saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments that all games have, serialised.
+
+        A frozen network is named by the SHA-256 of its weights.
+        """
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            **{name: serialize(network) for name, network in self.networks.items()},
+            **{name: {"frozen": sha256} for name, sha256 in self._fingerprints()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Players:
+        """Makes the model again from `get_config`'s answer.
+
+        Args:
+            config: What `get_config` returned.
+            custom_objects: The frozen networks by name, and what else Keras may ask
+                for; as `keras.models.load_model` takes it.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: A frozen network is not among `custom_objects`, or is another.
+        """
+        made = {}
+        for name, value in config.items():
+            if isinstance(value, dict) and "class_name" in value:
+                value = keras.saving.deserialize_keras_object(
+                    value, custom_objects=custom_objects
+                )
+            elif isinstance(value, dict) and set(value) == {"frozen"}:
+                network = keras.saving.get_registered_object(name, custom_objects)
+                if network is None:
+                    raise ValueError(
+                        f"The file does not hold the frozen network {name!r} (SHA-256 "
+                        f"of its weights: {value['frozen'][:16]}...); give it to "
+                        f"load_model as custom_objects={{{name!r}: network}}."
+                    )
+                _check_frozen(name, weights_sha256(network), value["frozen"])
+                value = network
+            made[name] = value
+        return cls(**made)
+
+    def get_build_config(self) -> None:
+        """Returns nothing: the constructor builds everything."""
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns `compile`'s arguments that all games have, for `.keras` files."""
+        if not self.compiled:
+            return {}
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **{f"{k}_optimizer": serialize(v) for k, v in self.optimizers.items()},
+            "jit_compile": self._asked_jit_compile,
+            "steps_per_execution": self.steps_per_execution,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with what `get_compile_config` returned."""
+        if config:
+            self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the step counter and the state of every random number generator.
+
+        Keras itself leaves the generators out, so that a resumed run would draw the
+        noise of the first one again. Frozen networks are named.
+        """
+        super().save_own_variables(store)
+        for index, state in enumerate(self._random_states()):
+            store[_SEEDS_KEY.format(index)] = state.numpy()
+        for name, sha256 in self._fingerprints():
+            digest = np.frombuffer(bytes.fromhex(sha256), "uint8")
+            store[_FROZEN_KEY.format(name)] = digest
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved."""
+        states = self._random_states()
+        keys = [_SEEDS_KEY.format(index) for index in range(len(states))]
+        if missing := [key for key in keys if key not in store.keys()]:  # noqa: SIM118
+            kind = keras.saving.get_registered_name(type(self)).replace(">", ".")
+            raise ValueError(
+                f"The file lacks the random state ({', '.join(missing)}): it was not "
+                f"saved from a {kind} with these networks."
+            )
+        frozen = _FROZEN_KEY.format("")
+        named = [key for key in store.keys() if key.startswith(frozen)]  # noqa: SIM118
+        saved = {k.removeprefix(frozen): bytes(np.array(store[k])).hex() for k in named}
+        standing = dict(self._fingerprints())
+        for name in {**saved, **standing}:
+            _check_frozen(name, standing.get(name), saved.get(name))
+        for key, state in zip(keys, states, strict=True):
+            state.assign(store[key])
+        rest = set(store.keys()) - {*keys, *named}
+        super().load_own_variables({key: store[key] for key in rest})
+
+    def _fingerprints(self) -> list[tuple[str, str]]:
+        return [(name, weights_sha256(each)) for name, each in self.frozen.items()]
+
+    def _random_states(self) -> list[Any]:
+        # `variables` holds what `weights` holds, and metrics and random states.
+        known = {id(v) for v in self.weights}
+        known |= {id(v) for metric in self.metrics for v in metric.variables}
+        return [
+            v
+            for v in self.variables
+            if id(v) not in known and v.path.endswith("seed_generator_state")
+        ]
+
+
+def _check_frozen(name: str, standing: str | None, saved: str | None) -> None:
+    if standing != saved:
+        found, expected = (f"{x[:16]}..." if x else "none" for x in (standing, saved))
+        raise ValueError(
+            f"The frozen network {name!r} is another than the file was saved with "
+            f"(SHA-256 of its weights: {found} here, {expected} there); use the one "
+            "that was trained with."
+        )
+
+
+def _build_optimizer(
+    optimizer: keras.optimizers.Optimizer, network: keras.Model
+) -> keras.optimizers.Optimizer:
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if network.dtype_policy.name == "mixed_float16" and not scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer, name=f"scaled_{optimizer.name}"
+        )
+    # Keras drops weights loaded into an unbuilt optimizer without a word.
+    if not optimizer.built:
+        optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns an optimizer's current learning rate, a float32 scalar.
+
+    Args:
+        optimizer: Any Keras optimizer; of a loss-scaled one, the inner optimizer's
+            rate.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)
+
+
+def pull(network: keras.Model, source: keras.Model, rate: Any) -> None:
+    """Moves a network's weights towards those of another of the same form.
+
+    Each weight w becomes w + rate (source's - w): a moving average whose decay is
+    1 - rate.
+
+    Args:
+        network: The network that moves.
+        source: The one that it moves to.
+        rate: From 0, for no move, to 1, for a copy; a number or a float scalar.
+
+    Example:
+        >>> import keras
+        >>> from tf_ttur.players import pull
+        >>> def network(value):
+        ...     start = keras.initializers.Constant(value)
+        ...     dense = keras.layers.Dense(1, use_bias=False, kernel_initializer=start)
+        ...     return keras.Sequential([keras.Input((1,)), dense])
+        >>> slow, fast = network(0.0), network(4.0)
+        >>> pull(slow, fast, 0.25)
+        >>> slow.get_weights()[0].tolist()
+        [[1.0]]
+    """
+    for weight, other in zip(network.weights, source.weights, strict=True):
+        weight.assign_add(tf.cast(rate, weight.dtype) * (other - weight))
