@@ -32,12 +32,12 @@ LAYERS = {
         ("stats_cli", "__main__"),
     ),
     "tf_ttur": (
+        ("presets",),
         ("xla", "phases", "layers", "replicas", "latents", "optimizers", "schedules"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),
         ("networks",),
-        ("presets", "settings"),
         ("sampling",),
         ("callbacks",),
         ("tasks",),
@@ -58,27 +58,13 @@ WITHOUT_TENSORFLOW = (
 
 # Modules without a test file of their own, to be shortened only.
 WITHOUT_TESTS = {
-    "fid.cli",
-    "fid.extractors.extractor",
-    "fid.hosted",
-    "fid.inspection",
-    "fid.npz",
-    "fid.sources.imagefiles",
-    "fid.sources.source",
-    "fid.studies.disturbance_figures",
-    "tf_ttur.cli",
     "tf_ttur.latents",
     "tf_ttur.optimizers",
+    "tf_ttur.players",
     "tf_ttur.replicas",
-    "tf_ttur.sample_cli",
-    "tf_ttur.studies.disturbance_cli",
-    "tf_ttur.studies.kill_drill",
-    "tf_ttur.studies.reproduce",
-    "tf_ttur.studies.sweep_cli",
-    "tf_ttur.studies.sweep_results",
 }
 # Test files of no one module, to be shortened only.
-OF_NO_MODULE = {"tf_ttur/test_distribution.py", "tf_ttur/test_text_experiment.py"}
+OF_NO_MODULE = {"tf_ttur/test_distribution.py"}
 
 
 def modules():

@@ -14,6 +14,7 @@ import numpy as np
 
 from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, check_writable, printable
+from fid.metrics.frechet import Frechet
 from fid.sources.source import Source
 from tf_ttur.presets import ImagePreset
 from tf_ttur.runs import RunFolder
@@ -156,9 +157,7 @@ class Images(GANTask):
     @staticmethod
     def metric(config: dict[str, Any]) -> str:
         """Returns `fid`, or `frechet_` and the name of another extractor."""
-        from fid.measure import metric_name
-
-        return metric_name(config["extractor_name"])
+        return Frechet.metric_name(config["extractor_name"])
 
     @classmethod
     def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> GAN:

@@ -1,4 +1,4 @@
-"""Sweeps: real ones, tiny; their bookkeeping; the table against numbers by hand."""
+"""Sweeps: real ones, tiny; and their bookkeeping."""
 
 import contextlib
 import json
@@ -14,11 +14,10 @@ import pytest
 from metrics_rows import rows
 from PIL import Image
 from repository import ROOT
-from scipy import stats
 
 from fid.files import InputError
 from tf_ttur import presets
-from tf_ttur.studies import sweep, sweep_cli, sweep_results
+from tf_ttur.studies import sweep
 from tf_ttur.studies.sweep import Cell
 
 TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16"]
@@ -308,169 +307,3 @@ def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, worke
         run(workers, sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
     workers.outcomes = {}
     run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
-
-
-# Settings -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flags", "status", "message"),
-    [
-        ([], 1, "needs learning rates"),
-        (["--discriminator_lr=1e-4"], 1, "needs rates of both networks"),
-        (["--discriminator_lr=1e-4", "--generator_lr=x"], 1, "--generator_lr=x"),
-        (["--pairs=1e-4"], 1, "'1e-4' is not of the form DISCRIMINATOR:GENERATOR"),
-        (["--pairs=1e-4:1e-4,1e-4:0.0001"], 1, "Given twice: discriminator 0.0001"),
-        (["--pairs=1e-4:-1"], 1, "generator_lr is -1.0"),
-        (["--pairs=nan:1"], 1, "discriminator_lr is nan"),
-        (["--pairs=1:1", "--seeds=0"], 1, "number of seeds is 0"),
-        (["--pairs=1:1", "--processes=0"], 1, "number of processes is 0"),
-        (["--pairs=1:1", "--steps=0"], 1, "steps is 0"),
-        (["--pairs=1:1", "--set=nonsense=1"], 1, "no setting 'nonsense'"),
-        (["--pairs=1:1", "--set=seed=1"], 1, "no setting 'seed' to set"),
-        (["--pairs=1:1", "--set=width=x"], 1, "expected a whole number; got 'x'"),
-        (["--pairs=1:1", "--set=jit_compile=1"], 1, "expected true or false or none"),
-        (["--pairs=1:1", "--set=every=1", "--every=2"], 1, "every is set twice"),
-        (["--pairs=1:1", "--set=beta_1=nan"], 1, "beta_1 is nan"),
-        (["--pairs=1:1", "--set=width"], 1, "not of the form KEY=VALUE"),
-        (["--preset=nonsense", "--pairs=1:1"], 1, "no preset 'nonsense'"),
-        (["--table_only"], 1, "sweep.json"),
-        (["stray"], 2, "unexpected argument 'stray'"),
-    ],
-)
-def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):
-    workdir = tmp_path / "sweep"
-    assert sweep_cli.sweep(["sweep.py", f"--workdir={workdir}", *flags]) == status
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert message in captured.err
-    assert len(captured.err.splitlines()) == 1
-    assert not workdir.exists()
-
-
-# Results ------------------------------------------------------------------------------
-
-
-def write_run(folder, points, diverged=None, key="fid"):
-    folder.path.mkdir(parents=True)
-    with open(folder.metrics, "w") as file:
-        for step, minutes, value in points:
-            row = {"step": step, "minutes": minutes, key: value, "d_loss": 1.0}
-            file.write(json.dumps(row) + "\n")
-    if diverged is None:
-        titles = {"fid": "FID"}
-        facts = {"metric": key, "metric_title": titles.get(key, key)}
-        folder.summary.write_text(json.dumps(facts))
-    else:
-        facts = {"step": diverged, "message": "g_loss became nan"}
-        folder.diverged.write_text(json.dumps(facts))
-
-
-@pytest.fixture
-def by_hand(tmp_path):
-    """A sweep whose numbers can be checked in one's head."""
-    sweep.claim(sweep.Sweep(PRESET, {A: 2, B: 2, C: 2}), tmp_path)
-    runs = {
-        (A, 0): [(0, 0.0, 100.0), (10, 1.0, 60.0), (20, 2.0, 70.0)],
-        (A, 1): [(0, 0.0, 200.0), (10, 1.0, 50.0), (20, 2.0, 20.0)],
-        (B, 0): [(0, 0.0, 100.0), (10, 2.0, None), (20, 4.0, 40.0)],
-        (B, 1): [(0, 0.0, 200.0), (10, 1.0, 30.0), (20, 2.0, 36.0)],
-    }
-    for (cell, seed), points in runs.items():
-        write_run(sweep.run_folder(tmp_path, cell, seed), points)
-    write_run(sweep.run_folder(tmp_path, C, 0), [(0, 0.5, 90.0)], diverged=3)
-    return tmp_path
-
-
-def test_the_table_says_what_the_runs_say(by_hand):
-    text = sweep_results.report(by_hand)
-    table = json.loads((by_hand / "table.json").read_text())
-    single, two, bad = table["cells"]
-    assert single == {
-        "discriminator_lr": 1e-4, "generator_lr": 1e-4,
-        "runs": 2, "missing": 0, "diverged": {},
-        "best": {"mean": 40.0, "min": 20.0, "max": 60.0},
-        "final": {"mean": 45.0, "min": 20.0, "max": 70.0},
-        "mean_curve_minimum": {"value": 45.0, "step": 20},
-        "minutes": {"mean": 2.0, "min": 2.0, "max": 2.0},
-    }  # fmt: skip
-    assert two["best"] == {"mean": 35.0, "min": 30.0, "max": 40.0}
-    assert two["final"] == {"mean": 38.0, "min": 36.0, "max": 40.0}
-    # Step 10 was not measured by both.
-    assert two["mean_curve_minimum"] == {"value": 38.0, "step": 20}
-    assert two["minutes"]["mean"] == 3.0
-    assert (bad["runs"], bad["missing"], bad["diverged"]) == (1, 1, {"0": 3})
-    assert bad["best"]["mean"] == 90.0
-    assert bad["final"] is None
-    assert table["best_single_rate"] == A._asdict()
-    assert table["best_two_rates"] == B._asdict()
-    # Seed by seed: 40 - 60 and 30 - 20; 40 - 70 and 36 - 20.
-    assert table["differences"]["best"]["mean"] == -5.0
-    assert table["differences"]["best"]["lower_in"] == 1
-    assert table["differences"]["final"]["mean"] == -7.0
-    lines = text.splitlines()
-    row = "| 0.0001 | 0.0001 | best single rate | 2 | 0 | 40.00 (20.00 to 60.00) | "
-    assert lines[2] == row + "45.00 (20.00 to 70.00) | 45.00 at 20 | 2.00 |"
-    row = "| 0.001 | 0.0001 |  | 1 of 2 | 1, at 3 | 90.00 (90.00 to 90.00) | – | "
-    assert lines[4] == row + "90.00 at 0 | 0.50 |"
-    assert "FID: mean (min to max)" in text
-    assert "paired by seed: -5 (95 % interval -196 to +186" in text
-    assert "of 2 pairs and 1 single rates" in text
-
-
-def test_the_difference_is_that_of_a_paired_t_test():
-    random = np.random.default_rng(0)
-    one, two = (dict(enumerate(random.normal(10, 2, 6))) for _ in range(2))
-    interval = stats.ttest_rel([*two.values()], [*one.values()]).confidence_interval()
-    compared = sweep_results.compare(two | {9: 0.0}, one | {8: 0.0})
-    assert compared["seeds"] == 6
-    np.testing.assert_allclose(compared["interval"], interval, rtol=1e-12)
-    assert sweep_results.compare({0: 1.0}, {1: 1.0}) is None
-
-
-def test_curves_end_where_the_first_run_ends(by_hand):
-    metric, results = sweep_results.read(by_hand)
-    assert metric == ("fid", "FID")
-    band = results[1].curve_over_minutes()
-    assert (band.x[0], band.x[-1], len(band.x)) == (0.0, 2.0, 200)
-    # At 2 minutes the one run is halfway from 100 to 40, the other at its end.
-    assert (band.mean[-1], band.low[-1], band.high[-1]) == (53.0, 36.0, 70.0)
-    assert results[0].curve().mean.tolist() == [150.0, 55.0, 45.0]
-    assert results[2].curve_over_minutes().mean[-1] == 90.0
-
-
-def test_what_there_is_can_be_told_at_any_time(tmp_path):
-    sweep.claim(sweep.Sweep(PRESET, {A: 1, B: 1}), tmp_path)
-    text = sweep_results.report(tmp_path)
-    assert "| 0.0001 | 0.0001 |  | 0 of 1 | 0 | – | – | – | – |" in text
-    assert not (tmp_path / "curves.png").exists()
-    lost = sweep.run_folder(tmp_path, A, 0)
-    write_run(lost, [(0, 0.0, 0.75)], diverged=1)
-    # Which of a row's numbers is the distance, only a finished run says.
-    text = sweep_results.report(tmp_path)
-    assert "| 0.0001 | 0.0001 |  | 1 | 1, at 1 | – | – | – | – |" in text
-    write_run(sweep.run_folder(tmp_path, B, 0), [(0, 0.0, 0.5), (1, 1.0, 0.25)])
-    text = sweep_results.report(tmp_path)
-    assert "| best two rates | 1 | 0 | 0.25 (0.25 to 0.25) |" in text
-    assert "| best single rate | 1 | 1, at 1 | 0.75 (0.75 to 0.75) | – |" in text
-    assert (tmp_path / "curves.png").exists()
-    assert json.loads((tmp_path / "table.json").read_text())["differences"] == {
-        "best": {"seeds": 1, "mean": -0.5, "interval": None, "lower_in": 1},
-        "final": None,
-    }
-    lost.summary.write_text('{"metric": "jsd_4", "metric_title": "JSD-4"}')
-    with pytest.raises(InputError, match="different distances: .*jsd_4 in .*seed_0"):
-        sweep_results.report(tmp_path)
-
-
-def test_help_does_not_start_tensorflow():
-    code = (
-        "import sys; from tf_ttur import sample_cli; "
-        "from tf_ttur.studies import sweep_cli; "
-        "assert not sweep_cli.sweep(['sweep.py', '--help']); "
-        "assert not sample_cli.sample(['sample.py', '--help']); "
-        "sys.exit('tensorflow' in sys.modules)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
-    )

@@ -1,0 +1,57 @@
+"""The flags of sweeps, refused in a line."""
+
+import subprocess
+import sys
+
+import pytest
+from repository import ROOT
+
+from tf_ttur.studies import sweep_cli
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        ([], 1, "needs learning rates"),
+        (["--discriminator_lr=1e-4"], 1, "needs rates of both networks"),
+        (["--discriminator_lr=1e-4", "--generator_lr=x"], 1, "--generator_lr=x"),
+        (["--pairs=1e-4"], 1, "'1e-4' is not of the form DISCRIMINATOR:GENERATOR"),
+        (["--pairs=1e-4:1e-4,1e-4:0.0001"], 1, "Given twice: discriminator 0.0001"),
+        (["--pairs=1e-4:-1"], 1, "generator_lr is -1.0"),
+        (["--pairs=nan:1"], 1, "discriminator_lr is nan"),
+        (["--pairs=1:1", "--seeds=0"], 1, "number of seeds is 0"),
+        (["--pairs=1:1", "--processes=0"], 1, "number of processes is 0"),
+        (["--pairs=1:1", "--steps=0"], 1, "steps is 0"),
+        (["--pairs=1:1", "--set=nonsense=1"], 1, "no setting 'nonsense'"),
+        (["--pairs=1:1", "--set=seed=1"], 1, "no setting 'seed' to set"),
+        (["--pairs=1:1", "--set=width=x"], 1, "expected a whole number; got 'x'"),
+        (["--pairs=1:1", "--set=jit_compile=1"], 1, "expected true or false or none"),
+        (["--pairs=1:1", "--set=every=1", "--every=2"], 1, "every is set twice"),
+        (["--pairs=1:1", "--set=beta_1=nan"], 1, "beta_1 is nan"),
+        (["--pairs=1:1", "--set=width"], 1, "not of the form KEY=VALUE"),
+        (["--preset=nonsense", "--pairs=1:1"], 1, "no preset 'nonsense'"),
+        (["--table_only"], 1, "sweep.json"),
+        (["stray"], 2, "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, capsys, flags, status, message):
+    workdir = tmp_path / "sweep"
+    assert sweep_cli.sweep(["sweep.py", f"--workdir={workdir}", *flags]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not workdir.exists()
+
+
+def test_help_does_not_start_tensorflow():
+    code = (
+        "import sys; from tf_ttur import sample_cli; "
+        "from tf_ttur.studies import sweep_cli; "
+        "assert not sweep_cli.sweep(['sweep.py', '--help']); "
+        "assert not sample_cli.sample(['sample.py', '--help']); "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
+    )
