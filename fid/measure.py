@@ -205,8 +205,8 @@ def compare(
         >>> list(found.values())
         ['frechet_pixels_8x8', 'kernel_pixels_8x8_full']
     """
-    reading = _reading(options)
-    chosen = choose(metrics, options)
+    of_metrics, reading = _divided(options)
+    chosen = choose(metrics, of_metrics)
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     sets = [open_set(each, **reading) for each in (first, second)]
@@ -266,17 +266,18 @@ def compare(
     return comparison
 
 
-def _reading(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those options that are not a metric's but say how images are read."""
-    of_metrics = all_options()
-    reading = {k: v for k, v in options.items() if k not in of_metrics}
+def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the options of metrics, and those that say how images are read."""
+    known = all_options()
+    of_metrics = {k: v for k, v in options.items() if k in known}
+    reading = {k: v for k, v in options.items() if k not in known}
     _, *names = inspect.signature(open_images).parameters
     if unknown := [name for name in reading if name not in names]:
         raise TypeError(
             f"compare has no option {unknown[0]!r}; choose from "
-            f"{', '.join(dict.fromkeys([*of_metrics, *names]))}."
+            f"{', '.join(dict.fromkeys([*known, *names]))}."
         )
-    return reading
+    return of_metrics, reading
 
 
 def compute(

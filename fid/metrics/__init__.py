@@ -57,6 +57,7 @@ def choose(metrics: str | Sequence[str], values: Mapping[str, Any]) -> list[Metr
 
     Raises:
         InputError: There is no such metric, or none was asked for.
+        TypeError: No metric has such an option.
 
     Example:
         >>> from fid.metrics import choose
@@ -69,6 +70,11 @@ def choose(metrics: str | Sequence[str], values: Mapping[str, Any]) -> list[Metr
         raise InputError(
             f"metrics is {', '.join(metrics) or 'empty'}; choose from "
             f"{', '.join(METRICS)}."
+        )
+    known = all_options()
+    if unknown := [name for name in values if name not in known]:
+        raise TypeError(
+            f"no metric has the option {unknown[0]!r}; choose from {', '.join(known)}."
         )
     return [
         metric(**{o.name: values[o.name] for o in metric.options() if o.name in values})

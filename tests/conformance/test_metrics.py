@@ -261,6 +261,42 @@ class TestEveryMetric:
         assert callback.further == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metrics": "is"}, "begins with is, of which larger values are better"),
+        (
+            {"metrics": ("is", "fid")},
+            "begins with is, of which larger values are bette",
+        ),
+        ({"metrics": "ppl"}, "metrics is ppl; choose from fid, kid, is"),
+        (
+            {"metrics": ("fid", "kid"), "num_samples": 1000},
+            "KID needs the features of both sets, and bare holds statistics",
+        ),
+        (
+            {"metrics": "kid", "reference": pixels([[0] * 3] * 9), "num_samples": 4},
+            "KID's subsets have 1000 images, and generator has 4",
+        ),
+        (
+            {"metrics": ("fid", "is"), "options": {"is_splits": 99}},
+            "over 99 parts of the images, and generator has 50",
+        ),
+        ({"metrics": ("fid", "is"), "extractor": NoLogits()}, "colours has no logits"),
+        ({"options": {"method": "fast"}}, "The method is 'fast'; choose from eigen"),
+    ],
+)
+def test_what_cannot_be_measured_in_training_is_refused_at_once(arguments, message):
+    import tf_ttur
+
+    bare = fid.Statistics(np.zeros(3), np.eye(3), n=5000, label="bare")
+    usual = {
+        "reference": bare, "every": 1, "num_samples": 50, "extractor": Colours()
+    }  # fmt: skip
+    with pytest.raises(fid.InputError, match=message):
+        tf_ttur.FrechetDistance(**usual | arguments)
+
+
 OPTIONS = [
     (key, option) for key, metric in METRICS.items() for option in metric.options()
 ]

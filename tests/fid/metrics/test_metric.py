@@ -123,6 +123,8 @@ def test_metrics_are_chosen_in_the_order_of_the_table_with_their_options():
     ):
         with pytest.raises(InputError, match=message):
             choose(metrics, {})
+    with pytest.raises(TypeError, match="option 'splits'; choose from method, kid_s"):
+        choose("fid", {"splits": 5})
 
 
 def test_the_second_set_needs_nothing_for_a_metric_of_the_first():
