@@ -165,7 +165,7 @@ def row(name: str, ours: dict[str, Any] | None = None) -> str:
         of 6-grams.
 
     Example:
-        >>> from tf_ttur import reproduce
+        >>> from tf_ttur.studies import reproduce
         >>> print(reproduce.row("celeba_dcgan_ttur"))
         | `celeba_dcgan_ttur` | 1e-05, 0.0005 | 12.5 at 225,000 | 14.0 | not run | not run |
     """  # noqa: E501
