@@ -17,13 +17,13 @@ import tf_ttur
 from tf_ttur import replicas
 
 # What two devices and one may differ by. They add the same float32 numbers in another
-# order. A weight's gradient is at most 1 and a sum over 8 images and up to 64 pixels,
-# of which the last few additions are rounded by 2^-24 of it each: about 2e-7 in all.
+# order. A weight's gradient is of the order of 1, a sum over 8 images and up to 64
+# pixels; its last few additions are rounded by 2^-24 of it each, about 2e-7 in all.
 # Adam divides it by at least its epsilon of 1e-3 and multiplies by a rate of 3e-3, so
 # an update moves a weight apart by up to 6e-7, with either sign, and the 40 updates of
 # the longest case by sqrt(40) times that, 4e-6. Losses change with a weight by about
 # as much as it does, and no activation has a kink that would turn this into more (see
-# the worker). The bound is 2.5 times that; an AVX2 processor showed 5e-7.
+# the worker). The bound is 2.5 times that; three of the cases showed 2e-7.
 ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -40,7 +40,7 @@ def start(*arguments, **environment):
 
 def finish(process, folder):
     try:
-        # For a worker that hangs: on two idle cores it takes a minute or two.
+        # For a worker that hangs; on a busy machine a sound one took over 300 seconds.
         output, _ = process.communicate(timeout=1200)
     finally:
         process.kill()
