@@ -2,7 +2,7 @@ import pytest
 
 
 @pytest.fixture
-def figures(monkeypatch):
+def saved_figures(monkeypatch):
     """The figures that are saved, as Matplotlib's objects."""
     from matplotlib.figure import Figure
 

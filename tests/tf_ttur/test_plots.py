@@ -25,14 +25,14 @@ def test_a_curve_is_drawn_whatever_is_missing(tmp_path):
         assert picture.min() < 50 < 200 < picture.max()
 
 
-def test_floors_and_what_is_beside_are_drawn(tmp_path, figures):
+def test_floors_and_what_is_beside_are_drawn(tmp_path, saved_figures):
     rows = [
         {"step": 0, "jsd_4": 0.9, "jsd_4_floor": 0.3, "jsd_6": 1.0, "jsd_6_floor": 0.7},
         {"step": 5, "jsd_4": 0.4, "jsd_4_floor": 0.3, "jsd_6": 0.8, "jsd_6_floor": 0.7},
     ]
     path = tmp_path / "x.png"
     plots.training_curve(rows, "jsd_4", path, label="divergence", beside=["jsd_6"])
-    axes = figures[0].axes[1]
+    axes = saved_figures[0].axes[1]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert lines == {
         "jsd_4": [0.9, 0.4],
@@ -45,11 +45,11 @@ def test_floors_and_what_is_beside_are_drawn(tmp_path, figures):
     assert axes.get_yscale() == "linear"
 
 
-def test_the_distance_of_a_curve_has_its_own_name(tmp_path, figures):
+def test_the_distance_of_a_curve_has_its_own_name(tmp_path, saved_figures):
     rows = [{"step": 0, "fid": 3.0, "d_loss": 1.0, "g_loss": 2.0}]
     for label, name in ((None, "fid"), ("FID", "FID")):
         plots.training_curve(rows, "fid", tmp_path / "curve.png", label=label)
-        assert figures.pop().axes[1].get_ylabel() == name
+        assert saved_figures.pop().axes[1].get_ylabel() == name
 
 
 def test_a_band_is_mean_lowest_and_highest_of_its_curves():
@@ -86,10 +86,10 @@ def test_a_heat_map_has_a_cell_for_each_pair(tmp_path):
     assert SERIES[0] not in colours(tmp_path / "one.png")
 
 
-def test_cells_of_a_heat_map_meet_halfway(tmp_path, figures):
+def test_cells_of_a_heat_map_meet_halfway(tmp_path, saved_figures):
     rates = [1e-4, 1e-2, 1e-1]
     plots.heat_map({(x, 1.0): 1 / x for x in rates}, "FID", tmp_path / "x.png")
-    (mesh,) = figures[0].axes[0].collections
+    (mesh,) = saved_figures[0].axes[0].collections
     corners = mesh.get_coordinates()
     # On a logarithmic axis; the outer cells are as wide to both sides of their rates.
     edges = [1e-5, 1e-3, 10**-1.5, 10**-0.5]

@@ -101,7 +101,7 @@ def test_one_program_generates_for_the_try_and_for_every_measurement():
 
     def calls(*more):
         counter = Counter()
-        layers = [keras.Input((2,)), counter, keras.layers.Dense(16)]
+        layers = [keras.Input((2,)), counter, keras.layers.Dense(16, "tanh")]
         generator = keras.Sequential([*layers, keras.layers.Reshape(SHAPE)])
         gan = tf_ttur.GAN(generator, small_gan().discriminator, tf_ttur.NormalLatent(2))
         gan.compile(

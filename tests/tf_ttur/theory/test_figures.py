@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_ttur.theory import figures as theory_figures
-from tf_ttur.theory import saddle
+from tf_ttur.theory import figures, saddle
 
 
 def lines(axes):
@@ -17,9 +16,9 @@ def legend(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_the_panel_has_a_row_for_each_pair_of_rates(tmp_path, figures):
-    theory_figures.saddle_panel(tmp_path / "x.png", steps=30, seed=2)
-    axes = figures[0].axes
+def test_the_panel_has_a_row_for_each_pair_of_rates(tmp_path, saved_figures):
+    figures.saddle_panel(tmp_path / "x.png", steps=30, seed=2)
+    axes = saved_figures[0].axes
     assert len(axes) == 4 * 3 + 1  # and a bar of colours
     for index, row in enumerate(saddle.ROWS):
         x, y = saddle.path(row, 30, 2)
@@ -34,7 +33,7 @@ def test_the_panel_has_a_row_for_each_pair_of_rates(tmp_path, figures):
 
 
 def test_the_surface_is_drawn(tmp_path):
-    theory_figures.saddle_surface(tmp_path / "x.png")
+    figures.saddle_surface(tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (600, 450)
         # A surface in many colours, and the saddle.
@@ -43,28 +42,32 @@ def test_the_surface_is_drawn(tmp_path):
         )
 
 
-def test_distances_are_drawn_with_the_slope_that_predicts_them(tmp_path, figures):
+def test_distances_are_drawn_with_the_slope_that_predicts_them(tmp_path, saved_figures):
     distance, orbit = 2.0 * 0.9 ** np.arange(5), np.arange(8.0).reshape(4, 2)
     steps, squares = np.array([1, 10, 100]), np.array([1.0, 0.5, 0.25])
-    theory_figures.two_time_scales(
+    figures.two_time_scales(
         tmp_path / "x.png",
         {"0.01, 0.1": (distance, 0.8)},
         {"Dirac": orbit},
         {"theta": (steps, squares, "--")},
     )
-    left, middle, right = figures[0].axes
+    left, middle, right = saved_figures[0].axes
     measured, predicted = left.get_lines()
     np.testing.assert_allclose(measured.get_ydata(), distance)
     np.testing.assert_allclose(predicted.get_ydata(), 2.0 * 0.8 ** np.arange(5))
     np.testing.assert_allclose(lines(middle)["Dirac"], orbit)
     np.testing.assert_allclose(lines(right)["theta"], np.stack([steps, squares], 1))
-    assert [axes.get_yscale() for axes in figures[0].axes] == ["log", "linear", "log"]
+    assert [axes.get_yscale() for axes in saved_figures[0].axes] == [
+        "log",
+        "linear",
+        "log",
+    ]
 
 
-def test_errors_are_drawn_with_their_order(tmp_path, figures):
+def test_errors_are_drawn_with_their_order(tmp_path, saved_figures):
     curve, rates = np.arange(6.0).reshape(3, 2), np.array([0.1, 0.05])
     errors, energy = np.array([0.2, 0.1]), np.array([3.0, 2.0, 1.0])
-    theory_figures.heavy_ball(
+    figures.heavy_ball(
         tmp_path / "x.png",
         curve,
         {"a = 0.1": curve + 1},
@@ -72,7 +75,7 @@ def test_errors_are_drawn_with_their_order(tmp_path, figures):
         {"ball": (errors, 1.0)},
         {"equation": (np.arange(3), energy)},
     )
-    left, middle, right = figures[0].axes
+    left, middle, right = saved_figures[0].axes
     np.testing.assert_allclose(lines(left)["equation"], curve)
     assert legend(left) == ["equation", "a = 0.1"]
     np.testing.assert_allclose(
@@ -81,12 +84,12 @@ def test_errors_are_drawn_with_their_order(tmp_path, figures):
     np.testing.assert_allclose(lines(right)["equation"][:, 1], energy)
 
 
-def test_shares_have_bars_from_low_to_high(tmp_path, figures):
+def test_shares_have_bars_from_low_to_high(tmp_path, saved_figures):
     rows = [(0.5, 0.6, 0.5, 0.8), (2.0, 0.7, 0.65, 0.72)]
-    theory_figures.flat_minima(
+    figures.flat_minima(
         tmp_path / "x.png", (np.arange(3), np.arange(3)), {"60 steps": rows}, 0.75
     )
-    right = figures[0].axes[1]
+    right = saved_figures[0].axes[1]
     (bars,) = right.containers
     _, _, (collection,) = bars
     for segment, (friction, _, low, high) in zip(
@@ -109,5 +112,5 @@ def test_a_figure_appears_whole_or_not_at_all(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
     with pytest.raises(RuntimeError, match="no memory"):
-        getattr(theory_figures, name)(tmp_path / "x.png")
+        getattr(figures, name)(tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
