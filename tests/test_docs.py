@@ -184,6 +184,13 @@ def programs():
     return [path for path in scripts if '__name__ == "__main__"' in path.read_text()]
 
 
+def test_every_extra_that_a_page_names_can_be_installed():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    for page in PAGES:
+        named = re.findall(r"(?:tf-ttur|\.)\[(\w+)\]", read(page))
+        assert set(named) <= set(project["optional-dependencies"]), page
+
+
 @pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
 def test_lines_outside_tables_and_code_have_at_most_100_columns(page):
     text = re.sub(

@@ -20,6 +20,17 @@ def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it():
         versions("numpy", "no-such-package")
 
 
+def test_no_other_module_asks_for_a_version():
+    # There it would be a traceback where a distribution is not installed.
+    asking = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("fid", "tf_ttur")
+        for path in (ROOT / package).rglob("*.py")
+        if "importlib.metadata" in path.read_text()
+    }
+    assert asking == {"fid/versions.py"}
+
+
 def test_every_file_that_states_the_version_states_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
