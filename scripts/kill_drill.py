@@ -1,4 +1,4 @@
-"""Kills a training run again and again, and looks whether it ends as if undisturbed."""
+"""Kills a training run at random moments and compares it with an undisturbed one."""
 
 from launching import launch
 

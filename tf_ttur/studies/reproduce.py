@@ -89,7 +89,7 @@ def summarize(runs: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
         InputError: A run has no distance.
 
     Example:
-        >>> from tf_ttur import reproduce
+        >>> from tf_ttur.studies import reproduce
         >>> runs = [[{"step": 1, "fid": 9.0}, {"step": 2, "fid": 4.0}],
         ...         [{"step": 1, "fid": 5.0}, {"step": 2, "fid": 8.0}]]
         >>> reproduce.summarize(runs)["mean_minimum"]
@@ -142,7 +142,7 @@ def row(name: str, ours: dict[str, Any] | None = None) -> str:
         of 6-grams.
 
     Example:
-        >>> from tf_ttur import reproduce
+        >>> from tf_ttur.studies import reproduce
         >>> print(reproduce.row("celeba_dcgan_ttur"))
         | `celeba_dcgan_ttur` | 1e-05, 0.0005 | 12.5 at 225,000 | 14.0 | not run | not run |
     """  # noqa: E501
