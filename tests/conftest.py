@@ -42,7 +42,7 @@ def classifier(cache):
 
 
 @pytest.fixture
-def figures(monkeypatch):
+def saved_figures(monkeypatch):
     """The figures that are saved, as Matplotlib's objects."""
     from matplotlib.figure import Figure
 

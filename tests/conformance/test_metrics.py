@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy_extractors
 from repository import ROOT
 
 import fid
@@ -70,14 +71,10 @@ ENTRIES = {
 }
 
 
-class Colours:
-    """Features of images of one pixel: its colours, which may also be logits."""
+class Colours(toy_extractors.Colours):
+    """Colours, which may also be logits."""
 
-    name, dimension, fingerprint, channels = "colours", 3, "0" * 64, 3
-    protocol = {"resize": "none", "dtype": "float32"}  # noqa: RUF012
-
-    def __call__(self, images):
-        return np.stack([np.asarray(image, np.float32)[0, 0] for image in images])
+    name = "colours"
 
     def features_and_logits(self, images):
         return self(images), self(images)

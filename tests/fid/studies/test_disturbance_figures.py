@@ -20,9 +20,11 @@ def study(extractor="toy", scores=SCORES):
     return Study(curves, extractor, settings={})
 
 
-def test_a_panel_has_a_column_a_disturbance_and_a_row_a_measure(tmp_path, figures):
+def test_a_panel_has_a_column_a_disturbance_and_a_row_a_measure(
+    tmp_path, saved_figures
+):
     panel(study(), tmp_path / "panel.png", "samples")
-    grid = np.reshape(figures[0].axes, (2, 2))
+    grid = np.reshape(saved_figures[0].axes, (2, 2))
     assert [axes.get_title() for axes in grid[0]] == ["Gaussian blur", "swirl"]
     drawn = [[axes.get_lines()[0].get_xydata() for axes in row] for row in grid]
     np.testing.assert_array_equal(drawn[0][0], [[0, 0.5], [1, 7], [4, 30]])
@@ -35,10 +37,10 @@ def test_a_panel_has_a_column_a_disturbance_and_a_row_a_measure(tmp_path, figure
         assert np.asarray(image).std() > 10
 
 
-def test_a_panel_without_scores_has_one_row(tmp_path, figures):
+def test_a_panel_without_scores_has_one_row(tmp_path, saved_figures):
     panel(study(scores=None), tmp_path / "panel.png")
-    assert len(figures[0].axes) == 2
-    assert all(axes.get_xlabel() == "level α" for axes in figures[0].axes)
+    assert len(saved_figures[0].axes) == 2
+    assert all(axes.get_xlabel() == "level α" for axes in saved_figures[0].axes)
 
 
 @pytest.mark.parametrize(
@@ -46,29 +48,29 @@ def test_a_panel_without_scores_has_one_row(tmp_path, figures):
     [("inception_2015", "FID"), ("toy", "Fréchet distance\n(frechet_toy)")],
 )
 def test_only_the_distance_of_the_2015_graph_is_called_fid(
-    tmp_path, extractor, label, figures
+    tmp_path, extractor, label, saved_figures
 ):
     panel(study(extractor), tmp_path / "panel.png")
-    assert figures[0].axes[0].get_ylabel() == label
+    assert saved_figures[0].axes[0].get_ylabel() == label
 
 
-def test_strips_have_a_row_a_disturbance_and_a_column_a_level(tmp_path, figures):
+def test_strips_have_a_row_a_disturbance_and_a_column_a_level(tmp_path, saved_figures):
     grey = [np.full((3, 4, 5, 1), value, np.float32) for value in (0, 100, 200)]
     pictures = {"blur": grey, "noise": grey[:2]}
     levels = {"blur": LEVELS, "noise": (0.0, 0.25)}
     strips(pictures, levels, tmp_path / "strips.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
+    titles = [axes.get_title() for axes in saved_figures[0].axes]
     assert titles[:3] == ["Gaussian blur, 0", "Gaussian blur, 1", "Gaussian blur, 4"]
     assert titles[3:] == ["Gaussian noise, 0", "Gaussian noise, 0.25", ""]
     assert np.asarray(Image.open(tmp_path / "strips.png")).std() > 10
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_stand_in_two_rows_with_white_between(tmp_path, figures, channels):
+def test_images_stand_in_two_rows_with_white_between(tmp_path, saved_figures, channels):
     images = np.empty((3, 2, 2, channels), np.float32)
     images[:] = np.reshape([10, 20.4, 30], (3, 1, 1, 1))
     strips({"blur": [images]}, {"blur": (0.0,)}, tmp_path / "strips.png")
-    shown = np.asarray(figures[0].axes[0].get_images()[0].get_array())
+    shown = np.asarray(saved_figures[0].axes[0].get_images()[0].get_array())
     shown = shown if channels == 1 else shown[..., 0]
     assert shown.tolist() == [
         [10, 10, 255, 20, 20, 255],
