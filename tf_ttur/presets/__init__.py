@@ -7,6 +7,7 @@ TensorFlow.
 
 from tf_ttur.presets.catalogue import DEFAULT, PRESETS, get
 from tf_ttur.presets.preset import (
+    KINDS,
     GANPreset,
     ImagePreset,
     Preset,
@@ -19,6 +20,7 @@ from tf_ttur.presets.published import PUBLISHED, Published, describe, table
 
 __all__ = [
     "DEFAULT",
+    "KINDS",
     "PRESETS",
     "PUBLISHED",
     "GANPreset",
