@@ -165,8 +165,12 @@ class Players(keras.Model):
         have not.
         """
 
-    # Keras visits dicts among the attributes when it saves, properties included, and
-    # would find there what it finds under its own name. It does not visit these views.
+    def __dir__(self) -> list[str]:
+        # Keras saves what it finds here, in the order of the alphabet, and would find
+        # some networks in `layers`, under a number, before it comes to their names.
+        return [name for name in super().__dir__() if name != "layers"]
+
+    # Keras visits dicts among the attributes likewise, but not these views of them.
 
     @property
     def networks(self) -> Mapping[str, keras.Model]:

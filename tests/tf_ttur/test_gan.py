@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from repository import ROOT
+from repository import ROOT, TESTS
 
 import tf_ttur
 from tf_ttur import gan as gan_module
-from tf_ttur import layers, losses, xla
+from tf_ttur import layers, players, xla
 
 SHAPE = (8, 8, 1)
 
@@ -184,28 +184,6 @@ def test_both_players_use_their_own_rate_and_adam_as_in_tensorflow_1():
     assert gan.optimizer is None
 
 
-def test_adam_equals_tensorflow_1s():
-    variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"))
-    adam = tf_ttur.ttur(discriminator=0.1, generator=0.1)["generator_optimizer"]
-    gradients = np.random.default_rng(0).normal(size=(20, 3)).astype("float32") * 1e-7
-    for gradient in gradients:
-        adam.apply([tf.constant(gradient)], [variable])
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        theirs = tf.compat.v1.get_variable(
-            "v", initializer=np.array([1.0, -2.0, 3.0], "float32"), use_resource=True
-        )
-        fed = tf.compat.v1.placeholder(tf.float32, [3])
-        step = tf.compat.v1.train.AdamOptimizer(0.1, 0.5, 0.999).apply_gradients(
-            [(fed, theirs)]
-        )
-        session.run(tf.compat.v1.global_variables_initializer())
-        for gradient in gradients:
-            session.run(step, {fed: gradient})
-        expected = session.run(theirs)
-    # Gradients of 1e-7, so that another epsilon would show.
-    np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
-
-
 def test_logged_values_are_means_over_the_interval():
     """With rates too small to move anything, each step's losses can be predicted."""
     gan = make(rates=(1e-30, 1e-30), gradient_penalty=0.0, jit_compile=False)
@@ -288,6 +266,55 @@ def test_the_step_after_loading_is_the_step_that_would_have_come(tmp_path, suffi
     assert_same(state(gan), state(loaded))
     assert loaded.gradient_penalty == 10.0
     assert loaded.adversarial_loss.name == "wasserstein"
+
+
+@pytest.mark.parametrize("name", ["gan.keras", "gan.weights.h5"])
+def test_a_checkpoint_from_before_players_goes_on(name):
+    """See tests/data/gan_checkpoints/README.md."""
+    folder = TESTS / "data" / "gan_checkpoints"
+    rate, epsilon = 1e-2, 1e-3
+    # Keras finds the latents' class in a file only where it has been imported before.
+    latent = tf_ttur.NormalLatent(2)
+    if name == "gan.keras":
+        gan = keras.models.load_model(folder / name)
+    else:
+        generator = keras.Sequential(
+            [
+                keras.Input((2,)),
+                keras.layers.Dense(4, use_bias=False),
+                keras.layers.BatchNormalization(momentum=0.5),
+                keras.layers.ELU(),
+                keras.layers.Dense(3),
+            ]
+        )
+        discriminator = keras.Sequential(
+            [
+                keras.Input((3,)),
+                keras.layers.Dense(8, "elu"),
+                keras.layers.Dropout(0.25),
+                keras.layers.Dense(1, use_bias=False),
+            ]
+        )
+        gan = tf_ttur.GAN(generator, discriminator, latent, ema_decay=0.5)
+        gan.compile(
+            **tf_ttur.ttur(discriminator=rate, generator=rate, epsilon=epsilon),
+            loss="wasserstein",
+            gradient_penalty=10.0,
+            discriminator_steps=2,
+            jit_compile=False,
+        )
+        gan.load_weights(folder / name)
+    assert gan.steps == 2
+    stored = dict(np.load(folder / "next_step.npz"))
+    gan.train_step(tf.constant(stored.pop("real")))
+    # Gradients here are of order 1, with rounding of about 1e-6. Adam divides it by its
+    # epsilon at most and multiplies by the rate, in three updates.
+    tolerance = 3 * rate * 1e-6 / epsilon
+    found = state(gan)
+    assert len(found) == len(stored)
+    for index, value in enumerate(found):
+        expected = stored[f"{index:02d}"]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=tolerance)
 
 
 def test_loaded_without_compiling_it_generates(tmp_path):
@@ -644,14 +671,6 @@ def test_layers_in_float16_give_the_values_of_float32(kind, arguments, compiled)
     np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01)
 
 
-def test_a_strategy_turns_xla_off_and_an_explicit_wish_is_refused():
-    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
-        assert not make(jit_compile=None).jit_compile
-        with pytest.raises(ValueError, match="cannot work under a tf.distribute"):
-            make(jit_compile=True)
-    assert make(jit_compile=None).jit_compile
-
-
 def test_compiling_with_a_bad_loss_leaves_the_model_as_it_was():
     gan = tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4))
     with pytest.raises(ValueError, match="no loss"):
@@ -703,7 +722,7 @@ def test_evaluate_gives_the_losses_of_held_out_images():
     )
     real = np.random.default_rng(0).normal(size=(11, 3)).astype("float32")
     found = evaluate(gan, real, batch_size=4)
-    seeds = keras.random.SeedGenerator(gan_module._EVALUATION_SEED)
+    seeds = keras.random.SeedGenerator(players._EVALUATION_SEED)
     latents = []
     for count in (4, 4, 3):
         latents.append(gan.latent(count, seed=seeds))
@@ -755,36 +774,8 @@ def test_fit_logs_held_out_losses():
     assert np.ptp(history["val_d_loss"]) > 0
 
 
-def test_evaluate_restores_the_random_state_after_an_error():
-    gan = make()
-    before = state(gan)
-    with pytest.raises(ValueError, match="the generator makes"):
-        gan.evaluate(np.zeros((4, 9, 9, 1), "float32"), verbose=0)
-    assert_same(state(gan), before)
-
-
 def test_float64_images_are_taken():
     make().fit(images().astype("float64"), batch_size=16, verbose=0)
-
-
-def test_weight_decay_of_a_layer_is_part_of_the_loss():
-    def trained(decay):
-        generator, discriminator = networks(decay=decay)
-        gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(4))
-        gan.compile(
-            discriminator_optimizer=keras.optimizers.SGD(0.1),
-            generator_optimizer=keras.optimizers.SGD(0.1),
-            loss="wasserstein",
-            jit_compile=False,
-        )
-        before = discriminator.layers[-1].kernel.numpy()
-        fit(gan, 1)
-        return before, discriminator.layers[-1].kernel.numpy()
-
-    before, plain = trained(None)
-    _, decayed = trained(0.5)
-    # One step of SGD differs by rate * 2 * decay * kernel.
-    np.testing.assert_allclose(plain - decayed, 0.1 * before, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -820,38 +811,6 @@ def test_samples_may_come_from_a_moving_average(tmp_path, jit):
     assert_same(state(gan), state(loaded))
     with pytest.raises(ValueError, match="ema_decay must be"):
         tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_decay=1.0)
-
-
-def test_the_gradient_penalty_of_a_linear_critic_is_known():
-    weight = np.array([[3.0], [4.0]], "float32")
-    real = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
-    penalty = losses.gradient_penalty(
-        lambda x: tf.matmul(x, weight), tf.constant(real), tf.zeros((6, 2)), tf.zeros(6)
-    )
-    assert float(penalty) == pytest.approx((5.0 - 1.0) ** 2, rel=1e-6)
-
-
-def test_the_gradient_penalty_mixes_real_and_fake():
-    # D(x) = |x|^2 / 2 has gradient x, so the penalty shows where it was taken.
-    real, fake = np.full((4, 1), 2.0, "float32"), np.full((4, 1), 6.0, "float32")
-    mix = np.array([0.0, 0.25, 0.5, 1.0], "float32")
-    penalty = losses.gradient_penalty(
-        lambda x: tf.reduce_sum(x * x, 1) / 2,
-        tf.constant(real), tf.constant(fake), tf.constant(mix),
-    )  # fmt: skip
-    points = np.array([2.0, 3.0, 4.0, 6.0])
-    assert float(penalty) == pytest.approx(((points - 1) ** 2).mean(), rel=1e-6)
-
-
-def test_the_gradient_penalty_of_a_flat_critic_has_finite_derivatives():
-    weight = tf.Variable(tf.zeros((2, 1)))
-    with tf.GradientTape() as tape:
-        penalty = losses.gradient_penalty(
-            lambda x: tf.matmul(x, weight), tf.ones((3, 2)), tf.zeros((3, 2)),
-            tf.zeros(3),
-        )  # fmt: skip
-    assert float(penalty) == pytest.approx(1.0)
-    assert np.isfinite(tape.gradient(penalty, weight)).all()
 
 
 def test_one_pass_over_real_and_generated_images_changes_nothing():

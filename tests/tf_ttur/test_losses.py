@@ -1,9 +1,12 @@
 """The losses against TF-GAN's and against values worked out by hand."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_ttur
+from fid.files import InputError
 from tf_ttur import losses, tfgan
 
 
@@ -44,6 +47,38 @@ def test_losses_equal_tf_gans(theirs, loss, discriminator, generator, options):
         )
     else:
         np.testing.assert_allclose(ours.generator(fake), expected, rtol=1e-6)
+
+
+def test_the_gradient_penalty_of_a_linear_critic_is_known():
+    weight = np.array([[3.0], [4.0]], "float32")
+    real = np.random.default_rng(0).normal(size=(6, 2)).astype("float32")
+    penalty = losses.gradient_penalty(
+        lambda x: tf.matmul(x, weight), tf.constant(real), tf.zeros((6, 2)), tf.zeros(6)
+    )
+    assert float(penalty) == pytest.approx((5.0 - 1.0) ** 2, rel=1e-6)
+
+
+def test_the_gradient_penalty_mixes_real_and_fake():
+    # D(x) = |x|^2 / 2 has gradient x, so the penalty shows where it was taken.
+    real, fake = np.full((4, 1), 2.0, "float32"), np.full((4, 1), 6.0, "float32")
+    mix = np.array([0.0, 0.25, 0.5, 1.0], "float32")
+    penalty = losses.gradient_penalty(
+        lambda x: tf.reduce_sum(x * x, 1) / 2,
+        tf.constant(real), tf.constant(fake), tf.constant(mix),
+    )  # fmt: skip
+    points = np.array([2.0, 3.0, 4.0, 6.0])
+    assert float(penalty) == pytest.approx(((points - 1) ** 2).mean(), rel=1e-6)
+
+
+def test_the_gradient_penalty_of_a_flat_critic_has_finite_derivatives():
+    weight = tf.Variable(tf.zeros((2, 1)))
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(
+            lambda x: tf.matmul(x, weight), tf.ones((3, 2)), tf.zeros((3, 2)),
+            tf.zeros(3),
+        )  # fmt: skip
+    assert float(penalty) == pytest.approx(1.0)
+    assert np.isfinite(tape.gradient(penalty, weight)).all()
 
 
 def test_the_gradient_penalty_of_a_small_network_by_the_chain_rule():
@@ -95,10 +130,6 @@ def test_extreme_logits_stay_finite():
     ("name", "jit"), [("least_squares", False), ("relativistic", True)]
 )
 def test_a_loss_of_tf_gan_trains_and_survives_saving(tmp_path, name, jit):
-    import keras
-
-    import tf_ttur
-
     generator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     discriminator = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(2))
@@ -112,3 +143,31 @@ def test_a_loss_of_tf_gan_trains_and_survives_saving(tmp_path, name, jit):
     loaded = keras.models.load_model(tmp_path / "gan.keras")
     assert loaded.adversarial_loss.name == f"tfgan:{name}"
     assert gan.steps == loaded.steps == 2
+
+
+def test_a_loss_that_is_none_is_refused_with_what_it_lacks():
+    class Half:
+        name = "half"
+        needs_real = False
+
+        def discriminator(self, real_logits, fake_logits):
+            return 0.0
+
+    with pytest.raises(InputError, match="it lacks generator"):
+        losses.get(Half())
+    with pytest.raises(
+        InputError, match="no loss 'hinged'; choose from non_saturating"
+    ):
+        losses.get("hinged")
+
+
+def test_a_loss_is_found_again_by_what_describes_it():
+    for name in losses.LOSSES:
+        loss = losses.get(name)
+        assert losses.get(losses.describe(loss)).name == name
+
+    class Own(losses.Wasserstein):
+        name = "own"
+
+    own = Own()
+    assert losses.get(losses.describe(own)) is own
