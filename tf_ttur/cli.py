@@ -96,7 +96,7 @@ def report(summary: dict[str, Any], workdir: pathlib.Path, task: tasks.Task) -> 
     if f"{key}_floor" in summary:
         floor = task.value_format.format(summary[f"{key}_floor"])
         count += f"; as many real lines: {floor}"
-    last = f"{workdir}/samples/step_{summary['last']['step']:08d}{task.ending}"
+    last = f"{workdir}/samples/step_{summary['last']['step']:08d}{task.suffix}"
     return "\n".join(
         (
             f"Run folder: {workdir} (config.json, metrics.jsonl, samples/, "

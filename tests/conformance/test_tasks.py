@@ -135,7 +135,7 @@ def test_measurement_and_samples_are_callbacks_of_one_run(kind, case, ended):
     for further in kind.further_metrics:
         assert all(further in row for row in rows)
     names = sorted(path.name for path in folder.samples.iterdir())
-    assert names == [f"step_{step:08d}{kind.ending}" for step in (0, 2, 3)]
+    assert names == [f"step_{step:08d}{kind.suffix}" for step in (0, 2, 3)]
 
 
 def test_callbacks_know_when_and_how_much(kind, case, preset, tmp_path):
@@ -163,7 +163,7 @@ def test_a_run_is_opened_and_sampled(kind, ended, tmp_path):
     model = found[0] if isinstance(found, tuple) else found
     assert isinstance(model, keras.Model)
     assert model.steps == 3
-    output = tmp_path / f"samples{kind.ending}"
+    output = tmp_path / f"samples{kind.suffix}"
     request = tasks.SampleRequest(
         checkpoint="last", output=str(output), seed=5, grid="2x3"
     )

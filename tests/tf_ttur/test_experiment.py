@@ -434,7 +434,7 @@ class Brightness(callbacks.Measurement):
 
 
 class Notes(callbacks.Samples):
-    ending = ".note"
+    suffix = ".note"
 
     def write(self, path):
         path.parent.mkdir(exist_ok=True)

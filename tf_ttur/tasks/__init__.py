@@ -29,7 +29,7 @@ def of(preset: presets.Preset, **sources: Any) -> Task:
 
     Example:
         >>> from tf_ttur import presets, tasks
-        >>> tasks.of(presets.get("text_wgan_gp_ttur")).ending
+        >>> tasks.of(presets.get("text_wgan_gp_ttur")).suffix
         '.txt'
     """
     return of_kind(type(preset))(preset, **sources)

@@ -45,7 +45,7 @@ class Images(GANTask):
     """A GAN of images; see `Task`."""
 
     preset: ImagePreset
-    ending = ".png"
+    suffix = ".png"
     value_format = "{:.2f}"
 
     # Made once a run: making it may train a classifier or read the 2015 graph.

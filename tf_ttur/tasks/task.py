@@ -65,8 +65,8 @@ class Task(abc.ABC):
         download: Whether TensorFlow Datasets may download what is missing.
     """
 
-    ending: ClassVar[str]
-    """Ending of a file of samples."""
+    suffix: ClassVar[str]
+    """Suffix of a file of samples."""
     value_format: ClassVar[str] = "{:.4g}"
     """How a measured value is printed in reports."""
     tabled: ClassVar[tuple[tuple[str, int], ...]] = (("", 2),)

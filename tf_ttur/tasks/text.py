@@ -33,7 +33,7 @@ class Text(GANTask):
     """A GAN of lines of text; see `Task`."""
 
     preset: TextPreset
-    ending = ".txt"
+    suffix = ".txt"
     tabled: ClassVar[tuple[tuple[str, int], ...]] = ((", JSD-4", 4), (", JSD-6", 4))
     further_metrics = ("jsd_6",)
 

@@ -96,3 +96,34 @@ def test_a_run_of_text_is_not_examined(tmp_path, capsys):
     folder.claim(presets.get("text_wgan_gp_ttur").settings())
     assert cli.nash(["nash.py", str(tmp_path)]) == 1
     assert "is a run on text; choose one on images" in capsys.readouterr().err
+
+
+def test_nash_says_what_is_missing(tmp_path, capsys):
+    assert cli.nash(["nash.py", str(tmp_path)]) == 1
+    assert "config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x"}))
+    assert cli.nash(["nash.py", str(tmp_path)]) == 1
+    assert "lacks 'summary'" in capsys.readouterr().err
+    assert cli.nash(["nash.py"]) == 2
+
+
+def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
+    config = presets.get("digits_dcgan_ttur").settings()
+    # As in the file of a run of version 0.1.
+    config |= {"data_dir": None, "extractor": "digits", "extractor_sha256": "0"}
+    for changed, message in (
+        ([1], "config.json is damaged: expected a JSON object"),
+        (config | {"batch_size": 0}, "batch_size is 0"),
+        (config | {"batch_size": "x"}, "not the configuration"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        assert cli.nash(["nash.py", str(tmp_path)]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000001.keras").write_bytes(b"PK\3\4")
+    assert (
+        cli.nash(["nash.py", str(tmp_path), "--num_images=32", "--iterations=1"]) == 1
+    )
+    assert "step_00000001.keras cannot be loaded" in capsys.readouterr().err
+    assert cli.nash(["nash.py", str(tmp_path), "--seed=-1"]) == 2

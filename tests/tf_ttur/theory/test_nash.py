@@ -1,7 +1,5 @@
 """`nash` on games solved by hand, and against TensorFlow's dense Hessians."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -9,8 +7,7 @@ import tensorflow as tf
 
 import tf_ttur
 from fid.files import InputError
-from tf_ttur import presets
-from tf_ttur.theory import cli, nash
+from tf_ttur.theory import nash
 
 
 class Quadratic:
@@ -231,37 +228,6 @@ def test_what_cannot_be_measured():
         nash.game_jacobian(large, np.zeros((4, 2000), "float32"), batch_size=4)
 
 
-def test_the_program_says_what_is_missing(tmp_path, capsys):
-    assert cli.nash(["nash.py", str(tmp_path)]) == 1
-    assert "config.json" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text(json.dumps({"name": "x"}))
-    assert cli.nash(["nash.py", str(tmp_path)]) == 1
-    assert "lacks 'summary'" in capsys.readouterr().err
-    assert cli.nash(["nash.py"]) == 2
-
-
 def test_a_hessian_that_is_not_finite_is_refused():
     with pytest.raises(InputError, match="has diverged"):
         nash.extreme_eigenvalues(lambda v: v * np.nan, 3)
-
-
-def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
-    config = presets.get("digits_dcgan_ttur").settings()
-    # As in the file of a run of version 0.1.
-    config |= {"data_dir": None, "extractor": "digits", "extractor_sha256": "0"}
-    for changed, message in (
-        ([1], "config.json is damaged: expected a JSON object"),
-        (config | {"batch_size": 0}, "batch_size is 0"),
-        (config | {"batch_size": "x"}, "not the configuration"),
-    ):
-        (tmp_path / "config.json").write_text(json.dumps(changed))
-        assert cli.nash(["nash.py", str(tmp_path)]) == 1
-        assert message in capsys.readouterr().err
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "step_00000001.keras").write_bytes(b"PK\3\4")
-    assert (
-        cli.nash(["nash.py", str(tmp_path), "--num_images=32", "--iterations=1"]) == 1
-    )
-    assert "step_00000001.keras cannot be loaded" in capsys.readouterr().err
-    assert cli.nash(["nash.py", str(tmp_path), "--seed=-1"]) == 2
