@@ -236,8 +236,10 @@ def test_lines_of_any_length_and_rare_symbols_are_trained_on(tmp_path, capsys):
         config = json.loads((workdir / "config.json").read_text())
         distinct = len({x for line in lines for x in line[:32].encode()} | {96})
         assert config["text_shape"] == [32, ids or distinct + 1]
-        lines = (workdir / "samples" / "step_00000001.txt").read_text(encoding="utf-8")
-        assert len(lines.split("\n")) == 65
+        written = (workdir / "samples" / "step_00000001.txt").read_text(
+            encoding="utf-8"
+        )
+        assert len(written.split("\n")) == 65
 
 
 def sample(workdir, *flags):
