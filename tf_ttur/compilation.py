@@ -9,9 +9,8 @@ import pathlib
 import platform
 import sys
 
-from fid.versions import versions
-
 from fid.files import cache_dir
+from fid.versions import versions
 
 __all__ = ["compilation_cache"]
 
