@@ -18,7 +18,7 @@ __all__ = [
     "atomic_write",
     "cache_dir",
     "check_writable",
-    "is_temporary",
+    "original_name",
     "printable",
     "read_json",
     "read_json_lines",
@@ -150,43 +150,53 @@ def check_writable(path: str | os.PathLike[str]) -> None:
                 folder.rmdir()
 
 
-def is_temporary(name: str) -> bool:
-    """Says whether a name is one that `atomic_path` gives to a file it is writing.
+def original_name(name: str) -> str | None:
+    """Says which file `atomic_path` is writing under a temporary name.
 
     Args:
         name: Of a file, without its folder.
 
     Returns:
-        Whether it is.
+        The name that the finished file gets, of a long one its first characters; None
+        where the name is none that `atomic_path` makes up.
 
     Example:
         >>> import pathlib, tempfile
         >>> with atomic_path(pathlib.Path(tempfile.mkdtemp(), "curve.png")) as path:
-        ...     is_temporary(path.name)
+        ...     original_name(path.name)
+        'curve.png'
+        >>> original_name(".curve.png.old.png") is None
         True
-        >>> is_temporary(".curve.png.old.png")
-        False
     """
+    if not name.startswith("."):
+        return None
     for made_up in _MADE_UP.finditer(name):
         whole, suffixes = name[1 : made_up.start()], name[made_up.end() :]
         # The suffixes of a name that was cut are not known.
         cut = len(whole) == _NAME_LENGTH
         if whole and (cut or suffixes == _suffixes(pathlib.PurePath(whole))):
-            return name.startswith(".")
-    return False
+            return whole
+    return None
 
 
-def temporary_files(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def temporary_files(
+    folder: str | os.PathLike[str], names: re.Pattern[str]
+) -> Iterator[pathlib.Path]:
     """Gives what processes that were killed have left of files they were writing.
+
+    A hidden file of the user's may have such a name by chance. So only those are given
+    whose finished file is one that the program writes.
 
     Args:
         folder: Where to look, its subfolders included. No process may be writing there.
+        names: Matches the names of the files that are written there.
 
     Yields:
         The files, which can be removed.
     """
     for path in pathlib.Path(folder).rglob(".*"):
-        if is_temporary(path.name) and path.is_file():
+        original = original_name(path.name)
+        if original and names.fullmatch(original) and path.is_file():
             yield path
 
 

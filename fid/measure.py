@@ -92,6 +92,11 @@ def measure(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    if "logits" in needs and not hasattr(extractor, "features_and_logits"):
+        raise InputError(
+            f"The extractor {extractor.name} has no logits: use the 2015 graph, or ask "
+            "for no logits."
+        )
     moments = Moments(extractor.dimension)
     kept: list[np.ndarray] = []
     kept_logits: list[np.ndarray] = []

@@ -57,8 +57,8 @@ def train(argv: Sequence[str] | None = None) -> int:
   train.py [--preset=NAME] [--workdir=DIR] [flags]
 
 Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. On text:
---preset=text_wgan_gp_ttur, with --text_files for your own. Starting again in the same
-folder goes on where it stopped. What XLA compiles is kept in the folder xla
+--preset=text_wgan_gp_ttur, with --text_files for your own. A run that is
+started again in the same folder resumes. What XLA compiles is kept in the folder xla
 of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
 
@@ -218,7 +218,8 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
   reproduce.py --preset=NAME --data_dir=DIR [--inception=PB] [flags]
 
 Trains NAME_ttur and NAME_orig of train.py --list_presets with several seeds, one run
-after the other, into WORKDIR/PRESET/seed_N. Starting again goes on where it stopped.
+after the other, into WORKDIR/PRESET/seed_N. A run that is cut
+resumes when this is started again.
 Nobody has run it on the paper's data yet, only on the digits."""
     return run(main, _define_reproduce, usage, argv)
 

@@ -81,6 +81,8 @@ class GAN(Players):
         ema_decay: float = 0.0,
         **kwargs: Any,
     ):
+        if not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         latent_shape = (None, latent.dimension)

@@ -127,7 +127,10 @@ class Players(keras.Model):
         self._averages = MappingProxyType(dict(averages or {}))
         for name, decay in self._averages.items():
             if not 0 <= decay < 1:
-                raise ValueError(f"ema_decay must be in [0, 1); got {decay}.")
+                raise ValueError(
+                    f"The decay of the average of {name} must be in [0, 1); got "
+                    f"{decay}."
+                )
             average = None
             if decay:
                 average = keras.models.clone_model(networks[name])

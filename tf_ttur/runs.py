@@ -48,6 +48,11 @@ WALL_CLOCK = ("minutes", "measure_minutes")
 """Fields of a row in which two runs that are equal otherwise differ."""
 
 _CHECKPOINT_NAME = re.compile(r"step_(\d+)\.keras")
+# Names of the files in a run folder that appear whole or not at all.
+_WRITTEN = re.compile(
+    r"(config|best|summary|diverged|vocabulary)\.json|metrics\.jsonl|reference\.npz"
+    r"|curve\.png|step_\d+\.[a-z]+"
+)
 
 
 class RunFolder:
@@ -162,7 +167,7 @@ class RunFolder:
 
         Other hidden files are the user's.
         """
-        for path in temporary_files(self.path):
+        for path in temporary_files(self.path, _WRITTEN):
             path.unlink()
 
     # ---- configuration
@@ -180,14 +185,20 @@ class RunFolder:
             )
         return _renamed(read_object(self.config), "auto")
 
-    def preset(self) -> presets.Preset:
-        """Returns the settings of the run.
+    def preset(self) -> tuple[presets.Preset, str | None]:
+        """Returns the settings of the run, and where its data are.
+
+        Returns:
+            The preset, and the `data_dir` that the run was started with.
 
         Raises:
             InputError: As for `read_config`, or a setting is missing or cannot be.
         """
+        config = self.read_config()
         try:
-            return presets.from_settings(self.read_config())
+            if "data_dir" not in config:
+                raise presets.SettingsError("it lacks 'data_dir'.")
+            return presets.from_settings(config), config["data_dir"]
         except presets.SettingsError as error:
             raise InputError(
                 f"{printable(self.config)} is not the configuration of a training run: "

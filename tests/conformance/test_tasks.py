@@ -95,7 +95,7 @@ def test_every_task_has_a_case():
 def test_the_kind_is_found_from_the_preset_and_from_the_run(kind, preset, ended):
     assert type(tasks.of(preset)) is kind
     assert tasks.of_run(ended[0]) is kind
-    assert ended[0].preset() == preset
+    assert ended[0].preset() == (preset, None)
 
 
 def test_data_model_and_batches_go_together(kind, case, preset):

@@ -1,4 +1,5 @@
 import os
+import re
 import stat
 
 import pytest
@@ -84,11 +85,13 @@ def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
 )
 def test_what_a_killed_process_was_writing_is_recognised(tmp_path, name):
     # Where it is killed, the temporary file stays as it is at this moment.
+    mine, other = re.compile(re.escape(name[:40]) + ".*"), re.compile("other")
     with files.atomic_path(tmp_path / "deep" / name) as unfinished:
-        assert files.is_temporary(unfinished.name)
-        assert not files.is_temporary(name)
-        assert list(files.temporary_files(tmp_path)) == [unfinished]
-    assert list(files.temporary_files(tmp_path)) == []
+        assert files.original_name(unfinished.name) == name[:40]
+        assert files.original_name(name) is None
+        assert list(files.temporary_files(tmp_path, mine)) == [unfinished]
+        assert list(files.temporary_files(tmp_path, other)) == []
+    assert list(files.temporary_files(tmp_path, mine)) == []
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,8 @@ def test_what_a_killed_process_was_writing_is_recognised(tmp_path, name):
 )
 def test_files_of_the_users_own_are_not_taken_for_temporary_ones(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    assert not files.is_temporary(name)
-    assert list(files.temporary_files(tmp_path)) == []
+    assert files.original_name(name) is None
+    assert list(files.temporary_files(tmp_path, re.compile(".*"))) == []
 
 
 def test_names_are_printed_on_one_line(tmp_path):

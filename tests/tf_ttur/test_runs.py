@@ -48,12 +48,13 @@ def test_all_differences_are_told_by_name():
 def test_the_extractor_that_was_found_has_a_name_of_its_own(folder):
     """In version 0.1 it stood in the place of what the preset had asked for."""
     settings = presets.get("digits_dcgan_ttur").settings()
-    old = settings | {"extractor": "digits", "extractor_sha256": "0"}
-    new = settings | {"extractor_name": "digits", "extractor_sha256": "0"}
+    settings |= {"data_dir": None, "extractor_sha256": "0"}
+    old = settings | {"extractor": "digits"}
+    new = settings | {"extractor_name": "digits"}
     folder.claim(old)
     folder.claim(new)
     assert json.loads(folder.config.read_text()) == old  # as it was
-    assert folder.preset() == presets.get("digits_dcgan_ttur")
+    assert folder.preset() == (presets.get("digits_dcgan_ttur"), None)
     assert folder.read_config()["extractor_name"] == "digits"
     with pytest.raises(
         InputError, match="extractor_name is 'digits' there and 'other'"
@@ -64,7 +65,7 @@ def test_the_extractor_that_was_found_has_a_name_of_its_own(folder):
 def test_the_preset_is_that_of_the_run(folder):
     preset = presets.get("text_wgan_gp_orig").override(seed=3, width=2)
     folder.claim(preset.settings() | {"data_dir": "/x", "text_sha256": "0"})
-    assert folder.preset() == preset
+    assert folder.preset() == (preset, "/x")
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,9 @@ def test_the_preset_is_that_of_the_run(folder):
         ("{", "config.json is not JSON"),
         (
             "{}",
-            "config.json is not the configuration of a training run: it lacks 'name'",
+            "config.json is not the configuration of a training run: it lacks 'da",
         ),
+        ('{"data_dir": null}', "configuration of a training run: it lacks 'name'"),
     ],
 )
 def test_what_is_no_run_is_told(folder, config, message):
@@ -132,13 +134,17 @@ def test_only_what_a_killed_process_left_is_removed(folder):
         with atomic_path(path) as temporary:
             os.link(temporary, f"{temporary}.kept")  # as if it had been killed
         os.rename(f"{temporary}.kept", temporary)
-    mine = folder.path / ".mine.txt"
-    mine.touch()
-    before = set(folder.path.rglob("*"))
-    assert len([path for path in before if path.is_file()]) == 5
+    # Two of them have the form of a temporary name by chance.
+    mine = {
+        folder.path / x for x in (".mine.txt", ".env.original", ".a.json.settings.json")
+    }
+    for path in mine:
+        path.touch()
+    before = {path for path in folder.path.rglob("*") if path.is_file()}
+    assert len(before) == 7
     folder.tidy()
     left = {path for path in folder.path.rglob("*") if path.is_file()}
-    assert left == {folder.metrics, folder.checkpoints / checkpoint_name(7), mine}
+    assert left == {folder.metrics, folder.checkpoints / checkpoint_name(7), *mine}
 
 
 # Rows

@@ -86,7 +86,7 @@ class TextSamples(Samples):
 
     Args:
         folder: Where the files go.
-        vocabulary: The symbols, a `text.Vocabulary`.
+        vocabulary: The symbols, a `datasets.text.Vocabulary`.
         count: Lines in a file.
         seed: Seed of their latents.
 

@@ -99,8 +99,8 @@ class Preset:
         """
         changes = {key: value for key, value in changes.items() if value is not None}
         mine = {field.name for field in dataclasses.fields(self)}
-        for key in changes.keys() - mine:
-            self.refuse_other(key, changes[key])
+        for key in [key for key in changes if key not in mine]:
+            self.refuse_other(key, changes.pop(key))
         return dataclasses.replace(self, **changes)
 
     def refuse_other(self, key: str, value: Any) -> None:
@@ -111,9 +111,13 @@ class Preset:
             value: What it was to be.
 
         Raises:
-            InputError: In any case; the message says which kind has it, if one has.
+            InputError: It would be read by nobody, so it is a mistake; the message says
+                which kind has it, if one has. The value that it has by default says
+                nothing, and `--dry_run` prints it: it is let through.
         """
         kind = owner(key)
+        if kind is not None and value == _default(key):
+            return
         if kind is None:
             raise InputError(
                 f"{self.name} has no setting {key!r}; it was to be {value!r}."

@@ -61,7 +61,7 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
             raise InputError(f"{key} is set twice; leave one of the two out.")
         values[key] = _convert(setting, _types(kind)[key], text)
         if key not in mine:
-            preset.refuse_other(key, values[key])
+            preset.refuse_other(key, values.pop(key))
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
     return dataclasses.replace(preset, **values)

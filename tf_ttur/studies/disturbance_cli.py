@@ -28,8 +28,8 @@ folder of ImageNet for --contamination. Without IMAGES, the 1,797 digits of scik
 are disturbed and measured by a small classifier of them, or by the 2015 graph if
 --inception names it.
 
-Writes DIR/study.json, panel.png (curves) and strips.png (pictures). Starting again with
-the same flags goes on where it stopped."""
+Writes DIR/study.json, panel.png (curves) and strips.png (pictures). A study that
+is started again with the same flags resumes."""
 
 # Digits that are disturbed; the reference is all 1,797, as it was all of CelebA.
 _DIGITS = 1000

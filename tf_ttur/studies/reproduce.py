@@ -34,14 +34,14 @@ def train_pair(
 ) -> dict[str, dict[str, Any]]:
     """Trains both settings of an experiment with several seeds, one after the other.
 
-    A run lives in WORKDIR/PRESET/seed_N. Starting again goes on where it stopped.
+    A run lives in WORKDIR/PRESET/seed_N. A run that was cut resumes.
     A run that diverges counts with what it measured before.
 
     Args:
         name: Both presets' name without `_ttur` and `_orig`, such as `celeba_dcgan`.
         seeds: How many seeds: 0, 1, ...; the paper's runs are 8.
         workdir: Where the runs and `results.json` go.
-        data_dir: Where the data set is; see `datasets.load` and `text.load`.
+        data_dir: Where the data set is; see `datasets.load` and `datasets.text.load`.
         inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         original_quirks: Whether to train and measure with the original's accidents.
         train: Trains a preset in a folder; see `experiment.run`.
@@ -54,6 +54,8 @@ def train_pair(
     Raises:
         InputError: There is no such experiment, or a run cannot start.
     """
+    if seeds < 1:
+        raise InputError(f"The number of seeds is {seeds}; it must be >= 1.")
     workdir = pathlib.Path(workdir)
     settings = {}
     for setting in SETTINGS:

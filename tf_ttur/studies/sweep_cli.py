@@ -71,7 +71,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
 
   sweep.py --workdir=DIR --discriminator_lr=X,Y --generator_lr=X,Y [flags]
 
-Starting again in the same folder goes on where it stopped; more rates or more seeds add
+A sweep that is started again in the same folder resumes; more rates or more seeds add
 runs. At the end, or with --table_only, the table (table.md, table.json) and the figures
 (curves.png, heatmap.png) are made of what is finished."""
     return run(main, _define, usage, argv)

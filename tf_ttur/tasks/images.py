@@ -23,6 +23,7 @@ from tf_ttur.tasks.task import (
     GRID_SEED,
     MEASUREMENT_SEED,
     SampleRequest,
+    check_kind,
     load_checkpoint,
 )
 
@@ -162,6 +163,7 @@ class Images(GANTask):
     @classmethod
     def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> GAN:
         """Loads the model of a run, to sample images from; see `Task.open`."""
+        check_kind(folder, ImagePreset)
         path = folder.checkpoint(checkpoint)
         model = load_checkpoint(path)
         from tf_ttur.gan import GAN

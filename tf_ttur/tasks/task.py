@@ -8,13 +8,20 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fid.files import InputError, printable
-from tf_ttur.presets import Preset
+from tf_ttur.presets import Preset, kind_of
 from tf_ttur.runs import RunFolder
 
 if TYPE_CHECKING:
     from tf_ttur.callbacks import Measurement, Samples
 
-__all__ = ["GRID_SEED", "MEASUREMENT_SEED", "SampleRequest", "Task", "load_checkpoint"]
+__all__ = [
+    "GRID_SEED",
+    "MEASUREMENT_SEED",
+    "SampleRequest",
+    "Task",
+    "check_kind",
+    "load_checkpoint",
+]
 
 GRID_SEED = 1
 """Seed of the latents of the samples over time, which are not those of training."""
@@ -211,6 +218,23 @@ class Task(abc.ABC):
         Raises:
             InputError: The request cannot be met.
         """
+
+
+def check_kind(folder: RunFolder, kind: type[Preset]) -> None:
+    """Refuses a run of another kind, before anything large is read.
+
+    Args:
+        folder: The run folder.
+        kind: The kind of preset that it should be of.
+
+    Raises:
+        InputError: There is no such run, or it is of another kind.
+    """
+    found = kind_of(folder.read_config())
+    if found is not kind:
+        raise InputError(
+            f"{printable(folder)} is a run on {found.kind}; it makes no {kind.kind}."
+        )
 
 
 def load_checkpoint(path: os.PathLike[str]) -> Any:

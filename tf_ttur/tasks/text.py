@@ -14,6 +14,7 @@ from tf_ttur.tasks.task import (
     GRID_SEED,
     MEASUREMENT_SEED,
     SampleRequest,
+    check_kind,
     load_checkpoint,
 )
 
@@ -120,6 +121,7 @@ class Text(GANTask):
         cls, folder: RunFolder, checkpoint: str | int = "best"
     ) -> tuple[TextGAN, Vocabulary]:
         """Loads the model of a run and its symbols, to sample text; see `Task.open`."""
+        check_kind(folder, TextPreset)
         path = folder.checkpoint(checkpoint)
         model = load_checkpoint(path)
         from tf_ttur.datasets.text import Vocabulary

@@ -217,7 +217,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
     def main(args: list[str], values: flags.FlagValues) -> None:
         check_arguments(args, 1, "one run folder")
         folder = RunFolder(args[0])
-        preset = folder.preset()
+        preset, data_dir = folder.preset()
         if not isinstance(preset, presets.ImagePreset):
             raise InputError(
                 f"{folder} is a run on {preset.kind}; choose one on images."
@@ -229,7 +229,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
         from tf_ttur import tasks
         from tf_ttur.theory.nash import examine
 
-        task = tasks.of(preset, data_dir=folder.read_config()["data_dir"])
+        task = tasks.of(preset, data_dir=data_dir)
         data = task.load()
         # A minibatch each, however many the discriminator takes in a step.
         batches = data.training(preset.batch_size, preset.seed)

@@ -299,9 +299,13 @@ def test_a_run_without_its_own_symbols_is_refused(whole, tmp_path):
 def test_a_model_of_text_is_none_of_images(whole, tmp_path, capsys):
     shutil.copytree(whole[0], tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(InputError, match="holds no GAN of images"):
+    with pytest.raises(InputError, match="is a run on text; it makes no images"):
         Images.open(folder)
     folder.config.write_text('{"network": "dcgan"}')
+    with pytest.raises(InputError, match="is a run on images; it makes no text"):
+        Text.open(folder)
+    with pytest.raises(InputError, match="holds no GAN of images"):
+        Images.open(folder)
     assert sample(folder, "--output=x.txt") == 1
     assert "expected a .png, a .zip or" in capsys.readouterr().err
 

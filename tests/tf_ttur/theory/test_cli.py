@@ -93,7 +93,7 @@ def test_a_run_is_examined_on_the_images_that_it_was_trained_on(
 
 def test_a_run_of_text_is_not_examined(tmp_path, capsys):
     folder = RunFolder(tmp_path)
-    folder.claim(presets.get("text_wgan_gp_ttur").settings())
+    folder.claim(presets.get("text_wgan_gp_ttur").settings() | {"data_dir": None})
     assert cli.nash(["nash.py", str(tmp_path)]) == 1
     assert "is a run on text; choose one on images" in capsys.readouterr().err
 
@@ -101,7 +101,7 @@ def test_a_run_of_text_is_not_examined(tmp_path, capsys):
 def test_nash_says_what_is_missing(tmp_path, capsys):
     assert cli.nash(["nash.py", str(tmp_path)]) == 1
     assert "config.json" in capsys.readouterr().err
-    (tmp_path / "config.json").write_text(json.dumps({"name": "x"}))
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "data_dir": None}))
     assert cli.nash(["nash.py", str(tmp_path)]) == 1
     assert "lacks 'summary'" in capsys.readouterr().err
     assert cli.nash(["nash.py"]) == 2
