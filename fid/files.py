@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "atomic_path",
     "atomic_write",
     "cache_dir",
+    "check_same",
     "check_writable",
     "original_name",
     "printable",
@@ -198,6 +199,29 @@ def temporary_files(
         original = original_name(path.name)
         if original and names.fullmatch(original) and path.is_file():
             yield path
+
+
+def check_same(
+    there: Mapping[str, Any], now: Mapping[str, Any], what: str, advice: str
+) -> None:
+    """Makes sure that a folder was made with the settings that are asked for.
+
+    Args:
+        there: The settings it was made with.
+        now: Those that are asked for.
+        what: Says of a folder with others what it holds.
+        advice: Says what to do about it.
+
+    Raises:
+        InputError: They differ; the message says in what.
+    """
+    differences = [
+        f"{key} is {there.get(key)!r} there and {now.get(key)!r} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
+    if differences:
+        raise InputError(f"{what}: {'; '.join(differences)}. {advice}")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

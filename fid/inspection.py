@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 
 from fid.extractors.download import find_graph
-from fid.extractors.extractor import Extractor
+from fid.extractors.extractor import INCEPTION, Extractor
 from fid.files import InputError, printable, sha256_of_file
 from fid.measure import compute_statistics
 from fid.metrics.frechet import frechet_distance
@@ -235,9 +235,9 @@ def _check_provenance(statistics: Statistics) -> Check:
         faults.append("it does not name the extractor")
     if sha256 is None or not re.fullmatch("[0-9a-f]{64}", sha256):
         faults.append(f"extractor_sha256 is {sha256!r}, not 64 hexadecimal digits")
-    if name == "inception_2015" and statistics.dimension != 2048:
+    if name == INCEPTION and statistics.dimension != 2048:
         faults.append(
-            f"inception_2015 gives 2048 features; here are {statistics.dimension}"
+            f"{INCEPTION} gives 2048 features; here are {statistics.dimension}"
         )
     found = f"n = {statistics.n}, extractor {name} {(sha256 or '')[:12]}"
     return Check("provenance", not faults, "; ".join(faults) or found)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from fid.files import (
     InputError,
     atomic_path,
+    check_same,
     printable,
     read_json_lines,
     read_object,
@@ -38,7 +39,6 @@ __all__ = [
     "WALL_CLOCK",
     "RunFolder",
     "as_line",
-    "check_same",
     "checkpoint_name",
     "checkpoints",
     "read_rows",
@@ -328,29 +328,6 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
         for path in pathlib.Path(folder).glob("step_*.keras")
         if (found := _CHECKPOINT_NAME.fullmatch(path.name))
     }
-
-
-def check_same(
-    there: Mapping[str, Any], now: Mapping[str, Any], what: str, advice: str
-) -> None:
-    """Makes sure that a folder was made with the settings that are asked for.
-
-    Args:
-        there: The settings it was made with.
-        now: Those that are asked for.
-        what: Says of a folder with others what it holds.
-        advice: Says what to do about it.
-
-    Raises:
-        InputError: They differ; the message says in what.
-    """
-    differences = [
-        f"{key} is {there.get(key)!r} there and {now.get(key)!r} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key)
-    ]
-    if differences:
-        raise InputError(f"{what}: {'; '.join(differences)}. {advice}")
 
 
 def _renamed(config: dict[str, Any], extractor: Any) -> dict[str, Any]:

@@ -11,7 +11,16 @@ import numpy as np
 
 from fid.files import InputError
 
-__all__ = ["Extractor", "KerasExtractor", "pixel_extractor", "weights_sha256"]
+__all__ = [
+    "INCEPTION",
+    "Extractor",
+    "KerasExtractor",
+    "pixel_extractor",
+    "weights_sha256",
+]
+
+INCEPTION = "inception_2015"
+"""The name that the 2015 graph has as an extractor; only its distance is called FID."""
 
 
 class Extractor(Protocol):

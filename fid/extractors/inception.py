@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.extractors.download import find_graph
+from fid.extractors.extractor import INCEPTION
 from fid.extractors.graph import (
     IMAGE_SIZE,
     NETWORK,
@@ -64,7 +65,7 @@ class Inception:
         (5, 2048)
     """
 
-    name = "inception_2015"
+    name = INCEPTION
     dimension = 2048
     channels = 3
     resize_bytes = 64 * 2**20

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fid.extractors.extractor import INCEPTION
 from fid.files import InputError
 from fid.statistics import Statistics
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from fid.sources.source import Source
 
 __all__ = ["Measured", "Metric", "Option", "extractor_name", "option"]
-
-# The 2015 graph has this name as an extractor.
-_INCEPTION = "inception_2015"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +292,7 @@ class Metric:
             where the extractors differ or are not known.
         """
         names = set(extractors)
-        if names == {_INCEPTION}:
+        if names == {INCEPTION}:
             return cls.key
         name = names.pop()
         return f"{cls.other_key}_{name}" if name and not names else cls.other_key
@@ -335,5 +333,5 @@ def extractor_name(statistics: Statistics) -> str | None:
     """
     if statistics.provenance is None:
         # Such files have always been of the 2015 graph, if the dimension fits.
-        return _INCEPTION if statistics.dimension == 2048 else None
+        return INCEPTION if statistics.dimension == 2048 else None
     return statistics.provenance.get("extractor")

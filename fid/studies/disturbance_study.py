@@ -22,7 +22,14 @@ from typing import Any
 import numpy as np
 
 from fid.extractors.extractor import Extractor
-from fid.files import InputError, atomic_path, printable, read_json, write_json
+from fid.files import (
+    InputError,
+    atomic_path,
+    check_same,
+    printable,
+    read_object,
+    write_json,
+)
 from fid.measure import (
     check_extractor,
     compute_statistics,
@@ -456,18 +463,12 @@ def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    before = read_json(path)
-    if not isinstance(before, dict):
-        raise InputError(f"{printable(path)} holds no settings; delete that folder.")
-    if changed := [
-        f"{key} was {before.get(key)!r} and is {value!r}"
-        for key, value in settings.items()
-        if before.get(key) != value
-    ]:
-        raise InputError(
-            f"{printable(path.parent)} holds a study with other settings: "
-            f"{'; '.join(changed)}. Choose another --output, or delete that one."
-        )
+    check_same(
+        read_object(path),
+        settings,
+        f"{printable(path.parent)} holds a study with other settings",
+        "Choose another --output, or delete that one.",
+    )
 
 
 def _reference(

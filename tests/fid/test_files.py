@@ -168,3 +168,12 @@ def test_names_fit_on_one_line():
     assert files.printable("a\nb\x1b[31m.png") == r"'a\nb\x1b[31m.png'"
     undecodable = b"\xff.png".decode("utf-8", "surrogateescape")
     assert files.printable(undecodable) == r"'\udcff.png'"
+
+
+def test_all_differences_are_told_by_name():
+    files.check_same({"a": 1}, {"a": 1}, "x", "y")
+    message = "It differs: a is 1 there and 2 now; b is None there and '3' now. Mend."
+    with pytest.raises(files.InputError, match=f"^{message}$"):
+        files.check_same(
+            {"a": 1, "c": 0}, {"b": "3", "a": 2, "c": 0}, "It differs", "Mend."
+        )

@@ -12,7 +12,7 @@ from repository import ROOT
 
 from fid.files import InputError, atomic_path
 from tf_ttur import presets
-from tf_ttur.runs import RunFolder, as_line, check_same, checkpoint_name, checkpoints
+from tf_ttur.runs import RunFolder, as_line, checkpoint_name, checkpoints
 
 
 @pytest.fixture
@@ -36,13 +36,6 @@ def test_a_folder_is_claimed_once(folder):
         folder.claim(config | {"seed": 1})
     assert folder.config.read_bytes() == before
     assert folder.read_config() == config
-
-
-def test_all_differences_are_told_by_name():
-    check_same({"a": 1}, {"a": 1}, "x", "y")
-    message = "It differs: a is 1 there and 2 now; b is None there and '3' now. Mend."
-    with pytest.raises(InputError, match=f"^{message}$"):
-        check_same({"a": 1, "c": 0}, {"b": "3", "a": 2, "c": 0}, "It differs", "Mend.")
 
 
 def test_the_extractor_that_was_found_has_a_name_of_its_own(folder):

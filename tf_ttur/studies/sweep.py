@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from fid.files import InputError, read_json, write_json
+from fid.files import InputError, check_same, read_json, write_json
 from tf_ttur.presets import Preset
-from tf_ttur.runs import RunFolder, check_same
+from tf_ttur.runs import RunFolder
 from tf_ttur.studies.workers import Workers, terminable
 
 __all__ = ["Cell", "Sweep", "claim", "grid", "load", "run_folder", "run_sweep"]

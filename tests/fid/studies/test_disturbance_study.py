@@ -158,10 +158,10 @@ class TestResume:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"seed": 1}, "seed was 0 and is 1"),
-            ({"num_images": 80}, "num_images was 90 and is 80"),
-            ({"definition": "paper"}, "definition was 'code' and is 'paper'"),
-            ({"levels": [0, 1]}, "levels was"),
+            ({"seed": 1}, "seed is 0 there and 1 now"),
+            ({"num_images": 80}, "num_images is 90 there and 80 now"),
+            ({"definition": "paper"}, "definition is 'code' there and 'paper' now"),
+            ({"levels": [0, 1]}, "levels is"),
         ],
     )
     def test_other_settings_are_refused(self, source, tmp_path, changes, message):
@@ -174,10 +174,10 @@ class TestResume:
         plan = make_plan(source, **self.PLAN)
         run(source, Projections(), plan, tmp_path)
         inverted = fid.open_images(255 - np.concatenate(list(source.batches(90))))
-        with pytest.raises(InputError, match="first_image_sha256 was"):
+        with pytest.raises(InputError, match="first_image_sha256 is"):
             run(inverted, Projections(), plan, tmp_path)
         reference = fid.compute_statistics(inverted, Projections())
-        with pytest.raises(InputError, match="reference was"):
+        with pytest.raises(InputError, match="reference is"):
             run(source, Projections(), plan, tmp_path, reference=reference)
 
     def test_damaged_sums_are_refused(self, source, tmp_path):
