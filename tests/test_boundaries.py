@@ -1,7 +1,6 @@
 """Which module may import which, and that each has its file of tests.
 
-`docs/architecture.md` draws the house; these tables are the part of it that a test can
-hold. A module that is in no layer fails the test, so whoever adds one says where it
+`docs/architecture.md` is the map; these tables are the part of it that a test can check. A module that is in no layer fails the test, so whoever adds one says where it
 belongs.
 """
 
@@ -113,7 +112,7 @@ def is_root(module):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_no_wing_imports_a_wing_above_it(package):
+def test_no_layer_imports_a_layer_above_it(package):
     upwards = []
     for module, path in MODULES.items():
         if not module.startswith(f"{package}.") or is_root(module):

@@ -197,9 +197,9 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             )
         compilation_cache()
         # TensorFlow is imported here, not for --help.
-        from tf_ttur.studies import reproduce
+        from tf_ttur.studies.reproduce import row, train_pair, warnings
 
-        results = reproduce.train_pair(
+        results = train_pair(
             name,
             values.seeds,
             values.workdir or f"runs/{name}",
@@ -208,10 +208,10 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             values.original_quirks,
             steps=values.steps,
         )
-        for warning in reproduce.warnings(name, results):
+        for warning in warnings(name, results):
             print(warning, file=sys.stderr)
         for setting, ours in results.items():
-            print(reproduce.row(f"{name}_{setting}", ours))
+            print(row(f"{name}_{setting}", ours))
 
     usage = """Reproduces an experiment of the paper; prints its rows of results.md.
 
