@@ -1,6 +1,7 @@
 """Which module may import which, and that each has its file of tests.
 
-`docs/architecture.md` is the map; these tables are the part of it that a test can check. A module that is in no layer fails the test, so whoever adds one says where it
+`docs/architecture.md` is the map; these tables are the part of it that a test can
+check. A module that is in no layer fails the test, so whoever adds one says where it
 belongs.
 """
 
