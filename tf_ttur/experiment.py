@@ -74,7 +74,7 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
         # Made once for its checks, such as that the set fills a batch.
         task.batches(data)
         config = task.config(data)
-        # Last of all: settings that cannot be trained must not claim the folder.
+        # Not before: settings that cannot be trained must not claim the folder.
         folder.claim(config)
         measurement = task.measurement(data, folder)
         samples = task.samples(data, folder)

@@ -2,6 +2,7 @@
 
     config.json  metrics.jsonl  log.txt  reference.npz  tensorboard/
     samples/step_00001000.png   checkpoints/   best/   curve.png   summary.json
+    diverged.json, where a run of a sweep diverged
 
 A run of text has vocabulary.json in place of reference.npz, and samples that end in
 `.txt`. Training, sweeps, reproductions, samples and `nash.py` all use one `RunFolder`.
@@ -74,7 +75,7 @@ class RunFolder:
         tensorboard: TensorBoard's folder.
         curve: The figure of losses and distance.
         summary: The file of what the run came to.
-        diverged: The file of why the run stopped, if it diverged.
+        diverged: The file that a sweep leaves of a run that diverged.
 
     Example:
         >>> import tempfile
@@ -337,7 +338,8 @@ def _renamed(config: dict[str, Any], extractor: Any) -> dict[str, Any]:
     had asked for was lost.
     """
     if "extractor_sha256" in config and "extractor_name" not in config:
-        config |= {"extractor_name": config["extractor"], "extractor": extractor}
+        found = config.get("extractor")
+        config |= {"extractor_name": found, "extractor": extractor}
     return config
 
 

@@ -43,8 +43,10 @@ class Text(GANTask):
         from tf_ttur.datasets import text
 
         given = {"--inception": self.inception is not None, "--download": self.download}
-        for flag in (flag for flag, is_given in given.items() if is_given):
-            raise InputError(f"{flag} is for images; {self.preset.name} is of text.")
+        if flags := [flag for flag, is_given in given.items() if is_given]:
+            raise InputError(
+                f"{flags[0]} is for images; {self.preset.name} is of text."
+            )
         text.check(self.preset.dataset, self.preset.text_files, self.preset.unit)
         super().check()
 
@@ -147,8 +149,8 @@ class Text(GANTask):
             raise InputError(
                 f"--output={output}: {folder} is a run on text; expected a .txt."
             )
-        for name in (name for name in _OF_IMAGES if name in request.given):
-            raise InputError(f"--{name} is for images; {folder} is a run on text.")
+        if names := [name for name in _OF_IMAGES if name in request.given]:
+            raise InputError(f"--{names[0]} is for images; {folder} is a run on text.")
         check_writable(output)
         gan, vocabulary = cls.open(folder, request.checkpoint)
         config = folder.read_config()
