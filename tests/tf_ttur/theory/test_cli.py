@@ -64,7 +64,10 @@ def run_on_the_test_split(tmp_path):
         features=real.info.features,
         data_dir=tmp_path / "data",
         split_datasets={
-            split: [(i, {"image": x, "label": 0}) for i, x in enumerate(images[:count])]
+            split: [
+                (i, {"id": f"{split}_{i}", "image": x, "label": 0})
+                for i, x in enumerate(images[:count])
+            ]
             for split, count in (("train", 3), ("test", 16), ("extra", 1))
         },
     )
