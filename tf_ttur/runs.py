@@ -83,10 +83,8 @@ class RunFolder:
         >>> folder.rows(), folder.is_over
         ([], False)
         >>> folder.claim({"steps": 5})
-        >>> folder.claim({"steps": 6})
-        Traceback (most recent call last):
-        ...
-        fid.files.InputError: ... steps is 5 there and 6 now. ...
+        >>> folder.read_config()
+        {'steps': 5}
     """
 
     def __init__(self, path: str | os.PathLike[str]):

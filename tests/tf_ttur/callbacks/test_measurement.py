@@ -13,6 +13,7 @@ import fid
 import tf_ttur
 from fid.files import InputError
 from tf_ttur import callbacks
+from tf_ttur.runs import WALL_CLOCK, read_rows
 
 
 def test_the_distance_is_that_of_the_generated_images():
@@ -151,10 +152,10 @@ def test_the_time_of_measuring_is_reported_separately_and_resumes(
         )  # four steps
         # The try on a batch, twice, is before the first step of a fit.
         assert distance.seconds == 4 * 360.0
-    rows = callbacks.MetricsLog.read(tmp_path / "metrics.jsonl")
+    rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["measure_minutes"] for row in rows] == [12.0, 24.0]
     assert [row["minutes"] for row in rows] == [16.0, 32.0]
-    assert set(callbacks.MetricsLog.WALL_CLOCK) < set(rows[0])
+    assert set(WALL_CLOCK) < set(rows[0])
 
 
 @pytest.mark.parametrize(

@@ -11,26 +11,27 @@ from toy_gan import images, small_gan
 
 from fid.files import InputError
 from tf_ttur import callbacks
+from tf_ttur.runs import RunFolder
 
 
 def test_rows_of_metrics(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    folder = RunFolder(tmp_path)
     small_gan().fit(
         images(), batch_size=16, epochs=3, verbose=0,
-        callbacks=[callbacks.MetricsLog(path)],
+        callbacks=[callbacks.MetricsLog(folder.metrics)],
     )  # fmt: skip
-    rows = callbacks.MetricsLog.read(path)
+    rows = folder.rows()
     assert [row["step"] for row in rows] == [4, 8, 12]
     assert all(row["d_lr"] == pytest.approx(1e-3) for row in rows)
     assert 0 <= rows[0]["minutes"] <= rows[1]["minutes"]
-    with open(path, "a") as file:
+    with open(folder.metrics, "a") as file:
         file.write('{"step": 16')
-    assert callbacks.MetricsLog.read(path) == rows
-    assert callbacks.MetricsLog.cut(path, 8) == rows[:2]
-    assert len(path.read_text().splitlines()) == 2
-    path.write_text("nonsense\n" + path.read_text())
+    assert folder.rows() == rows
+    assert folder.cut(8) == rows[:2]
+    assert len(folder.metrics.read_text().splitlines()) == 2
+    folder.metrics.write_text("nonsense\n" + folder.metrics.read_text())
     with pytest.raises(InputError, match="line 1 is not JSON"):
-        callbacks.MetricsLog.read(path)
+        folder.rows()
 
 
 def test_a_value_that_is_not_finite_is_null(tmp_path):

@@ -8,6 +8,7 @@ from toy_gan import distance, images, small_gan
 import tf_ttur
 from tf_ttur import callbacks
 from tf_ttur.callbacks.steps import writes_files
+from tf_ttur.runs import read_rows
 
 
 def test_steps_are_right_where_executions_do_not_divide_the_epoch(tmp_path):
@@ -21,7 +22,7 @@ def test_steps_are_right_where_executions_do_not_divide_the_epoch(tmp_path):
     )
     # Executions end at steps 4, 8, 10, 14, 18 and 20.
     assert [step for step, _ in callback.values] == [14]
-    rows = callbacks.MetricsLog.read(tmp_path / "m.jsonl")
+    rows = read_rows(tmp_path / "m.jsonl")
     assert [row["step"] for row in rows] == [10, 20]
 
 
@@ -58,7 +59,7 @@ def test_logs_may_be_arrays_and_tensors_of_one_number(tmp_path, kind):
     for callback in (guard, log, progress):
         callback.on_train_batch_end(0, logs)
         callback.on_epoch_end(0, logs)
-    (row,) = callbacks.MetricsLog.read(tmp_path / "m.jsonl")
+    (row,) = read_rows(tmp_path / "m.jsonl")
     assert (row["d_loss"], row["g_loss"]) == (0.5, 2.0)
     with pytest.raises(callbacks.Diverged, match="g_loss became inf at step 0"):
         guard.on_train_batch_end(1, logs | {"g_loss": kind([np.inf])})
