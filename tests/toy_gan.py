@@ -39,12 +39,9 @@ def small_gan(**options):
         ]
     )
     gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(2))
-    gan.compile(
-        **tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
-        loss="wasserstein",
-        jit_compile=False,
-        **options,
-    )
+    defaults = tf_ttur.ttur(discriminator=1e-3, generator=1e-3)
+    defaults |= {"loss": "wasserstein", "jit_compile": False}
+    gan.compile(**defaults | options)
     return gan
 
 

@@ -149,7 +149,12 @@ def _define(flag: Flags) -> None:
     )
     flag.number("steps", None, "Generator updates in all.")
     flag.batch_size("Images, or lines of text, per discriminator update.", None, None)
-    flag.text("loss", None, "non_saturating, minimax, wasserstein or tfgan:NAME.")
+    flag.text(
+        "loss",
+        None,
+        "non_saturating, minimax, wasserstein, hinge or tfgan:NAME; "
+        "non_saturating:0.1 smooths real labels to 0.9.",
+    )
     flag.rate(
         "discriminator_lr", None, "The discriminator's learning rate (b in the paper)."
     )

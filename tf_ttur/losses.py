@@ -1,4 +1,4 @@
-"""The adversarial losses of the paper, and the gradient penalty.
+"""The adversarial losses of the paper and the hinge loss, and the gradient penalty.
 
 An adversarial loss is any object with
 
@@ -22,11 +22,14 @@ from fid.files import InputError
 __all__ = [
     "LOSSES",
     "AdversarialLoss",
+    "Hinge",
     "Minimax",
     "NonSaturating",
     "Wasserstein",
+    "describe",
     "get",
     "gradient_penalty",
+    "takes_logits",
 ]
 
 
@@ -74,9 +77,48 @@ class Minimax:
 
 
 class NonSaturating(Minimax):
-    """DCGAN's loss: as `Minimax`, but the generator minimises mean(-log D(G(z)))."""
+    """DCGAN's loss: as `Minimax`, but the generator minimises mean(-log D(G(z))).
+
+    With label smoothing s, the discriminator is to say 1 - s of real images instead of
+    1. That of generated images stays 0: the smoothing is one-sided (Salimans et al.
+    2016, section 3.4, who use s = 0.1). TF-GAN and Keras move a label by half of what
+    they call smoothing, so theirs is twice this one.
+
+    Args:
+        label_smoothing: s, in [0, 0.5); 0 for none.
+
+    Raises:
+        InputError: It is out of its range.
+
+    Example:
+        >>> from tf_ttur import losses
+        >>> losses.NonSaturating(label_smoothing=0.1).name
+        'non_saturating:0.1'
+        >>> losses.get("non_saturating:0.1").label_smoothing
+        0.1
+    """
 
     name = "non_saturating"
+
+    def __init__(self, label_smoothing: float = 0.0):
+        if not 0 <= label_smoothing < 0.5:
+            raise InputError(
+                f"label_smoothing is {label_smoothing}; it must be in [0, 0.5), such "
+                "as 0.1 for real labels of 0.9."
+            )
+        self.label_smoothing = float(label_smoothing)
+        if self.label_smoothing:
+            self.name = f"{type(self).name}:{self.label_smoothing}"
+
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the sum of the two mean cross-entropies, a scalar."""
+        loss = super().discriminator(real_logits, fake_logits)
+        if not self.label_smoothing:
+            return loss
+        # (1 - s) softplus(-x) + s softplus(x) is softplus(-x) + s x.
+        return loss + self.label_smoothing * tf.reduce_mean(real_logits)
 
     def generator(
         self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
@@ -108,8 +150,28 @@ class Wasserstein:
         return -tf.reduce_mean(fake_logits)
 
 
+class Hinge(Wasserstein):
+    """The hinge loss (Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17).
+
+    The discriminator minimises mean(max(0, 1 - D(x))) + mean(max(0, 1 + D(G(z)))), so
+    it learns from the images whose side it does not tell with a margin of 1. The
+    generator minimises -mean(D(G(z))). Often used with spectral normalisation
+    (`keras.layers.SpectralNormalization`).
+    """
+
+    name = "hinge"
+
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the sum of the two mean hinges, a scalar."""
+        return tf.reduce_mean(tf.nn.relu(1.0 - real_logits)) + tf.reduce_mean(
+            tf.nn.relu(1.0 + fake_logits)
+        )
+
+
 LOSSES: dict[str, type] = {
-    loss.name: loss for loss in (NonSaturating, Minimax, Wasserstein)
+    loss.name: loss for loss in (NonSaturating, Minimax, Wasserstein, Hinge)
 }
 
 
@@ -117,14 +179,15 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
     """Finds an adversarial loss by name.
 
     Args:
-        loss: One of `LOSSES`; `"tfgan:NAME"` for one of TF-GAN's (needs the `tfgan`
-            extra); or a loss object, which is returned as it is.
+        loss: One of `LOSSES`; `"non_saturating:S"` with label smoothing S;
+            `"tfgan:NAME"` for one of TF-GAN's (needs the `tfgan` extra); or a loss
+            object, which is returned as it is.
 
     Returns:
         The loss.
 
     Raises:
-        InputError: There is no such loss.
+        InputError: There is no such loss, or its smoothing is out of range.
     """
     if not isinstance(loss, str):
         missing = [
@@ -144,8 +207,18 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
         from tf_ttur import tfgan
 
         return tfgan.adversarial_loss(name)
+    if family == NonSaturating.name:
+        try:
+            return NonSaturating(float(name))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"The label smoothing in {loss!r} is no number; write {family}:0.1."
+            ) from None
     raise InputError(
-        f"There is no loss {loss!r}; choose from {', '.join(LOSSES)} or tfgan:NAME."
+        f"There is no loss {loss!r}; choose from {', '.join(LOSSES)}, "
+        f"{NonSaturating.name}:SMOOTHING or tfgan:NAME."
     )
 
 
@@ -168,7 +241,8 @@ def gradient_penalty(
         equation 3).
     """
     mix = tf.reshape(mix, [-1] + [1] * (real.shape.rank - 1))
-    between = real + mix * (fake - real)
+    # Under mixed precision generated images may come in another type than real ones.
+    between = real + mix * (tf.cast(fake, real.dtype) - real)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(between)
         scores = tf.cast(discriminator(between), tf.float32)
@@ -185,3 +259,14 @@ def describe(loss: AdversarialLoss) -> Any:
     if type(loss) in LOSSES.values() or loss.name.startswith("tfgan:"):
         return loss.name
     return loss
+
+
+def takes_logits(loss: AdversarialLoss) -> bool:
+    """Says whether a loss is known to be wrong for scores that were squashed.
+
+    Args:
+        loss: Any. Least squares works for probabilities too, and of a loss of one's own
+            nothing is known.
+    """
+    theirs = loss.name.startswith("tfgan:") and loss.name != "tfgan:least_squares"
+    return theirs or type(loss) in LOSSES.values()

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from repository import ROOT
+from toy_gan import small_gan
 
 import tf_ttur
 from fid.files import InputError
@@ -25,6 +27,9 @@ def theirs():
         ("wasserstein", "wasserstein", "wasserstein", {}),
         ("minimax", "minimax", "minimax", {"label_smoothing": 0.0}),
         ("non_saturating", "modified", "modified", {"label_smoothing": 0.0}),
+        # TF-GAN moves a label by half of what it calls smoothing.
+        ("non_saturating:0.1", "modified", "modified", {"label_smoothing": 0.2}),
+        ("hinge", "wasserstein_hinge", "wasserstein_hinge", {}),
     ],
 )
 def test_losses_equal_tf_gans(theirs, loss, discriminator, generator, options):
@@ -115,6 +120,51 @@ def test_values_by_hand():
     wasserstein = losses.get("wasserstein")
     assert float(wasserstein.discriminator(tf.ones(4), 3 * tf.ones(4))) == 2.0
     assert float(wasserstein.generator(3 * tf.ones(4))) == -3.0
+    hinge = losses.get("hinge")
+    # (0 + 1.5) / 2 of the real ones, (0 + 3) / 2 of the others.
+    found = hinge.discriminator(tf.constant([2.0, -0.5]), tf.constant([-1.5, 2.0]))
+    assert float(found) == pytest.approx(0.75 + 1.5)
+    assert float(hinge.generator(tf.constant([1.0, -3.0]))) == 1.0
+
+
+def test_label_smoothing_by_hand_is_of_the_real_labels_alone():
+    real, fake = np.array([2.0, -1.0]), np.array([0.5, 3.0])
+    said, wrong = (1 / (1 + np.exp(-x)) for x in (real, fake))
+    expected = -np.mean(0.9 * np.log(said) + 0.1 * np.log(1 - said))
+    expected -= np.mean(np.log(1 - wrong))
+    smooth = losses.NonSaturating(label_smoothing=0.1)
+    real, fake = (tf.constant(x, tf.float32) for x in (real, fake))
+    assert float(smooth.discriminator(real, fake)) == pytest.approx(expected, rel=1e-6)
+    plain = losses.get("non_saturating")
+    assert float(smooth.generator(fake)) == float(plain.generator(fake))
+    for bad in (-0.1, 0.5, float("nan")):
+        with pytest.raises(InputError, match=r"must be in \[0, 0.5\)"):
+            losses.NonSaturating(bad)
+    with pytest.raises(InputError, match="'non_saturating:much' is no number; write"):
+        losses.get("non_saturating:much")
+
+
+def test_a_smoothed_loss_survives_saving(tmp_path):
+    gan = small_gan(loss="non_saturating:0.2")
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert loaded.adversarial_loss.label_smoothing == 0.2
+
+
+def test_every_loss_is_listed_where_losses_are():
+    flags = (ROOT / "tf_ttur/cli.py").read_text().split('flag.text(\n        "loss",')
+    help_of_loss = flags[1][:200]
+    row = (ROOT / "README.md").read_text().split("| `loss` | ")[1].split("|")[0]
+    for name in losses.LOSSES:
+        assert name in help_of_loss
+        assert f"`{name}`" in row
+
+
+def test_the_penalty_takes_generated_images_of_lower_precision():
+    real, fake = tf.fill((2, 3), 2.0), tf.fill((2, 3), tf.constant(4.0, tf.float16))
+    arguments = lambda x: tf.reduce_sum(x * x, 1) / 2, real, fake, tf.ones(2)
+    expected = (4 * 3**0.5 - 1) ** 2
+    assert float(losses.gradient_penalty(*arguments)) == pytest.approx(expected)
 
 
 def test_extreme_logits_stay_finite():
@@ -162,7 +212,7 @@ def test_a_loss_that_is_none_is_refused_with_what_it_lacks():
 
 
 def test_a_loss_is_found_again_by_what_describes_it():
-    for name in losses.LOSSES:
+    for name in (*losses.LOSSES, "non_saturating:0.1"):
         loss = losses.get(name)
         assert losses.get(losses.describe(loss)).name == name
 
