@@ -251,10 +251,6 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
     """
     import keras
 
-    # A checkpoint may hold their classes, which Keras knows once they are imported.
-    from tf_ttur import gan, latents, layers  # noqa: F401
-    from tf_ttur.networks import began, dcgan, resnet, text  # noqa: F401
-
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:

@@ -1,0 +1,87 @@
+"""Makes Keras know this package's classes by name, without importing them.
+
+`import tf_ttur` imports neither Keras nor TensorFlow, and Keras loads a class from a
+file only where its name is registered. So each name is registered with a placeholder,
+as soon as there is a Keras to register it with; a class that is asked for is imported
+then, and its own registration takes the placeholder's place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+__all__ = ["CLASSES", "register"]
+
+# The names of the registered classes, by their modules.
+CLASSES = {
+    "gan": ("GAN",),
+    "latents": ("NormalLatent", "UniformLatent"),
+    "layers": (
+        "BatchNormalization",
+        "Conv2D",
+        "Conv2DTranspose",
+        "ConvMeanPool2D",
+        "ImageNormalization",
+        "UpsampleConv2D",
+    ),
+    "networks.began": ("BEGAN",),
+    "networks.resnet": ("BatchStatistics", "PackImages"),
+    "networks.text": ("TextGAN",),
+    "schedules": ("PowerLaw",),
+}
+
+
+class _Placeholder:
+    """Stands for a class that is not imported yet, and imports it when it is used."""
+
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
+
+    def _found(self) -> type:
+        return getattr(importlib.import_module(self._module), self._name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._found()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._found(), name)
+
+
+class _AfterKeras:
+    """Registers the names when Keras has been imported; looks for nothing itself."""
+
+    def find_spec(self, name: str, *args: Any) -> ModuleSpec | None:
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def register() -> None:
+    """Registers all names now, or when Keras is imported."""
+    if "keras" in sys.modules:
+        _register(sys.modules["keras"])
+    elif not any(isinstance(finder, _AfterKeras) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterKeras())
+
+
+def _register(keras: Any) -> None:
+    registry = keras.saving.get_custom_objects()
+    for module, names in CLASSES.items():
+        for name in names:
+            placeholder = _Placeholder(f"tf_ttur.{module}", name)
+            registry.setdefault(f"tf_ttur>{name}", placeholder)
