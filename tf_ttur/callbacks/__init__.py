@@ -8,6 +8,7 @@ for all rows up to its step.
 """
 
 from tf_ttur.callbacks.checkpoints import Checkpoints
+from tf_ttur.callbacks.for_optimizer import ForOptimizer
 from tf_ttur.callbacks.measurement import FrechetDistance, Measurement
 from tf_ttur.callbacks.ngram_jsd import NgramJSD
 from tf_ttur.callbacks.run_folder import MetricsLog, Progress, TensorBoardLog
@@ -17,6 +18,7 @@ from tf_ttur.callbacks.steps import Diverged, NaNGuard, StepCallback
 __all__ = [
     "Checkpoints",
     "Diverged",
+    "ForOptimizer",
     "FrechetDistance",
     "Measurement",
     "MetricsLog",

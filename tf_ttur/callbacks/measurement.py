@@ -203,6 +203,10 @@ class FrechetDistance(Measurement):
     is not touched. `fit` stops where it cannot be measured, with an error that names
     the step; no number ever stands for a failure.
 
+    Callbacks of Keras that read the value come after this one in the list, and are told
+    that smaller is better: `EarlyStopping(monitor="fid", mode="min")`. They read it at
+    the end of an epoch, so an epoch (`steps_per_epoch`) is to have `every` steps.
+
     Other metrics may be measured from the same images, beside the distance or in its
     place. The first is the value, the lower the better, so that `best/` is kept by it;
     the numbers of the others go into the epoch's logs under their names in JSON.
