@@ -32,8 +32,9 @@ LAYERS = {
         ("stats_cli", "__main__"),
     ),
     "tf_ttur": (
-        ("presets",),
+        ("presets", "registration"),
         ("xla", "phases", "layers", "replicas", "latents", "optimizers", "schedules"),
+        ("structure", "refusals", "first_look"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),

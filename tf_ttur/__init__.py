@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from tf_ttur import registration
+
 _HOMES = {
     "GAN": "gan",
     "NormalLatent": "latents",
     "UniformLatent": "latents",
     "ttur": "optimizers",
+    "ForOptimizer": "callbacks",
     "FrechetDistance": "callbacks",
     "NaNGuard": "callbacks",
     "NgramJSD": "callbacks",
 }
 
 __all__ = sorted(_HOMES)
+
+registration.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_ttur import layers, losses, replicas, xla
+from tf_ttur import losses, refusals, replicas, structure, xla
+from tf_ttur.first_look import FirstLook
 from tf_ttur.players import Players, learning_rate
 
 __all__ = ["GAN"]
@@ -29,14 +31,17 @@ class GAN(Players):
 
     Args:
         generator: Keras model, latents (n, latent.dimension) -> images (n, H, W, C)
-            in [-1, 1].
-        discriminator: Keras model, images (n, H, W, C) -> one logit per image, float32
-            (n, 1) or (n,).
+            in [-1, 1]. Both networks may be of any kind, with any dtype policy; they
+            have one input and one output.
+        discriminator: Keras model, images (n, H, W, C) -> one logit per image, (n, 1)
+            or (n,), with no sigmoid applied. Without a gradient penalty it may be a map
+            of logits, one per patch, (n, h, w, 1).
         latent: Distribution of the latents, such as `NormalLatent(128)`.
         seed: Seed of everything random in training: latents and the penalty's mixing.
         ema_decay: If not 0, samples come from an exponential moving average of the
             generator's weights with this decay, reached gradually: at step t it is
             min(ema_decay, (1 + t) / (10 + t)). The paper uses none.
+        image_key: Where a data set yields dicts, the key of the images in them.
         **kwargs: As for `keras.Model`.
 
     Example:
@@ -70,6 +75,10 @@ class GAN(Players):
     `after_step`; "images" are whatever the generator makes, of any rank. There it
     draws noise with `noise`, asks `in_training` for the mode of batch norm and the
     like, and takes means with `global_mean` before it keeps state of them.
+
+    Raises:
+        ValueError: A network does not take what comes in, has several inputs or
+            outputs, or an argument is out of its range.
     """
 
     def __init__(
@@ -79,18 +88,20 @@ class GAN(Players):
         latent: Any,
         seed: int = 0,
         ema_decay: float = 0.0,
+        image_key: str = "image",
         **kwargs: Any,
     ):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
-        latent_shape = (None, latent.dimension)
-        if not generator.built:
-            generator.build(latent_shape)
-        shape = generator.compute_output_shape(latent_shape)
-        if not discriminator.built:
-            discriminator.build(shape)
+        if not hasattr(latent, "dimension") or not callable(latent):
+            raise ValueError(
+                f"The latent is {latent!r}; give a distribution, such as "
+                "tf_ttur.NormalLatent(128)."
+            )
+        shape = structure.build(generator, (None, latent.dimension), "generator")
+        logits_shape = structure.build(discriminator, shape, "discriminator")
         super().__init__(
             {"generator": generator, "discriminator": discriminator},
             averages={"generator": ema_decay},
@@ -99,8 +110,10 @@ class GAN(Players):
         )
         self.ema_decay = float(ema_decay)
         self.latent = latent
+        self.image_key = image_key
         self.sample_shape = tuple(shape[1:])
-        self._one_pass = looks_at_each_image_alone(discriminator)
+        self._logits_shape = tuple(logits_shape[1:])
+        self._one_pass = structure.looks_at_each_image_alone(discriminator)
         self._generate = None
 
     # ---- configuration
@@ -108,21 +121,25 @@ class GAN(Players):
     def compile(
         self,
         *,
-        discriminator_optimizer: keras.optimizers.Optimizer,
-        generator_optimizer: keras.optimizers.Optimizer,
+        discriminator_optimizer: Any,
+        generator_optimizer: Any,
         loss: Any,
         gradient_penalty: float = 0.0,
         discriminator_steps: int = 1,
         reuse_latents: bool = False,
         jit_compile: bool | None = None,
         steps_per_execution: int = 1,
+        run_eagerly: bool = False,
+        **others: Any,
     ) -> None:
         """Sets how the two networks are trained, and builds both optimizers.
 
         Args:
-            discriminator_optimizer: The discriminator's (fast) optimizer.
+            discriminator_optimizer: The discriminator's (fast) optimizer; like the
+                other one an optimizer, or what `optimizers.get` makes one of.
             generator_optimizer: The generator's (slow) optimizer. `ttur()` makes both.
-            loss: A name from `losses.LOSSES`, `"tfgan:NAME"`, or a loss object.
+            loss: A name from `losses.LOSSES`, `"non_saturating:S"` with label smoothing
+                S, `"tfgan:NAME"`, or a loss object.
             gradient_penalty: Weight of the gradient penalty (10 in WGAN-GP), 0 for
                 none.
             discriminator_steps: Discriminator updates per generator update. `fit` then
@@ -133,11 +150,19 @@ class GAN(Players):
                 under a `tf.distribute` strategy, where CPU collectives do not compile.
             steps_per_execution: Steps in one call of the compiled function; 1 under a
                 `tf.distribute.MirroredStrategy`.
+            run_eagerly: Run the step line by line in Python, slowly, to debug it.
+            **others: None; those that Keras takes are refused with what to use instead.
 
         Raises:
+            TypeError: There is no such argument.
             ValueError: An argument is out of its range, XLA was asked for where it
-                cannot work, or a part was made outside of the strategy's scope.
+                cannot work, a part was made outside of the strategy's scope, or the
+                discriminator does not give logits, one per image.
         """
+        method = f"{type(self).__name__}.compile"
+        refusals.check_settings(others, method)
+        if others:
+            raise TypeError(f"{method} has no argument {', '.join(others)}.")
         if gradient_penalty < 0:
             raise ValueError(f"gradient_penalty must be >= 0; got {gradient_penalty}.")
         if int(discriminator_steps) != discriminator_steps or discriminator_steps < 1:
@@ -145,11 +170,14 @@ class GAN(Players):
                 f"discriminator_steps must be a whole number >= 1; got "
                 f"{discriminator_steps}."
             )
-        if discriminator_optimizer is generator_optimizer:
+        one = discriminator_optimizer is generator_optimizer
+        if one and isinstance(generator_optimizer, keras.Optimizer):
             raise ValueError(
                 "The two networks need an optimizer each; got one for both. "
                 "Make a pair with tf_ttur.ttur()."
             )
+        loss = losses.get(loss)
+        self._check_logits(loss, gradient_penalty)
         super().compile(
             optimizers={
                 "discriminator": discriminator_optimizer,
@@ -157,12 +185,33 @@ class GAN(Players):
             },
             jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
-            adversarial_loss=losses.get(loss),
+            run_eagerly=run_eagerly,
+            adversarial_loss=loss,
             gradient_penalty=float(gradient_penalty),
             discriminator_steps=int(discriminator_steps),
             reuse_latents=bool(reuse_latents),
         )
         self._generate = None
+
+    def _check_logits(self, loss: Any, gradient_penalty: float) -> None:
+        if type(self).discriminator_loss is not GAN.discriminator_loss:
+            return  # a loss of its own, of whatever the discriminator gives
+        shape = self._logits_shape
+        patches = bool(shape) and shape[-1] in (1, None)
+        if shape and not (patches and (len(shape) == 1 or not gradient_penalty)):
+            raise ValueError(
+                f"The discriminator gives an array of shape {shape} for an image; it "
+                "must give one logit: end it in Dense(1). A map of logits (h, w, 1) "
+                "works without a gradient penalty. For classes override "
+                "discriminator_loss and generator_loss."
+            )
+        squashing = structure.squashing(self.discriminator)
+        if squashing and losses.takes_logits(loss):
+            raise ValueError(
+                f"The discriminator ends in a {squashing}, and the loss "
+                f"{loss.name!r} takes logits, to which it applies its own function: "
+                f"leave the {squashing} out."
+            )
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -183,19 +232,30 @@ class GAN(Players):
         """Takes the images out of what the data set yields.
 
         Args:
-            data: Images, or a tuple that starts with images.
+            data: Images, or a dict with the images under `image_key`, or a pair that
+                starts with one of these.
 
         Returns:
             Real images, float32 (n, H, W, C) in [-1, 1].
 
         Raises:
-            ValueError: They have another shape or dtype than the generator's images.
+            ValueError: They have another shape or dtype than the generator's images,
+                or the data set does not yield images where this looks for them.
         """
-        real = data[0] if isinstance(data, tuple | list) else data
-        if not tf.is_tensor(real):
+        if isinstance(data, tuple) and len(data) == 3 and data[2] is not None:
             raise ValueError(
-                f"The data set yields {type(data).__name__}s whose images GAN does not "
-                "find: map it to images or (images, labels), or override prepare_real."
+                "The data set yields triples, whose third part Keras takes for weights "
+                "of the examples; the losses of two networks take none. Map it to "
+                "images or (images, labels)."
+            )
+        real = self._images(data)
+        if not tf.is_tensor(real):
+            found = data[0] if isinstance(data, tuple | list) and data else data
+            raise ValueError(
+                f"The data set yields {_describe(found)}, in which GAN does not find "
+                "the images. It takes images, (images, labels), or dicts with the key "
+                f"image_key={self.image_key!r}: name the key, GAN(..., image_key=...), "
+                "map the data set, or override prepare_real."
             )
         if not real.dtype.is_floating:
             raise ValueError(
@@ -208,6 +268,20 @@ class GAN(Players):
                 f"{self.sample_shape}."
             )
         return tf.cast(real, tf.float32)
+
+    def _images(self, data: Any) -> Any:
+        """Finds the images in what a data set yields, or their spec in its spec."""
+        data = data[0] if isinstance(data, tuple | list) and data else data
+        return data.get(self.image_key) if isinstance(data, Mapping) else data
+
+    def first_look(self) -> FirstLook:
+        """Returns what checks the range of the first images that `fit` is given.
+
+        A subclass that overrides `prepare_real` may take images of any range.
+        """
+        own = type(self).prepare_real is not GAN.prepare_real
+        of_images = len(self.sample_shape) == 3 and not own
+        return FirstLook(self._images, _check_range if of_images else None)
 
     def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
         """Computes what the discriminator minimises.
@@ -270,12 +344,12 @@ class GAN(Players):
         minibatches = self._split(self.prepare_real(data))
         share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
-            fake = self.generator(self.noise(self.latent, share), training=True)
+            fake = self._made(self.noise(self.latent, share), training=True)
             self._update_discriminator(real, fake, share)
         real = minibatches[-1]
         latents = self.noise(self.latent, share)
         with tf.GradientTape() as tape:
-            fake = self.generator(latents, training=True)
+            fake = self._made(latents, training=True)
             with tape.stop_recording():
                 self._update_discriminator(real, tf.stop_gradient(fake), share)
             if not self.reuse_latents:
@@ -283,7 +357,7 @@ class GAN(Players):
                 # seen, is needed. With reuse_latents the pass above is the one: it has
                 # the same latents and the same generator.
                 latents = self.noise(self.latent, share)
-                fake = self.generator(latents, training=True)
+                fake = self._made(latents, training=True)
             logs = self.generator_loss(real, fake)
             loss = self.objective(logs["g_loss"], "generator", share)
         self.apply(tape, loss, "generator")
@@ -307,11 +381,16 @@ class GAN(Players):
         """
         real = self.prepare_real(data)
         share = replicas.share(real)
-        fake = self.generator(self.noise(self.latent, share), training=False)
+        fake = self._made(self.noise(self.latent, share), training=False)
         logs = self.discriminator_loss(real, fake)
         if not self.reuse_latents:
-            fake = self.generator(self.noise(self.latent, share), training=False)
+            fake = self._made(self.noise(self.latent, share), training=False)
         self.track(logs | self.generator_loss(real, fake), share)
+
+    def _made(self, latents: tf.Tensor, training: bool) -> tf.Tensor:
+        # A generator under mixed precision may make images of another type than the
+        # real ones are of.
+        return tf.cast(self.generator(latents, training=training), tf.float32)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         logits = self.discriminator(images, training=self.in_training)
@@ -347,7 +426,12 @@ class GAN(Players):
         Returns:
             Images, float32 (n, H, W, C) in [-1, 1].
         """
-        return (self.averaged_generator or self.generator)(latents, training=training)
+        images = self._sampler(latents, training=training)
+        return tf.cast(images, tf.float32)
+
+    @property
+    def _sampler(self) -> keras.Model:
+        return self.averaged_generator or self.generator
 
     def generate(
         self, count: int, seed: int | None = None, batch_size: int = 256
@@ -405,6 +489,28 @@ class GAN(Players):
             images = np.asarray(self._generate(batch), "float32")
             yield images[: count - start]
 
+    def export(
+        self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any
+    ) -> None:
+        """Exports the generator that samples, as `keras.Model.export` does a model.
+
+        `tf.saved_model.load(filepath).serve(latents)` then gives images, without Keras
+        and this package. The discriminator and the optimizers are not in it; to train
+        on, use `save`.
+
+        Args:
+            filepath: Where to.
+            format: As for `keras.Model.export`.
+            **kwargs: Likewise. The default signature is latents, float32
+                (n, latent.dimension).
+        """
+        given = {
+            "input_signature": [
+                keras.InputSpec(shape=(None, self.latent.dimension), dtype="float32")
+            ]
+        }
+        _Sampler(self).export(filepath, format=format, **given | kwargs)
+
     # ---- saving
 
     def get_config(self) -> dict[str, Any]:
@@ -412,6 +518,7 @@ class GAN(Players):
         return super().get_config() | {
             "ema_decay": self.ema_decay,
             "latent": keras.saving.serialize_keras_object(self.latent),
+            **({"image_key": self.image_key} if self.image_key != "image" else {}),
         }
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -428,46 +535,44 @@ class GAN(Players):
         return config
 
 
-# Layers whose result for an image depends on no other image of the batch, nor on
-# anything random.
-_ALONE = (
-    keras.layers.Activation,
-    keras.layers.Add,
-    keras.layers.AveragePooling2D,
-    keras.layers.Concatenate,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Dense,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GroupNormalization,
-    keras.layers.InputLayer,
-    keras.layers.LayerNormalization,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling2D,
-    keras.layers.ReLU,
-    keras.layers.Reshape,
-    layers.Conv2D,
-    layers.ConvMeanPool2D,
-    layers.ImageNormalization,
-)
+class _Sampler(keras.Model):
+    """The part of a `GAN` that samples, which holds no weights but the generator's."""
+
+    def __init__(self, gan: GAN):
+        super().__init__(name=gan.name, dtype=gan.dtype_policy)
+        self.network = gan._sampler
+        self._call = gan.call
+        self(keras.KerasTensor((None, gan.latent.dimension), dtype="float32"))
+
+    def call(self, latents: tf.Tensor) -> tf.Tensor:
+        return self._call(latents, training=False)
 
 
-def looks_at_each_image_alone(network: keras.Model) -> bool:
-    """Says whether two batches in one pass give exactly what two passes give.
+def _check_range(images: np.ndarray) -> None:
+    """Refuses images that are far from [-1, 1]; a resize may go a little beyond.
 
     Args:
-        network: Any Keras model.
+        images: Some real images.
 
-    Returns:
-        True where all layers are known to treat images alone. Batch normalisation and
-        layers and models of one's own are not known to.
+    Raises:
+        ValueError: They are.
     """
-    if isinstance(network, keras.Model):
-        # A subclass may do anything with its layers.
-        stock = type(network).__module__.partition(".")[0] == "keras"
-        # More than layers: a reshape, say, may mix the images of a batch.
-        parts = getattr(network, "operations", network.layers)
-        return stock and all(map(looks_at_each_image_alone, parts))
-    return type(network) in _ALONE
+    low, high = float(images.min()), float(images.max())
+    if low < -1.5 or high > 1.5:
+        raise ValueError(
+            f"Real images span {low:g} to {high:g}; GAN needs floats in [-1, 1]: of "
+            "images in [0, 255] use images / 127.5 - 1."
+        )
+    if 0 <= low < high <= 1:
+        warnings.warn(
+            f"The first real images span {low:g} to {high:g}, and none has a negative "
+            "value; GAN, its samples and distances expect [-1, 1]: of images in [0, 1] "
+            "use images * 2 - 1.",
+            stacklevel=2,
+        )
+
+
+def _describe(data: Any) -> str:
+    if isinstance(data, Mapping):
+        return f"dicts with the keys {', '.join(map(repr, data))}"
+    return f"a {type(data).__name__}"

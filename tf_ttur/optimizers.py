@@ -1,4 +1,4 @@
-"""Pairs of Adam optimizers on two time scales."""
+"""Pairs of Adam optimizers on two time scales, and optimizers as Keras names them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["ttur"]
+__all__ = ["get", "ttur"]
 
 # TensorFlow 1's default, which the published runs used; Keras's own is 1e-7.
 ADAM_EPSILON = 1e-8
@@ -60,3 +60,39 @@ def ttur(
             name=f"{player}_adam",
         )
     return adams
+
+
+def get(optimizer: Any, name: str) -> keras.optimizers.Optimizer:
+    """Makes an optimizer from what Keras takes for one.
+
+    Args:
+        optimizer: An optimizer, which is returned as it is; or a class, a name such as
+            "adam" or a config, of which every call makes another, with Keras's
+            defaults.
+        name: What messages call it.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: It is none of these.
+
+    Example:
+        >>> from tf_ttur import optimizers
+        >>> optimizers.get("adam", "generator").name
+        'adam'
+    """
+    if isinstance(optimizer, type) and issubclass(optimizer, keras.Optimizer):
+        return optimizer()
+    try:
+        made = keras.optimizers.get(optimizer)
+    except (TypeError, ValueError) as error:
+        reason = f" ({' '.join(str(error).split())})"
+    else:
+        if isinstance(made, keras.Optimizer):
+            return made
+        reason = ""
+    raise ValueError(
+        f"The optimizer {name!r} is {optimizer!r}, of which Keras makes none{reason}; "
+        "give an optimizer, or a name such as 'adam'. tf_ttur.ttur makes a pair."
+    )

@@ -19,7 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from fid.extractors.extractor import weights_sha256
-from tf_ttur import replicas, xla
+from tf_ttur import optimizers as kinds
+from tf_ttur import refusals, replicas, xla
+from tf_ttur.first_look import FirstLook
 
 __all__ = ["Players", "learning_rate", "pull"]
 
@@ -133,7 +135,7 @@ class Players(keras.Model):
                 )
             average = None
             if decay:
-                average = keras.models.clone_model(networks[name])
+                average = _clone(networks[name], name)
                 average.set_weights(networks[name].get_weights())
                 average.trainable = False
             setattr(self, f"averaged_{name}", average)
@@ -195,29 +197,41 @@ class Players(keras.Model):
         optimizers: Mapping[str, Any],
         jit_compile: bool | None = None,
         steps_per_execution: int = 1,
+        run_eagerly: bool = False,
         **settings: Any,
     ) -> None:
         """Sets how the networks are trained, and builds their optimizers.
 
         Args:
-            optimizers: For each network its optimizer, or several by name. The one of
+            optimizers: For each network its optimizer, as `optimizers.get` takes it, or
+                several by name. The one of
                 "student" becomes the attribute `student_optimizer`; those of
                 `{"student": {"matching": ..., "reward": ...}}` are called
                 "student_matching" and "student_reward", and named likewise.
-            jit_compile: Compile the step by XLA. None means yes on one device and no
-                under a `tf.distribute` strategy, where CPU collectives do not compile.
+            jit_compile: Compile the step by XLA. None, or Keras's "auto", means yes on
+                one device and no under a `tf.distribute` strategy, where CPU
+                collectives do not compile, or with `run_eagerly`.
             steps_per_execution: Steps in one call of the compiled function; 1 under a
                 `tf.distribute.MirroredStrategy`.
+            run_eagerly: Run the step line by line in Python, slowly, to debug it.
             **settings: The game's own settings. They become attributes of these names
                 once everything has been checked.
 
         Raises:
+            TypeError: A setting is one of Keras's that players do not have.
             ValueError: XLA was asked for where it cannot work, a part was made outside
                 of the strategy's scope, a network has no optimizer, or two share one.
         """
+        refusals.check_settings(settings, f"{type(self).__name__}.compile")
         given, trained = self._named(optimizers)
         self._check_scope(given.values())
         strategy = tf.distribute.get_strategy()
+        whole = isinstance(steps_per_execution, int | np.integer)
+        if not whole or steps_per_execution < 1:
+            raise ValueError(
+                f"steps_per_execution must be a whole number >= 1; got "
+                f"{steps_per_execution!r}. Keras 3 does not tune it."
+            )
         mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
         if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
             # Keras 3.15 says it in fit, for any model, by a missing placeholder.
@@ -225,16 +239,22 @@ class Players(keras.Model):
                 f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
                 "Keras cannot run more than one step at a time. Leave it at 1."
             )
+        jit_compile = None if jit_compile == "auto" else jit_compile
+        chosen = self._choose_jit(jit_compile, run_eagerly)
+        given = {
+            name: _build_optimizer(optimizer, getattr(self, trained[name]), name)
+            for name, optimizer in given.items()
+        }
         super().compile(
             optimizer=None,
-            jit_compile=self._choose_jit(jit_compile),
+            jit_compile=chosen,
             steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
         )
         for name, value in settings.items():
             setattr(self, name, value)
         for name, optimizer in given.items():
-            network = getattr(self, trained[name])
-            setattr(self, f"{name}_optimizer", _build_optimizer(optimizer, network))
+            setattr(self, f"{name}_optimizer", optimizer)
         self._trained = MappingProxyType(trained)
         self._asked_jit_compile = jit_compile
         self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
@@ -250,9 +270,10 @@ class Players(keras.Model):
             )
         given, trained = {}, {}
         for network, its in optimizers.items():
-            several = isinstance(its, Mapping)
+            several = isinstance(its, Mapping) and "class_name" not in its
             for which, optimizer in its.items() if several else [("", its)]:
                 name = f"{network}_{which}" if several else network
+                optimizer = kinds.get(optimizer, name)
                 for other, known in given.items():
                     if optimizer is known:
                         raise ValueError(
@@ -262,7 +283,14 @@ class Players(keras.Model):
                 given[name], trained[name] = optimizer, network
         return given, trained
 
-    def _choose_jit(self, asked: bool | None) -> bool:
+    def _choose_jit(self, asked: bool | None, eagerly: bool) -> bool:
+        if eagerly:
+            if asked:
+                raise ValueError(
+                    "run_eagerly=True compiles nothing, so jit_compile=True cannot "
+                    "work; leave one of them out."
+                )
+            return False
         distributed = tf.distribute.has_strategy()
         if asked and distributed and xla.on_cpu():
             raise ValueError(
@@ -450,7 +478,11 @@ class Players(keras.Model):
         Returns:
             Means of the losses over the interval so far, and all learning rates.
         """
-        with xla.for_xla(self.jit_compile):
+        # Where the data end, or fail, nothing of a step may be made. Without XLA the
+        # noise and the count of steps, which need no data, would not wait for them.
+        waits = () if self.jit_compile else tf.nest.flatten(data, True)
+        waits = [each for each in waits if tf.is_tensor(each)]
+        with tf.control_dependencies(waits), xla.for_xla(self.jit_compile):
             made = self.one_step(data) or ()
             for network in self.networks.values():
                 replicas.average_variables(network.non_trainable_variables)
@@ -473,6 +505,88 @@ class Players(keras.Model):
             logs = {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 
+    # ---- what Keras offers
+
+    def first_look(self) -> FirstLook:
+        """Returns what looks at the first batch of data; a subclass may say more."""
+        return FirstLook(lambda data: data, None)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains the networks, as `keras.Model.fit`.
+
+        At its end optimizers with `use_ema=True` set their network's weights to the
+        averages they keep, as Keras does.
+
+        Args:
+            *args: As for `keras.Model.fit`. There are no `sample_weight` and
+                `class_weight`, and callbacks that look for one optimizer are wrapped in
+                `callbacks.ForOptimizer`.
+            **kwargs: Likewise.
+
+        Returns:
+            The history of the logs, by epoch.
+
+        Raises:
+            ValueError: There are no data, their first batch is not what the networks
+                can learn from, a network is not trainable, or something was given that
+                players do not have.
+        """
+        given = refusals.arguments(keras.Model.fit, args, kwargs)
+        refusals.check_weights(given, "fit")
+        refusals.check_callbacks(given.get("callbacks"), self.optimizers)
+        self._check_trainable()
+        if given.get("x") is None:
+            raise ValueError("fit was given no data; give it arrays or a data set.")
+        look = self.first_look()
+        if self._may_look:
+            given["x"] = look.at(given["x"])
+            if (held_out := given.get("validation_data")) is not None:
+                several = isinstance(held_out, tuple | list)
+                x, *rest = held_out if several else [held_out]
+                given["validation_data"] = (look.at(x), *rest)
+        before = self.steps
+        with look.raising():
+            history = super().fit(**given)
+        if history.epoch and self.steps == before:
+            raise ValueError("The data set is empty: it gave no batch to train on.")
+        for name, optimizer in self.optimizers.items():
+            if history.epoch:
+                network = self.networks[self._trained[name]]
+                optimizer.finalize_variable_values(network.trainable_variables)
+        return history
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes one step on one batch, as `keras.Model.train_on_batch`.
+
+        Args:
+            *args: As for `keras.Model.train_on_batch`, without weights.
+            **kwargs: Likewise.
+
+        Returns:
+            The logs: a list, or a dict with `return_dict=True`.
+        """
+        given = refusals.arguments(keras.Model.train_on_batch, args, kwargs)
+        refusals.check_weights(given, "train_on_batch")
+        self._check_trainable()
+        return super().train_on_batch(**given)
+
+    @property
+    def _may_look(self) -> bool:
+        # A strategy finds the size of a batch in the form of the data set, which a look
+        # would change.
+        strategy = self.distribute_strategy
+        one = strategy.num_replicas_in_sync == 1
+        return one and not replicas.multi_worker(strategy)
+
+    def _check_trainable(self) -> None:
+        for name, network in self.networks.items():
+            if network.weights and not network.trainable_variables:
+                raise ValueError(
+                    f"The network {name!r} has nothing to train: was its trainable set "
+                    "to False? Here no network needs that while another trains; set it "
+                    "to True before compile, with a new optimizer."
+                )
+
     # ---- held-out data
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -482,28 +596,44 @@ class Players(keras.Model):
         changes: no weight, optimizer, moving average or random state.
 
         Args:
-            *args: As for `keras.Model.evaluate`.
+            *args: As for `keras.Model.evaluate`, without weights.
             **kwargs: Likewise.
 
         Returns:
             The losses named in `loss_names`, means over all rows: a list in this order,
             or a dict with `return_dict=True`.
+
+        Raises:
+            ValueError: There are no data, or as for `fit`.
         """
-        with self._evaluating():
-            return super().evaluate(*args, **kwargs)
+        given = refusals.arguments(keras.Model.evaluate, args, kwargs)
+        refusals.check_weights(given, "evaluate")
+        look = self.first_look()
+        # In the midst of `fit` Keras has the data already.
+        if self._may_look and not given.get("_use_cached_eval_dataset"):
+            given["x"] = look.at(given.get("x"))
+        with self._evaluating(), look.raising():
+            return self._seen(super().evaluate(**given))
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Computes what `evaluate` does, on one batch.
 
         Args:
-            *args: As for `keras.Model.test_on_batch`.
+            *args: As for `keras.Model.test_on_batch`, without weights.
             **kwargs: Likewise.
 
         Returns:
             The losses, as `evaluate`.
         """
+        given = refusals.arguments(keras.Model.test_on_batch, args, kwargs)
+        refusals.check_weights(given, "test_on_batch")
         with self._evaluating():
-            return super().test_on_batch(*args, **kwargs)
+            return self._seen(super().test_on_batch(**given))
+
+    def _seen(self, losses: Any) -> Any:
+        if not all(float(mean.count) for mean in self.metrics):
+            raise ValueError("The data set is empty: it gave nothing to evaluate.")
+        return losses
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Computes the losses of a batch; see `evaluate`.
@@ -598,6 +728,7 @@ class Players(keras.Model):
             **{f"{k}_optimizer": serialize(v) for k, v in self.optimizers.items()},
             "jit_compile": self._asked_jit_compile,
             "steps_per_execution": self.steps_per_execution,
+            **({"run_eagerly": True} if self.run_eagerly else {}),
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -663,8 +794,22 @@ def _check_frozen(name: str, standing: str | None, saved: str | None) -> None:
         )
 
 
+def _clone(network: keras.Model, name: str) -> keras.Model:
+    try:
+        clone = keras.models.clone_model(network)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"An average of {name} needs a copy of it, which Keras cannot make: "
+            f"{' '.join(str(error).split())} Give {type(network).__name__} a "
+            "get_config, and register it (keras.saving.register_keras_serializable)."
+        ) from error
+    if not clone.weights and network.weights:
+        clone.build_from_config(network.get_build_config())
+    return clone
+
+
 def _build_optimizer(
-    optimizer: keras.optimizers.Optimizer, network: keras.Model
+    optimizer: keras.optimizers.Optimizer, network: keras.Model, name: str
 ) -> keras.optimizers.Optimizer:
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if network.dtype_policy.name == "mixed_float16" and not scaled:
@@ -674,6 +819,13 @@ def _build_optimizer(
     # Keras drops weights loaded into an unbuilt optimizer without a word.
     if not optimizer.built:
         optimizer.build(network.trainable_variables)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    known = getattr(inner, "_trainable_variables", network.trainable_variables)
+    if {*map(id, network.trainable_variables)} - {*map(id, known)}:
+        raise ValueError(
+            f"The optimizer {name!r} was made for other weights than those it is to "
+            "train now; make a new one."
+        )
     return optimizer
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from repository import ROOT, TESTS
+from toy_gan import images as toy_images
+from toy_gan import small_gan
 
 import tf_ttur
-from tf_ttur import gan as gan_module
-from tf_ttur import layers, players, xla
+from tf_ttur import layers, players, structure, xla
 
 SHAPE = (8, 8, 1)
 
@@ -411,9 +412,283 @@ def test_bad_data_is_refused():
 
 
 def test_data_whose_images_cannot_be_told_is_refused():
-    data = tf.data.Dataset.from_tensors({"image": images(8), "label": np.zeros(8)})
-    with pytest.raises(ValueError, match="yields dicts .* or override prepare_real"):
+    data = tf.data.Dataset.from_tensors({"photo": images(8), "label": np.zeros(8)})
+    found = "dicts with the keys 'photo', 'label', .* key image_key='image': name"
+    with pytest.raises(ValueError, match=found):
         make().fit(data, shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match="yields triples, .* weights of the examples"):
+        make().fit(data.map(lambda x: (x["photo"], 0, x["label"])), verbose=0)
+    both = data.map(lambda x: ((x["photo"], x["photo"]), x["label"]))
+    with pytest.raises(ValueError, match="yields a tuple, in which GAN does not find"):
+        make().fit(both, verbose=0)
+
+
+def test_images_are_found_in_dicts_under_their_key(tmp_path):
+    records = {"photo": images(16), "label": np.zeros(16)}
+    expected = make()
+    expected.fit(records["photo"], batch_size=8, shuffle=False, verbose=0)
+    gan = tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), image_key="photo")
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-2, generator=1e-3, beta_1=0.0),
+        loss="wasserstein",
+        gradient_penalty=10.0,
+        jit_compile=False,
+    )
+    data = tf.data.Dataset.from_tensor_slices(records).batch(8)
+    gan.fit(data, verbose=0)
+    assert_same(state(gan), state(expected))
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert loaded.image_key == "photo"
+    # The key that TensorFlow Datasets uses needs no word.
+    make().fit(data.map(lambda x: {"image": x["photo"]}), verbose=0)
+
+
+def own(x=None, discriminator=None, **options):
+    """A GAN that is compiled with Keras's names and, given data, trained."""
+    gan = small_gan(**options) if discriminator is None else None
+    if gan is None:
+        networks_ = small_gan().generator, discriminator
+        gan = tf_ttur.GAN(*networks_, tf_ttur.NormalLatent(2))
+        defaults = {"loss": "non_saturating", "jit_compile": False}
+        gan.compile(
+            discriminator_optimizer="adam",
+            generator_optimizer="adam",
+            **defaults | options,
+        )
+    if x is not None:
+        gan.fit(x, batch_size=8, verbose=0)
+    return gan
+
+
+def pixels(n=16):
+    return np.random.default_rng(0).uniform(0, 255, (n, 4, 4, 1)).astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["array", "pairs", "data set", "dicts", "generator"])
+def test_images_of_another_range_are_refused_before_a_step(kind):
+    data = {
+        "array": pixels(),
+        "pairs": tf.data.Dataset.from_tensors((pixels(), np.zeros(16))),
+        "data set": tf.data.Dataset.from_tensor_slices(pixels()).batch(8),
+        "dicts": tf.data.Dataset.from_tensors({"image": tf.cast(pixels(), "float16")}),
+        "generator": (pixels() for _ in range(3)),
+    }[kind]
+    gan = small_gan()
+    found = r"span 0\.\d+ to 25\d\.?\d*; GAN needs floats in \[-1, 1\]: .* / 127.5 - 1"
+    with pytest.raises(ValueError, match=found):
+        gan.fit(data, verbose=0)
+    assert gan.steps == 0
+
+
+def test_held_out_images_of_another_range_are_refused():
+    gan, good = small_gan(), toy_images(16)
+    with pytest.raises(ValueError, match="Real images span"):
+        gan.fit(good, validation_data=(pixels(), np.zeros(16)), verbose=0)
+    data = tf.data.Dataset.from_tensors(pixels())
+    with pytest.raises(ValueError, match="Real images span"):
+        gan.fit(good, validation_data=data, verbose=0)
+    with pytest.raises(ValueError, match="Real images span"):
+        gan.evaluate(data, verbose=0)
+
+
+def test_ranges_that_a_resize_or_a_subclass_makes_are_taken():
+    own(1.2 * toy_images(16))
+
+    class Scaling(tf_ttur.GAN):
+        def prepare_real(self, data):
+            return super().prepare_real(data / 127.5 - 1.0)
+
+    toy = small_gan()
+    gan = Scaling(toy.generator, toy.discriminator, tf_ttur.NormalLatent(2))
+    gan.compile(
+        discriminator_optimizer="sgd", generator_optimizer="sgd",
+        loss="wasserstein", jit_compile=False,
+    )  # fmt: skip
+    gan.fit(pixels(), verbose=0)
+    with pytest.warns(
+        UserWarning, match=r"span 0\.\d+ to .* none has a negative value"
+    ):
+        own(pixels() / 255)
+
+
+def test_a_discriminator_of_something_else_than_logits_is_refused():
+    def network(*layers):
+        return keras.Sequential([keras.Input((4, 4, 1)), *layers])
+
+    dense, flatten = keras.layers.Dense, keras.layers.Flatten()
+    for loss in ("non_saturating", "non_saturating:0.1", "hinge", "tfgan:modified"):
+        with pytest.raises(ValueError, match=f"in a sigmoid, and the loss '{loss}' "):
+            own(None, network(flatten, dense(1, "sigmoid")), loss=loss)
+    # Least squares was made for these as well.
+    own(None, network(flatten, dense(1, "sigmoid")), loss="tfgan:least_squares")
+    with pytest.raises(ValueError, match=r"array of shape \(10,\) for an .*Dense\(1\)"):
+        own(None, network(flatten, dense(10)))
+    patches = network(keras.layers.Conv2D(1, 3))
+    own(toy_images(8), patches)
+    with pytest.raises(ValueError, match=r"\(2, 2, 1\) .* without a gradient penalty"):
+        own(None, patches, gradient_penalty=1.0)
+    own(toy_images(8), network(flatten, dense(1), keras.layers.Reshape(())))
+
+
+def test_no_data_are_an_error_and_not_an_empty_history():
+    gan = small_gan()
+    few = tf.data.Dataset.from_tensor_slices(toy_images(4))
+    for empty in (
+        few.batch(8, drop_remainder=True),
+        # Nobody knows before that it has none.
+        few.filter(lambda x: tf.reduce_max(x) > 5).batch(2),
+        toy_images(4)[:0],
+    ):
+        with pytest.raises(ValueError, match="empty"):
+            gan.fit(empty, verbose=0)
+        with pytest.raises(ValueError, match="empty"):
+            gan.evaluate(empty, verbose=0)
+        with pytest.raises(ValueError, match="empty"):
+            gan.fit(toy_images(8), validation_data=empty, verbose=0)
+    with pytest.raises(ValueError, match="fit was given no data"):
+        gan.fit(verbose=0)
+    # To train for no epoch is no error.
+    assert gan.fit(toy_images(4), epochs=0, verbose=0).history == {}
+
+
+def test_weights_of_examples_and_classes_are_refused():
+    gan, x, ones = small_gan(), toy_images(8), np.ones(8)
+    for method in (gan.fit, gan.evaluate, gan.train_on_batch, gan.test_on_batch):
+        with pytest.raises(ValueError, match=f"{method.__name__} was given sample_we"):
+            method(x, ones, sample_weight=ones)
+    with pytest.raises(ValueError, match="fit was given class_weight"):
+        gan.fit(x, ones, class_weight={1: 2.0})
+    assert gan.steps == 0
+
+
+@keras.saving.register_keras_serializable("test_gan")
+class Painter(keras.Model):
+    """As in tutorials: what it makes of what is known when it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(16, "tanh", kernel_initializer="ones")
+
+    def call(self, latents, training=False):
+        return tf.reshape(self.dense(latents), [-1, 4, 4, 1])
+
+
+@keras.saving.register_keras_serializable("test_gan")
+class Judge(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1, kernel_initializer="ones")
+
+    def call(self, images):
+        return self.dense(tf.reshape(images, [-1, 16]))
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_subclassed_networks_train_as_sequential_ones(tmp_path, called):
+    painter, judge = Painter(), Judge()
+    if called:
+        judge(painter(np.zeros((2, 2), "float32")))
+    gan = tf_ttur.GAN(painter, judge, tf_ttur.NormalLatent(2), ema_decay=0.9)
+    toy = small_gan()
+    expected = tf_ttur.GAN(
+        toy.generator, toy.discriminator, tf_ttur.NormalLatent(2), ema_decay=0.9
+    )
+    for each in (gan, expected):
+        each.compile(
+            **tf_ttur.ttur(discriminator=1e-2, generator=1e-2),
+            loss="wasserstein",
+            gradient_penalty=10.0,
+            jit_compile=False,
+        )
+        each.fit(toy_images(16), batch_size=8, shuffle=False, verbose=0)
+    assert gan.sample_shape == (4, 4, 1)
+    found = gan.generate(3, seed=0)
+    np.testing.assert_allclose(found, expected.generate(3, seed=0), rtol=1e-5)
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    for each in (gan, loaded):
+        each.fit(toy_images(16), batch_size=8, shuffle=False, verbose=0)
+    assert_same(state(gan), state(loaded))
+
+
+def test_an_average_of_what_cannot_be_copied_says_so():
+    class Fixed(Painter):
+        def __init__(self, size):
+            super().__init__()
+
+    toy = small_gan()
+    with pytest.raises(ValueError, match="average of generator .* Fixed a get_config"):
+        tf_ttur.GAN(Fixed(4), toy.discriminator, tf_ttur.NormalLatent(2), ema_decay=0.9)
+
+
+def test_optimizers_may_be_names_classes_and_configs():
+    config = keras.optimizers.serialize(keras.optimizers.SGD(0.25))
+    for given, kind, rate in (
+        ("adam", keras.optimizers.Adam, 1e-3),
+        (keras.optimizers.Adam, keras.optimizers.Adam, 1e-3),
+        (config, keras.optimizers.SGD, 0.25),
+    ):
+        gan = small_gan(discriminator_optimizer=given, generator_optimizer=given)
+        one, two = gan.optimizers.values()
+        assert type(one) is type(two) is kind
+        assert one is not two
+        history = gan.fit(toy_images(8), verbose=0).history
+        assert history["d_lr"] == history["g_lr"] == pytest.approx([rate])
+    for bad in (None, 1e-3, "adamm"):
+        with pytest.raises(ValueError, match=f"'generator' is {bad!r}, of which Keras"):
+            small_gan(generator_optimizer=bad)
+    used = small_gan().generator_optimizer
+    with pytest.raises(ValueError, match="'generator' was made for other weights"):
+        small_gan(generator_optimizer=used)
+
+
+def test_a_step_run_eagerly_is_the_step(tmp_path):
+    results = []
+    for eagerly in (False, True):
+        gan = make(run_eagerly=eagerly, jit_compile=None if eagerly else False)
+        assert not gan.jit_compile
+        fit(gan, 2)
+        losses_ = gan.evaluate(images(16), verbose=0)
+        results.append([*gan.get_weights(), losses_])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    gan.save(tmp_path / "gan.keras")
+    assert keras.models.load_model(tmp_path / "gan.keras").run_eagerly
+    with pytest.raises(ValueError, match="run_eagerly=True compiles nothing"):
+        make(run_eagerly=True, jit_compile=True)
+
+
+def test_settings_of_keras_that_a_gan_has_not_are_refused():
+    with pytest.raises(TypeError, match="GAN.compile takes no metrics: there are no"):
+        make(metrics=["accuracy"])
+    with pytest.raises(TypeError, match="GAN.compile has no argument gradient_penalti"):
+        make(gradient_penalties=1.0)
+    for bad in ("auto", 0, 2.5):
+        with pytest.raises(ValueError, match="steps_per_execution must be a whole num"):
+            make(steps_per_execution=bad)
+    assert make(jit_compile="auto").jit_compile
+    with pytest.raises(ValueError, match="The latent is 4; give a distribution"):
+        tf_ttur.GAN(*networks(), 4)
+
+
+def test_the_generator_is_exported_as_images_of_latents(tmp_path):
+    gan = tf_ttur.GAN(*networks(norm=True), tf_ttur.NormalLatent(4), ema_decay=0.9)
+    gan.compile(
+        discriminator_optimizer="adam", generator_optimizer="adam",
+        loss="non_saturating", jit_compile=False,
+    )  # fmt: skip
+    fit(gan, 3)
+    before = state(gan)
+    gan.export(tmp_path / "exported", verbose=False)
+    assert_same(state(gan), before)
+    served = tf.saved_model.load(tmp_path / "exported")
+    latents = gan.latent(5, seed=1)
+    found = served.serve(latents)
+    np.testing.assert_allclose(found, gan.generate(5, seed=1), rtol=1e-4, atol=1e-6)
+    # Nothing of the discriminator, nor of the optimizers.
+    names = {v.name for v in served.variables}
+    assert len(names) <= len(served.variables) == len(gan.generator.variables)
 
 
 @keras.saving.register_keras_serializable("test_gan")
@@ -546,6 +821,47 @@ def test_mixed_float16_scales_each_loss_once_also_after_loading(tmp_path):
         assert gan.discriminator.layers[0].compute_dtype == "float16"
     finally:
         keras.mixed_precision.set_dtype_policy(policy)
+
+
+@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+def mixed(request):
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_networks_of_ones_own_train_in_mixed_precision(mixed, dropout):
+    """With and without dropout: without, real and fake images share a pass."""
+    generator, discriminator = networks(dropout=dropout)
+    # The last layer as well is under the policy.
+    generator = keras.Sequential(
+        [*generator.layers[:-1], keras.layers.Reshape(SHAPE)], name="own"
+    )
+    gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(4))
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-2, generator=1e-3, beta_1=0.0),
+        loss="wasserstein",
+        gradient_penalty=10.0,
+        jit_compile=False,
+    )
+    latents = np.asarray(gan.latent(3, seed=0))
+    assert generator(latents).dtype == mixed.removeprefix("mixed_")
+    before = gan.get_weights()
+    found = gan.evaluate(images(), verbose=0, return_dict=True)
+    gan.fit(images(), batch_size=8, verbose=0)
+    assert any((a != b).any() for a, b in zip(before, gan.get_weights(), strict=True))
+    predicted = gan.predict(latents, verbose=0)
+    assert predicted.dtype == gan.generate(3, seed=0).dtype == "float32"
+    np.testing.assert_allclose(predicted, gan.generate(3, seed=0), atol=1e-6)
+    # In inference the losses are those of float32 but for rounding.
+    keras.mixed_precision.set_dtype_policy("float32")
+    plain = make(dropout=dropout)
+    plain.set_weights(before)
+    expected = plain.evaluate(images(), verbose=0, return_dict=True)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=0.05, abs=0.02)
 
 
 @pytest.fixture
@@ -820,7 +1136,7 @@ def test_one_pass_over_real_and_generated_images_changes_nothing():
     class Own(keras.Model):
         pass
 
-    alone = gan_module.looks_at_each_image_alone
+    alone = structure.looks_at_each_image_alone
     assert alone(resnet.discriminator(16, width=2))
     assert alone(networks()[1])
     assert not alone(networks(norm=True)[0])
@@ -876,6 +1192,10 @@ def test_the_step_is_traced_once():
     gan.generate(3, seed=0)
     gan.fit(images, batch_size=8, epochs=3, verbose=0)
     assert len(traces) == first
+
+
+def test_the_readmes_pipeline_runs_in_float16(tmp_path, monkeypatch, float16):
+    test_the_readmes_pipeline_runs(tmp_path, monkeypatch)
 
 
 def test_the_readmes_pipeline_runs(tmp_path, monkeypatch):

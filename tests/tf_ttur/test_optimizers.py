@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_ttur
+from tf_ttur import optimizers
 
 
 def test_adam_equals_tensorflow_1s():
@@ -61,3 +62,18 @@ def test_a_rate_may_follow_a_schedule():
 def test_a_rate_that_is_not_positive_is_refused(rate):
     with pytest.raises(ValueError, match=f"generator's learning rate .* got {rate}"):
         tf_ttur.ttur(discriminator=1e-3, generator=rate)
+
+
+def test_what_keras_takes_for_an_optimizer_is_one():
+    sgd = keras.optimizers.SGD(0.5)
+    assert optimizers.get(sgd, "critic") is sgd
+    for given in ("adam", keras.optimizers.Adam):
+        made = [optimizers.get(given, "critic") for _ in range(2)]
+        assert all(type(each) is keras.optimizers.Adam for each in made)
+        assert made[0] is not made[1]
+    made = optimizers.get(keras.optimizers.serialize(sgd), "critic")
+    assert made is not sgd
+    assert float(made.learning_rate) == 0.5
+    for bad in (None, 0.1, "adamm", np.tanh):
+        with pytest.raises(ValueError, match=r"'critic' is .*, of which Keras makes n"):
+            optimizers.get(bad, "critic")

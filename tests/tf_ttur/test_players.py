@@ -465,6 +465,62 @@ def test_wrong_optimizers_are_refused():
     fit(players, 1)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_end_of_a_data_set_is_no_step(jit_compile):
+    """Of one whose length nobody knows, Keras asks for a batch that is not there."""
+    known, unknown = (make(jit_compile=jit_compile) for _ in range(2))
+    data = tf.data.Dataset.from_tensor_slices(rows(16)).batch(8)
+    known.fit(data, epochs=3, verbose=0)
+    unknown.fit(data.filter(lambda x: True), epochs=3, verbose=0)
+    assert known.steps == unknown.steps == 3 * 2
+    assert_same(state(known), state(unknown))
+
+
+def test_a_network_that_is_not_trainable_is_refused():
+    """As Keras's GANs once did it, for a model of both."""
+    players = make()
+    players.critic.trainable = False
+    with pytest.raises(ValueError, match="The network 'critic' has nothing to train"):
+        fit(players, 1)
+    with pytest.raises(ValueError, match="The network 'critic' has nothing to train"):
+        players.train_on_batch(rows(4))
+    players.compile(**optimizers(), jit_compile=False)
+    players.critic.trainable = True
+    # An optimizer that was built for no weights cannot train them.
+    with pytest.raises(ValueError, match="'critic' was made for other weights than"):
+        players.compile(**{f"{k}_optimizer": v for k, v in players.optimizers.items()})
+    players.compile(**optimizers(), jit_compile=False)
+    # Some layers of a network may be fixed.
+    players.critic.layers[0].trainable = False
+    fit(players, 1)
+
+
+def test_averages_of_an_optimizer_take_effect_at_the_end_of_fit():
+    given = optimizers(keras.optimizers.SGD)
+    given["critic_optimizer"] = keras.optimizers.SGD(
+        0.1, use_ema=True, ema_momentum=0.75
+    )
+    players, trained = make(given=given), []
+    noting = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: trained.append(players.critic.get_weights())
+    )
+    fit(players, 3, callbacks=[noting])
+    average = trained[0]
+    for weights in trained[1:]:
+        average = [0.75 * a + 0.25 * w for a, w in zip(average, weights, strict=True)]
+    for found, expected, last in zip(
+        players.critic.get_weights(), average, trained[-1], strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert (found != last).any()
+
+
+def test_callbacks_for_one_optimizer_are_refused():
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    with pytest.raises(ValueError, match="here are 'student_matching', .*ForOptimizer"):
+        fit(make(), 1, callbacks=[rates])
+
+
 def test_wrong_networks_are_refused():
     shared = network(3, 1)
     with pytest.raises(ValueError, match="'student' is both trained and frozen"):

@@ -1,0 +1,168 @@
+"""What the form of a network says before it is run: its shapes, layers and last step.
+
+`GAN` builds both networks from it, and refuses by it what could not train rightly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_ttur import layers
+
+__all__ = ["build", "looks_at_each_image_alone", "squashing"]
+
+# Functions whose values are probabilities, as Keras writes their names in lower case.
+_SQUASHING = ("sigmoid", "hardsigmoid", "softmax")
+# Layers after which a probability is still one.
+_PASSING = (
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Reshape,
+)
+
+# Layers whose result for an image depends on no other image of the batch, nor on
+# anything random.
+_ALONE = (
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.ELU,
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GroupNormalization,
+    keras.layers.InputLayer,
+    keras.layers.LayerNormalization,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.ReLU,
+    keras.layers.Reshape,
+    layers.Conv2D,
+    layers.ConvMeanPool2D,
+    layers.ImageNormalization,
+)
+
+
+def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
+    """Builds a network for inputs of a shape, unless it is built.
+
+    Args:
+        network: A Keras model of one input and one output, of any kind. A subclass
+            need not have been called.
+        shape: The input's, (None, ...).
+        name: What messages call the network.
+
+    Returns:
+        The output's shape, (None, ...).
+
+    Raises:
+        ValueError: It is no Keras model, has several inputs or outputs, or does not
+            take such inputs.
+
+    Example:
+        >>> import keras
+        >>> from tf_ttur import structure
+        >>> structure.build(keras.Sequential([keras.layers.Dense(3)]), (None, 2), "g")
+        (None, 3)
+    """
+    if not isinstance(network, keras.layers.Layer):
+        raise ValueError(f"The {name} is {network!r}; it must be a Keras model.")
+    inputs = getattr(network, "inputs", None) or ()
+    _check_one(name, "inputs", len(inputs))
+    for tensor in inputs:
+        if not tf.TensorShape(tensor.shape).is_compatible_with(shape):
+            raise ValueError(
+                f"The {name} takes {_one(tensor.shape)}, but what comes in is "
+                f"{_one(shape)}: make them fit."
+            )
+    if _tells_its_shape(network):
+        if not network.built:
+            network.build(shape)
+        outputs = getattr(network, "outputs", None) or ()
+        _check_one(name, "outputs", len(outputs))
+        if outputs and None not in outputs[0].shape[1:]:
+            return tuple(outputs[0].shape)
+        return tuple(network.compute_output_shape(shape))
+    # A subclass of keras.Model: only its `call` says what it makes, and of what.
+    try:
+        output = network(keras.KerasTensor(shape, dtype="float32"))
+    except Exception as error:
+        raise ValueError(
+            f"The {name}, a {type(network).__name__}, cannot be called on inputs of "
+            f"{_one(shape)}: {' '.join(str(error).split())}"
+        ) from error
+    _check_one(name, "outputs", 1 if hasattr(output, "shape") else len(output))
+    return tuple(output.shape)
+
+
+def _tells_its_shape(network: keras.layers.Layer) -> bool:
+    return type(network).compute_output_shape is not keras.Model.compute_output_shape
+
+
+def _one(shape: Any) -> str:
+    return f"shape {tuple(shape[1:])}"
+
+
+def _check_one(name: str, which: str, count: int) -> None:
+    if count > 1:
+        raise ValueError(
+            f"The {name} has {count} {which}; GAN takes networks of one input and one "
+            "output. Join them in one tensor, or write a game of your own on "
+            "tf_ttur.players.Players."
+        )
+
+
+def squashing(network: Any) -> str | None:
+    """Names the function that turns a network's last values into probabilities.
+
+    Args:
+        network: Any Keras model.
+
+    Returns:
+        Such as "sigmoid"; None where there is none, or where it cannot be seen, as in a
+        subclass of `keras.Model`.
+
+    Example:
+        >>> import keras
+        >>> from tf_ttur import structure
+        >>> structure.squashing(
+        ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, "sigmoid")]))
+        'sigmoid'
+    """
+    tensor = next(iter(getattr(network, "outputs", None) or ()), None)
+    while tensor is not None:
+        operation = tensor._keras_history.operation
+        if isinstance(operation, keras.Model):
+            return squashing(operation)
+        activation = getattr(operation, "activation", None)
+        for each in (activation, operation):
+            name = getattr(each, "__name__", type(each).__name__)
+            if name.lower().replace("_", "") in _SQUASHING:
+                return name.lower()
+        tensor = operation.input if isinstance(operation, _PASSING) else None
+    return None
+
+
+def looks_at_each_image_alone(network: keras.Model) -> bool:
+    """Says whether two batches in one pass give exactly what two passes give.
+
+    Args:
+        network: Any Keras model.
+
+    Returns:
+        True where all layers are known to treat images alone. Batch normalisation and
+        layers and models of one's own are not known to.
+    """
+    if isinstance(network, keras.Model):
+        # A subclass may do anything with its layers.
+        stock = type(network).__module__.partition(".")[0] == "keras"
+        # More than layers: a reshape, say, may mix the images of a batch.
+        parts = getattr(network, "operations", network.layers)
+        return stock and all(map(looks_at_each_image_alone, parts))
+    return type(network) in _ALONE
