@@ -49,12 +49,14 @@ def test_averages_of_one_network_are_swapped_in():
         generator_optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.75),
     )
     trained, shown = [], []
-    noting = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda *_, **__: trained.append(
-            gan.generator.get_weights()[0]
-        ),
-        on_epoch_end=lambda *_, **__: shown.append(gan.generator.get_weights()[0]),
-    )
+
+    class Noting(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            trained.append(gan.generator.get_weights()[0])
+
+        def on_epoch_end(self, epoch, logs=None):
+            shown.append(gan.generator.get_weights()[0])
+
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     fit(gan, ForOptimizer("generator", swap), Noting(), epochs=2)
     # Two steps an epoch. Keras's average starts at the weights of the first.
