@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.extractors.extractor import weights_sha256
-from tf_ttur import replicas, xla
+from tf_ttur import grappler, replicas, xla
 
 __all__ = ["Players", "learning_rate", "pull"]
 
@@ -225,9 +225,12 @@ class Players(keras.Model):
                 f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
                 "Keras cannot run more than one step at a time. Leave it at 1."
             )
+        compiled = self._choose_jit(jit_compile)
+        if not compiled:
+            grappler.keep_order()
         super().compile(
             optimizer=None,
-            jit_compile=self._choose_jit(jit_compile),
+            jit_compile=compiled,
             steps_per_execution=steps_per_execution,
         )
         for name, value in settings.items():
