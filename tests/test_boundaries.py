@@ -33,7 +33,16 @@ LAYERS = {
     ),
     "tf_ttur": (
         ("presets",),
-        ("xla", "phases", "layers", "replicas", "latents", "optimizers", "schedules"),
+        (
+            "grappler",
+            "latents",
+            "layers",
+            "optimizers",
+            "phases",
+            "replicas",
+            "schedules",
+            "xla",
+        ),  # fmt: skip
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),

@@ -5,7 +5,6 @@ import contextlib
 import graph_order
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import tf_ttur
