@@ -33,7 +33,16 @@ LAYERS = {
     ),
     "tf_ttur": (
         ("presets", "registration"),
-        ("xla", "phases", "layers", "replicas", "latents", "optimizers", "schedules"),
+        (
+            "grappler",
+            "latents",
+            "layers",
+            "optimizers",
+            "phases",
+            "replicas",
+            "schedules",
+            "xla",
+        ),
         ("structure", "refusals", "first_look"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),

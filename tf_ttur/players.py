@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from fid.extractors.extractor import weights_sha256
+from tf_ttur import grappler, refusals, replicas, xla
 from tf_ttur import optimizers as kinds
-from tf_ttur import refusals, replicas, xla
 from tf_ttur.first_look import FirstLook
 
 __all__ = ["Players", "learning_rate", "pull"]
@@ -240,14 +240,16 @@ class Players(keras.Model):
                 "Keras cannot run more than one step at a time. Leave it at 1."
             )
         jit_compile = None if jit_compile == "auto" else jit_compile
-        chosen = self._choose_jit(jit_compile, run_eagerly)
+        compiled = self._choose_jit(jit_compile, run_eagerly)
         given = {
             name: _build_optimizer(optimizer, getattr(self, trained[name]), name)
             for name, optimizer in given.items()
         }
+        if not compiled:
+            grappler.keep_order()
         super().compile(
             optimizer=None,
-            jit_compile=chosen,
+            jit_compile=compiled,
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
         )

@@ -9,6 +9,7 @@ import zipfile
 import hostile_arrays
 import numpy as np
 import pytest
+import scipy.linalg
 from repository import ROOT
 
 from fid import InputError, Moments, Statistics, frechet_distance, merge_statistics
@@ -463,11 +464,11 @@ def test_a_claim_beyond_the_memory_is_refused(tmp_path, monkeypatch):
         Statistics.load(tmp_path / "bad.npz")
 
     # Whatever comes after the arrays were read takes memory, too.
-    def exhausted(*_):
+    def exhausted(*_, **__):
         raise MemoryError
 
     write(tmp_path / "x.npz", mu=np.zeros(2), sigma=np.eye(2))
-    monkeypatch.setattr("fid.statistics._is_indefinite", exhausted)
+    monkeypatch.setattr(scipy.linalg.lapack, "dpotrf", exhausted)
     with pytest.raises(InputError, match="x.npz claims more data than fits"):
         Statistics.load(tmp_path / "x.npz")
 
@@ -518,6 +519,7 @@ def test_a_float32_file_has_rows_that_agree_to_rounding(tmp_path):
 _PEAK = """
 import resource
 import numpy as np
+import scipy.linalg
 from fid import Moments
 
 def run(n):

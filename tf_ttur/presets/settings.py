@@ -16,9 +16,9 @@ from tf_ttur.presets.preset import Preset, owner
 
 __all__ = ["override"]
 
-# What names a run, and what has flags of its own in every program.
+# These name a run, or have flags of their own in every program.
 _FIXED = ("name", "summary", "discriminator_lr", "generator_lr", "seed")
-# What the kinds of settings are called.
+# Messages call the kinds of settings by these words.
 _KINDS = {
     "NoneType": "none",
     "bool": "true or false",

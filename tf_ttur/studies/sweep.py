@@ -184,7 +184,7 @@ def run_sweep(
         raise InputError(f"The number of processes is {processes}; it must be >= 1.")
     workdir = pathlib.Path(workdir)
     claim(sweep, workdir)
-    # What waits, last first.
+    # The last run comes first, since workers take from the end.
     queue = [x for x in sweep.runs if not run_folder(workdir, *x).is_over][::-1]
     if not queue:
         say(f"All {len(sweep.runs)} runs are finished.")

@@ -29,7 +29,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
 
     def main(args: list[str], values: flags.FlagValues) -> None:
         check_arguments(args)
-        # Not for --help.
+        # These import TensorFlow, which --help can do without.
         from tf_ttur.studies import sweep_results
         from tf_ttur.studies.sweep import Sweep, grid, run_sweep
 

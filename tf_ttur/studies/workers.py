@@ -60,7 +60,7 @@ class Workers:
         self._workers: list[_Worker | None] = [None] * count
         self._folder, self._work = folder, work
         cores = max(1, len(os.sched_getaffinity(0)) // count)
-        # Read when the libraries are loaded, so before the process starts.
+        # The libraries read these when they are loaded, so before the process starts.
         self._environment = {
             "TF_NUM_INTRAOP_THREADS": str(cores),
             "TF_NUM_INTEROP_THREADS": str(cores),

@@ -125,18 +125,20 @@ def test_large_images_are_resized_few_at_a_time(inception):
 
 
 def test_tensor_float_32_is_off_during_the_call_alone(inception, monkeypatch):
-    enabled = tf.config.experimental.tensor_float_32_execution_enabled
-    before, during = enabled(), []
+    config = tf.config.experimental
+    switched = []
+    original = config.enable_tensor_float_32_execution
 
-    def network(images):
-        during.append(enabled())
-        return np.zeros([len(images), 2048]), np.zeros([len(images), 1008])
+    def switch(on):
+        switched.append(on)
+        original(on)
 
-    monkeypatch.setattr(inception, "_network", network)
-    inception(np.zeros([1, 4, 4, 3], np.uint8))
+    monkeypatch.setattr(config, "enable_tensor_float_32_execution", switch)
+    before = config.tensor_float_32_execution_enabled()
     assert before
-    assert during == [False]
-    assert enabled() is before
+    inception(np.zeros([1, 4, 4, 3], np.uint8))
+    assert switched == [False, True]
+    assert config.tensor_float_32_execution_enabled() is before
 
 
 @pytest.mark.slow

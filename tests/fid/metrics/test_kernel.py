@@ -5,7 +5,6 @@ import oracles
 import pytest
 
 from fid import InputError, Statistics, kernel_distance, open_images
-from fid.metrics import kernel
 from fid.metrics.kernel import Kernel
 
 
@@ -25,18 +24,18 @@ def test_by_hand():
     assert only == pytest.approx(-176.5, rel=1e-14)
 
 
-@pytest.mark.parametrize("block", [7, 64, 10_000])
-def test_against_whole_kernel_matrices(block, monkeypatch):
-    monkeypatch.setattr(kernel, "_BLOCK", block)
-    x, y = features(150, 32, 0), features(230, 32, 1, shift=0.05)
+# A kernel matrix is taken in blocks of 2,048 rows: here one, or several unequal ones.
+@pytest.mark.parametrize(("n", "m"), [(150, 230), (2100, 4200)])
+def test_against_whole_kernel_matrices(n, m):
+    x, y = features(n, 32, 0), features(m, 32, 1, shift=0.05)
     got = kernel_distance(x, y, subsets=7, subset_size=40, seed=3)
     assert got.full == pytest.approx(oracles.kernel_distance(x, y), rel=1e-9)
     # torch-fidelity's procedure: of x first, then of y, from one generator.
     random = np.random.RandomState(3)
     each = []
     for _ in range(7):
-        rows = random.choice(150, 40, replace=False)
-        columns = random.choice(230, 40, replace=False)
+        rows = random.choice(n, 40, replace=False)
+        columns = random.choice(m, 40, replace=False)
         each.append(oracles.kernel_distance(x[rows], y[columns]))
     assert got.mean == pytest.approx(np.mean(each), rel=1e-9)
     assert got.std == pytest.approx(np.std(each), rel=1e-9)

@@ -1,7 +1,6 @@
 """Published numbers: the recipe, the table and the exit status, on small sets."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from toy_extractors import Noted
 
 from fid import InputError
 from fid.sources.images import open_images
-from fid.stats_cli import verify_published
-from fid.studies import cifar10, cifar10_numbers
+from fid.studies import cifar10_numbers
 
 SIZES = {"train": 70, "test": 40}
 
@@ -128,75 +126,3 @@ def test_targets_are_the_published_numbers():
         "is_train": (11.24, 0.2),
         "is_train_shuffled": (11.23678, 1e-2),
     }
-
-
-class TestProgram:
-    @pytest.fixture
-    def prepared(self, images, tmp_path, monkeypatch):
-        """CIFAR-10 on disk, small; a graph file; targets of which one disagrees."""
-        import tensorflow_datasets as tfds
-
-        real = tfds.builder("cifar10", data_dir=tmp_path)
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name="cifar10",
-            version=str(real.version),
-            features=real.info.features,
-            split_datasets={
-                split: [
-                    (i, {"id": f"{split}_{i:05d}", "image": image, "label": 0})
-                    for i, image in enumerate(images[split])
-                ]
-                for split in SIZES
-            },
-            data_dir=tmp_path,
-        )
-        (tmp_path / "graph.pb").write_bytes(b"not looked at: the network is a stand-in")
-        (true,), _ = measure(images, cifar10_numbers._distance("x", 0.0, 1.0, 20))
-        monkeypatch.setattr(cifar10, "SIZES", SIZES)
-        monkeypatch.setattr("fid.extractors.inception.Inception", lambda *_: Noted())
-        targets = (
-            cifar10_numbers._distance("fid_20", true + 0.005, 1e-2, 20),
-            cifar10_numbers._score("is_all", 99.0, 0.2, "test", None, False),
-        )
-        monkeypatch.setattr(cifar10_numbers, "TARGETS", targets)
-        self.true = true
-        return [f"--data_dir={tmp_path}", f"--inception={tmp_path}/graph.pb"]
-
-    def test_prints_a_row_for_each_number(self, prepared, capsys):
-        assert verify_published(["verify_published.py", *prepared]) == 1
-        captured = capsys.readouterr()
-        headings, first, second = captured.out.splitlines()
-        assert headings.split() == ["published", "measured", "difference", "tolerance"]
-        numbers = [f"{self.true + 0.005:.6f}", f"{self.true:.6f}", "-0.005000", "0.01"]
-        assert first.split() == ["fid_20", *numbers, "ok"]
-        assert second.split()[0] == "is_all"
-        assert second.split()[-2:] == ["0.2", "DIFFERS"]
-        assert "1 of 2 numbers differ" in captured.err
-        assert captured.err.count("\n") == 1
-
-    def test_succeeds_where_all_asked_for_agree(self, prepared, capsys):
-        assert verify_published(["x", "--only=fid_20", "--json", *prepared]) == 0
-        (found,) = json.loads(capsys.readouterr().out)
-        assert found.pop("measured") == pytest.approx(self.true, rel=1e-12)
-        assert found.pop("difference") == pytest.approx(-0.005, rel=1e-6)
-        expected = self.true + 0.005
-        assert found.pop("published") == pytest.approx(expected, rel=1e-12)
-        assert found == {"name": "fid_20", "tolerance": 1e-2, "ok": True}
-
-    def test_unknown_names_are_told(self, capsys):
-        assert verify_published(["x", "--only=fid_256,fid_7"]) == 2
-        assert "there is no fid_7; choose from is_100" in capsys.readouterr().err
-
-    def test_missing_data_and_graph_are_told_at_once(
-        self, prepared, tmp_path, capsys, monkeypatch
-    ):
-        started = time.monotonic()
-        assert verify_published(["x", f"--data_dir={tmp_path}/nowhere"]) == 1
-        assert "CIFAR-10 is not prepared" in capsys.readouterr().err
-        monkeypatch.setenv("TTUR_INCEPTION", str(tmp_path / "none.pb"))
-        assert verify_published(["x", prepared[0]]) == 1
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert "none.pb" in captured.err
-        assert captured.err.count("\n") == 1
-        assert time.monotonic() - started < 5
