@@ -37,7 +37,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from fid.extractors.extractor import Extractor
+from fid.extractors.extractor import Extractor, check_interface
 from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
 from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
@@ -403,6 +403,7 @@ class _Worker:
     """What the threads of one worker process share: it is made once in each."""
 
     def __init__(self, extractor: Extractor):
+        check_interface(extractor)
         self.extractor = extractor
         self.described = _Described(
             extractor.name, extractor.fingerprint, extractor.protocol
