@@ -40,6 +40,7 @@ __all__ = [
     "Found",
     "ZipSource",
     "find_images",
+    "is_shown",
     "read_file",
 ]
 
@@ -283,7 +284,7 @@ class ZipSource(_EncodedSource):
         images = [
             each
             for each in members
-            if _is_shown(each.filename) and _suffix(each.filename) in IMAGE_SUFFIXES
+            if is_shown(each.filename) and _suffix(each.filename) in IMAGE_SUFFIXES
         ]
         if not images:
             raise InputError(
@@ -297,7 +298,7 @@ class ZipSource(_EncodedSource):
             collections.Counter(
                 _ending(each.filename)
                 for each in members
-                if _is_shown(each.filename)
+                if is_shown(each.filename)
                 and _suffix(each.filename) not in IMAGE_SUFFIXES
             ),
         )
@@ -355,7 +356,7 @@ def find_images(folder: str, recursive: bool = False) -> Found:
     names, folders, hidden = [], 0, 0
     left_out: collections.Counter[str] = collections.Counter()
     for entry, name in _walk(folder, label, recursive):
-        shown = _is_shown(name)
+        shown = is_shown(name)
         if _is_folder(entry):
             folders += shown
         elif not shown:
@@ -405,7 +406,7 @@ def _walk(
             waiting += [
                 (f"{prefix}{entry.name}/", entry.path)
                 for entry in reversed(found)
-                if _is_folder(entry) and _is_shown(entry.name)
+                if _is_folder(entry) and is_shown(entry.name)
             ]
 
 
@@ -425,7 +426,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
+    """Says whether neither a file nor a folder that it is in is hidden.
+
+    Args:
+        name: Its path below the folder of the set, with `/` between the parts.
+
+    Returns:
+        Whether no part begins with a dot, or is the `__MACOSX` of archives.
+    """
     parts = set(name.split("/")) - {".", ".."}
     return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 

@@ -413,11 +413,6 @@ def _images_of(element: Any, label: str, image_key: str | None = None) -> np.nda
         element = element[0]
     if isinstance(element, Mapping):
         element = element[_key_of(element, label, image_key)]
-    elif image_key is not None:
-        raise InputError(
-            f"image_key is {image_key!r}, and {label} is no dict but "
-            f"{type(element).__name__}; leave it out."
-        )
     if is_pillow(element):
         try:
             return to_rgb(element)[0][np.newaxis]

@@ -21,6 +21,7 @@ __all__ = [
     "check_layout",
     "is_pillow",
     "looks_like_bytes",
+    "nearly_black",
     "quantize",
     "range_name",
     "span",
@@ -371,14 +372,7 @@ class Seen:
         Returns:
             A sentence, or nothing.
         """
-        if not self.count or self.peak >= _DARK:
-            return []
-        return [
-            f"no value of the {self.count:,} images of {label} is above "
-            f"{self.peak:.3g} of 255, so that they are nearly black; if they hold data "
-            "of fewer bits than their files (12 of 16), or of another range, scale "
-            "them before they are measured"
-        ]
+        return nearly_black(label, self.count, self.peak)
 
     def facts(self) -> dict[str, Any]:
         """Returns what provenance says of the pass; empty if there was none."""
@@ -393,6 +387,30 @@ class Seen:
             "source_resolution": resolution,
             "source_sha256": self._digest.hexdigest(),
         }
+
+
+def nearly_black(label: str, count: int, peak: float) -> list[str]:
+    """Says that the images of a set are nearly black, if they are.
+
+    Args:
+        label: What to call the set.
+        count: How many images there are.
+        peak: The greatest value of all, in [0, 255].
+
+    Returns:
+        A sentence, or nothing.
+
+    Example:
+        >>> nearly_black("x", 10, 255.0)
+        []
+    """
+    if not count or peak >= _DARK:
+        return []
+    return [
+        f"no value of the {count:,} images of {label} is above {peak:.3g} of 255, so "
+        "that they are nearly black; if they hold data of fewer bits than their files "
+        "(12 of 16), or of another range, scale them first"
+    ]
 
 
 def is_pillow(value: Any) -> bool:

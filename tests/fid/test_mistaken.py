@@ -2,10 +2,15 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
-from fid import InputError, Statistics, open_images
+import fid
+from fid import InputError, Statistics, inspection, open_images
+from fid.extractors.inception import Inception
 from fid.mistaken import check_local, other_kind
+from fid.tfds import data_folder
+from tf_ttur import datasets
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>404</body></html>"
@@ -26,6 +31,25 @@ def test_an_address_is_refused_with_the_way_to_copy_it(address, command):
         with pytest.raises(InputError, match="only files and folders of this") as error:
             read(address)
         assert command in str(error.value)
+
+
+def test_an_address_is_refused_wherever_a_path_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    statistics = Statistics(np.zeros(2), np.eye(2))
+    for take in (
+        statistics.save,
+        data_folder,
+        Inception,
+        inspection.verify,
+        fid.check_or_download_inception,
+        lambda path: fid.calculate_fid_given_paths([path, path], None),
+        lambda path: open_images([path]),
+        lambda path: datasets.load("folder", data_dir=path),
+        lambda path: datasets.load("cifar10", data_dir=path),
+    ):
+        with pytest.raises(InputError, match="gs://bucket/x is an address"):
+            take("gs://bucket/x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_paths_that_look_like_addresses_are_paths(tmp_path, monkeypatch):

@@ -421,10 +421,8 @@ def test_the_key_of_the_images_may_be_said():
         InputError, match="has no key 'x': choose image_key from pixels"
     ):
         read(open_images(elements, image_key="x"))
-    with pytest.raises(
-        InputError, match="Element 0 of iterator is no dict but ndarray"
-    ):
-        read(open_images(iter(STACK), image_key="pixels"))
+    # Two sets that are compared are opened alike, and one may have no dicts.
+    assert len(read(open_images(iter(STACK), image_key="pixels"))) == 7
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices({"pixels": STACK, "label": np.arange(7)})
     opened = open_images(data, image_key="pixels")

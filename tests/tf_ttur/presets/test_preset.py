@@ -105,7 +105,7 @@ def test_a_kind_of_its_own_brings_settings_of_its_own():
 def test_the_size_of_the_images_is_told_where_the_data_set_decides_it(
     dataset, image_size, size
 ):
-    preset = presets.get("digits_dcgan_ttur").override(
-        dataset=dataset, image_size=image_size
+    preset = dataclasses.replace(
+        presets.get("digits_dcgan_ttur"), dataset=dataset, image_size=image_size
     )
     assert preset.data_format == f"split train, {size}x{size}"
