@@ -119,13 +119,13 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
             args += pipeline_args
         check_arguments(args, 1, "one source of images")
         check_output(values.output, [str(split_member(path)[0]) for path in args])
+        check_local(values.output)
         if values.beam:
             _precalc_with_beam(args[0], values, pipeline_args)
             return
         from fid import files, measure
 
         # It is tried first, so that an hour of work is not lost for want of a folder.
-        check_local(values.output)
         files.check_writable(values.output)
         statistics = measure.compute_statistics(args[0], **_measuring(values))
         statistics.save(values.output)

@@ -175,7 +175,7 @@ def _opened(file: BinaryIO) -> Iterator[Any]:
     """Gives an image of Pillow's; whatever goes wrong with it is an `InputError`."""
     pillow = _pillow()
     try:
-        with pillow.open(file, formats=tuple(_FORMATS)) as image:
+        with pillow.open(file, formats=pillow.formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(image.width, image.height)
             yield image
@@ -238,6 +238,7 @@ def _check_mode(image: Any) -> None:
 
 class _Pillow(NamedTuple):
     open: Any
+    formats: tuple[str, ...]
     UnidentifiedImage: type[Exception]
     DecompressionBombError: type[Exception]
 
@@ -258,7 +259,12 @@ def _pillow() -> _Pillow:
     # before them; warnings.catch_warnings is not made for threads.
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
-    return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
+    return _Pillow(
+        Image.open,
+        tuple(name for name in _FORMATS if name in Image.OPEN),
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    )
 
 
 def _too_large(width: int, height: int) -> InputError:

@@ -68,11 +68,12 @@ class Found(NamedTuple):
         """Says what was left out, if anything, a sentence each."""
         found = []
         if count := self.left_out.total():
-            kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
-            kinds = [f"{number:,} {printable(ending)}" for ending, number in kinds]
+            kinds = "; ".join(
+                f"{number:,} {printable(ending)}" for ending, number in self._endings()
+            )
             found.append(
                 "files whose names are not those of images are left out of "
-                f"{self.label}, {count:,} in all: {_some(kinds)}"
+                f"{self.label}, {count:,} in all: {kinds}"
             )
         if self.folders:
             found.append(
@@ -85,10 +86,18 @@ class Found(NamedTuple):
         """Returns what provenance says of this; empty if nothing was left out."""
         facts: dict[str, Any] = {}
         if self.left_out:
-            facts["source_left_out"] = dict(sorted(self.left_out.items()))
+            facts["source_left_out"] = dict(self._endings())
         if self.folders:
             facts["source_folders_left_out"] = self.folders
         return facts
+
+    def _endings(self) -> list[tuple[str, int]]:
+        """Returns the most frequent endings that were left out; a name may be one."""
+        counts = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+        if len(counts) > _MAX_NAMES:
+            others = sum(count for _, count in counts[_MAX_NAMES:])
+            counts[_MAX_NAMES:] = [("with other endings", others)]
+        return counts
 
 
 class _EncodedSource(Source):

@@ -466,7 +466,7 @@ def _key_of(found: Mapping[str, Any], label: str, image_key: str | None) -> str:
     if image_key is None:
         raise InputError(
             f"{label} is a dict without the key `image`; it has the keys {keys}: say "
-            "which one is the image with image_key=."
+            "which one is the image with image_key=, here or in fid.open_images."
         )
     raise InputError(f"{label} has no key {image_key!r}: choose image_key from {keys}.")
 

@@ -11,6 +11,7 @@ from synthetic_graph import write_synthetic_graph
 import fid
 from fid import cli
 from fid.metrics import METRICS
+from fid.stats_cli import stats
 
 
 def save(path, seed=0, d=6):
@@ -177,4 +178,6 @@ def test_an_address_is_no_path(tmp_path, capsys, monkeypatch):
     args = ["folder", "--output=gs://bucket/a.npz"]
     assert cli.precalc_stats(["p.py", *args]) == 1
     assert "gs://bucket/a.npz is an address" in capsys.readouterr().err
+    assert stats(["s.py", "merge", "a.npz", "--output=gs://bucket/b.npz"]) == 1
+    assert "gs://bucket/b.npz is an address" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

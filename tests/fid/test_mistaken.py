@@ -11,6 +11,7 @@ from fid.extractors.inception import Inception
 from fid.mistaken import check_local, other_kind
 from fid.tfds import data_folder
 from tf_ttur import datasets
+from tf_ttur.datasets import text
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>404</body></html>"
@@ -46,6 +47,7 @@ def test_an_address_is_refused_wherever_a_path_is_taken(tmp_path, monkeypatch):
         lambda path: open_images([path]),
         lambda path: datasets.load("folder", data_dir=path),
         lambda path: datasets.load("cifar10", data_dir=path),
+        lambda path: text.load("text_files", text_files=path),
     ):
         with pytest.raises(InputError, match="gs://bucket/x is an address"):
             take("gs://bucket/x")

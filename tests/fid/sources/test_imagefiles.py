@@ -385,6 +385,17 @@ def test_every_kind_of_image_is_read_and_what_is_left_out_is_counted(tmp_path):
     assert open_images(root, recursive=True).count == len(kinds) + 1
 
 
+def test_files_that_are_numbered_by_their_endings_do_not_fill_the_provenance(tmp_path):
+    write_image(tmp_path / "a.png")
+    for index in range(30):
+        (tmp_path / f"frame.{index:03d}").touch()
+    found = find_images(str(tmp_path))
+    left_out = found.facts()["source_left_out"]
+    assert list(left_out)[:2] == [".000", ".001"]
+    assert (len(left_out), left_out["with other endings"]) == (21, 10)
+    assert found.warnings()[0].endswith("1 .019; 10 with other endings")
+
+
 def test_where_nothing_is_left_out_nothing_is_said(tmp_path):
     write_image(tmp_path / "a.png")
     write_image(tmp_path / ".ipynb_checkpoints" / "a.png")
