@@ -57,7 +57,7 @@ __all__ = [
 # refused: Pillow would hand a PostScript file to an interpreter, for instance.
 _FORMATS = {
     "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "BMP": (".bmp",),
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),

@@ -145,7 +145,7 @@ class StreamSource(Source):
 
     A stream that has a length is read for so many elements, though it go on for ever,
     as Keras's `ImageDataGenerator.flow` does. What has a length and gives its elements
-    by index, such as a `keras.utils.PyDataset`, is a stream, too.
+    by index, such as a data set of PyTorch, is a stream, too.
 
     Values are checked as they pass: a negative one is an error at once; that floats
     never exceeded 1.5 is an error after the last image, before a result is given.
