@@ -238,8 +238,9 @@ class FolderSource(_EncodedSource):
     """The images of a folder, in the order of their names.
 
     Looked at are files with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any
-    case. What is hidden (its name begins with a dot), other files, folders and pipes
-    are passed over, whatever their names.
+    case. What is hidden (its name begins with a dot) is passed over. So are other
+    files, pipes, and folders unless they are entered; the warnings and the provenance
+    count these.
 
     Args:
         path: The folder.
@@ -273,7 +274,7 @@ class ZipSource(_EncodedSource):
     """The images of a zip archive, in the order of their names.
 
     All folders in it are read, member by member; nothing is extracted. What is hidden
-    and `__MACOSX` are passed over.
+    and `__MACOSX` are passed over; other files, too, and these are counted.
 
     Args:
         path: The archive.
