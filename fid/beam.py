@@ -37,10 +37,11 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
-from fid.extractors.extractor import Extractor
+from fid.extractors.extractor import Extractor, check_interface
 from fid.files import InputError, check_writable, printable
 from fid.measure import provenance
 from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
+from fid.sources.imagefiles import Found, is_shown
 from fid.sources.source import MAX_BATCH_BYTES
 from fid.statistics import Moments, Statistics
 
@@ -82,7 +83,8 @@ class ReadImages(beam.PTransform):
     """Reads encoded images: files, or the records of TFRecord files.
 
     Image files are those with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in
-    any case; others, and hidden ones, are passed over. TFRecord files are those that
+    any case; others are passed over, and counted in the log; what is hidden, or in a
+    hidden folder, is passed over, too. TFRecord files are those that
     have `.tfrecord` in their names; their records are `tf.train.Example`. One file of
     them is read by one worker, so there should be several for each. A pattern is listed
     by one worker, too, which holds the names that it matches.
@@ -403,6 +405,7 @@ class _Worker:
     """What the threads of one worker process share: it is made once in each."""
 
     def __init__(self, extractor: Extractor):
+        check_interface(extractor)
         self.extractor = extractor
         self.described = _Described(
             extractor.name, extractor.fingerprint, extractor.protocol
@@ -526,12 +529,20 @@ def _list_files(pattern: str) -> Iterator[tuple[str, int]]:
         raise InputError(
             f"Cannot list {printable(pattern)}: {causes or error}."
         ) from error
+    # What is above the first wildcard was named, and may be hidden.
+    above = len(posixpath.dirname(re.split(r"[*?\[]", pattern, maxsplit=1)[0]))
+    left_out: collections.Counter[str] = collections.Counter()
     for file in found.metadata_list:
         name = posixpath.basename(file.path)
-        if name.startswith("."):
+        if not is_shown(file.path[above:]):
             continue
-        if _is_records(name) or os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        ending = os.path.splitext(name)[1].lower()
+        if _is_records(name) or ending in IMAGE_SUFFIXES:
             yield file.path, file.size_in_bytes
+        else:
+            left_out[ending or "without an ending"] += 1
+    for warning in Found(printable(pattern), [], left_out).warnings():
+        _log.warning("%s", warning)
 
 
 def _read(file: tuple[str, int], feature: str | None) -> Iterator[Encoded]:

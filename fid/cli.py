@@ -11,7 +11,9 @@ from absl import flags
 
 from fid.files import InputError, printable
 from fid.metrics import METRICS, all_options
+from fid.mistaken import check_local
 from fid.program import Flags, check_arguments, check_output, one_line, run
+from fid.sources.arrayfile import split_member
 from fid.sources.images import QUANTIZE, VALUE_RANGES
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_fid", "precalc_stats", "report"]
 
-_SOURCE = "a folder or zip archive of images, or an .npz or .npy array of images"
+_SOURCE = """a folder or zip archive of images, or an .npz or .npy array of images
+(one of several arrays: file.npz:NAME)"""
 
 
 def compute_fid(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +70,8 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
 
   compute_fid.py A B [flags]
 
-A and B are each {_SOURCE}, or an
-.npz file of statistics (mu and sigma)."""
+A and B are each {_SOURCE},
+or an .npz file of statistics (mu and sigma)."""
     return run(main, define, usage, argv)
 
 
@@ -115,7 +118,8 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
         if not values.beam:
             args += pipeline_args
         check_arguments(args, 1, "one source of images")
-        check_output(values.output, args)
+        check_output(values.output, [str(split_member(path)[0]) for path in args])
+        check_local(values.output)
         if values.beam:
             _precalc_with_beam(args[0], values, pipeline_args)
             return
@@ -147,9 +151,9 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
   precalc_stats.py SOURCE --output=stats.npz [flags]
   precalc_stats.py PATTERN --output=stats.npz --beam [flags] -- [Beam's flags]
 
-SOURCE is {_SOURCE}. The
-file has the keys mu and sigma, as the paper's authors' files have, and says how it came
-about."""
+SOURCE is {_SOURCE}.
+The file has the keys mu and sigma, as the paper's authors' files have, and says how it
+came about."""
     return run(main, define, usage, argv)
 
 

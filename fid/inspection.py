@@ -15,6 +15,7 @@ from fid.extractors.extractor import INCEPTION, Extractor
 from fid.files import InputError, printable, sha256_of_file
 from fid.measure import compute_statistics
 from fid.metrics.frechet import frechet_distance
+from fid.mistaken import check_local
 from fid.statistics import INDEFINITE, Statistics, protocol_differences
 
 __all__ = ["Check", "Description", "describe", "verify"]
@@ -146,6 +147,7 @@ def verify(
         InputError: The file cannot be opened, or the source or the graph cannot be
             used.
     """
+    check_local(path)
     if not os.path.isfile(path):
         raise InputError(
             f"There is no file {printable(path)}; expected an .npz of statistics."

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fid.extractors.extractor import Extractor
+from fid.extractors.extractor import Extractor, check_interface
 from fid.extractors.inception import Inception
 from fid.files import InputError
 from fid.measure import check_extractor, compute_statistics
 from fid.metrics.frechet import Frechet, frechet_distance
 from fid.sources.images import is_statistics, open_images
-from fid.sources.pixels import with_channels
+from fid.sources.pixels import ValueRange, range_name, with_channels
 from fid.statistics import Moments, Statistics
 
 __all__ = ["FrechetInceptionDistance"]
@@ -46,8 +46,8 @@ class FrechetInceptionDistance(keras.metrics.Metric):
         extractor: Maps images to features; None means the 2015 graph.
         inception: Where that graph is; None looks where
             `fid.extractors.download.find_graph` does.
-        value_range: What float images span: "-1,1", "0,1" or "0,255". None means
-            [0, 255], checked. Images of bytes are never judged.
+        value_range: What float images span: "-1,1", "0,1" or "0,255", or the two
+            numbers. None means [0, 255], checked. Images of bytes are never judged.
         quantize: How float images are rounded: "none", "truncate" or "round".
         reset_real: Whether `reset_state` also forgets the real images that came
             through `update_state`.
@@ -75,7 +75,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
         *,
         extractor: Extractor | None = None,
         inception: str | os.PathLike[str] | None = None,
-        value_range: str | None = None,
+        value_range: ValueRange | None = None,
         quantize: str = "none",
         reset_real: bool = True,
         name: str | None = None,
@@ -85,6 +85,8 @@ class FrechetInceptionDistance(keras.metrics.Metric):
                 "extractor and inception were both given; the graph is an extractor of "
                 "its own: leave one out."
             )
+        # A name is what a model's file can hold.
+        value_range = range_name(value_range)
         self._config = {
             "reference": reference,
             "extractor": extractor,
@@ -95,6 +97,7 @@ class FrechetInceptionDistance(keras.metrics.Metric):
             "name": name,
         }
         extractor = extractor or Inception(inception)
+        check_interface(extractor)
         super().__init__(name=name or Frechet.metric_name(extractor.name))
         self.extractor = extractor
         self.reset_real = reset_real

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fid.comparison import Comparison
+from fid.extractors.extractor import check_interface
 from fid.files import InputError
 from fid.metrics import all_options, choose, needs_of
 from fid.metrics.metric import Measured
@@ -92,6 +93,7 @@ def measure(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    check_interface(extractor)
     if "logits" in needs and not hasattr(extractor, "features_and_logits"):
         raise InputError(
             f"The extractor {extractor.name} has no logits: use the 2015 graph, or ask "
@@ -142,7 +144,7 @@ def compute_statistics(
         batch_size: Images at a time. It does not change the result beyond rounding.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
         **reading: How the images are read, as for `images.open_images`:
-            `value_range`, `quantize`, `recursive`, `skip_bad`.
+            `value_range`, `quantize`, `recursive`, `skip_bad`, `image_key`.
 
     Returns:
         The statistics, with their provenance.
@@ -150,6 +152,8 @@ def compute_statistics(
     Raises:
         InputError: The source holds no images, or an image that cannot be used.
     """
+    if extractor is not None:
+        check_interface(extractor)
     source = open_images(source, **reading)
     extractor = extractor or _inception(inception, batch_size)
     measured = measure(source, extractor, batch_size=batch_size, progress=progress)
@@ -210,6 +214,8 @@ def compare(
         >>> list(found.values())
         ['frechet_pixels_8x8', 'kernel_pixels_8x8_full']
     """
+    if extractor is not None:
+        check_interface(extractor)
     of_metrics, reading = _divided(options)
     chosen = choose(metrics, of_metrics)
     # Everything is opened before anything is computed: a bad second set is found
@@ -276,13 +282,20 @@ def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     known = all_options()
     of_metrics = {k: v for k, v in options.items() if k in known}
     reading = {k: v for k, v in options.items() if k not in known}
+    _check_reading("compare", reading, known)
+    return of_metrics, reading
+
+
+def _check_reading(
+    function: str, reading: Collection[str], others: Collection[str] = ()
+) -> None:
+    """Refuses options that `open_images` does not have."""
     _, *names = inspect.signature(open_images).parameters
     if unknown := [name for name in reading if name not in names]:
         raise TypeError(
-            f"compare has no option {unknown[0]!r}; choose from "
-            f"{', '.join(dict.fromkeys([*known, *names]))}."
+            f"{function} has no option {unknown[0]!r}; choose from "
+            f"{', '.join(dict.fromkeys([*others, *names]))}."
         )
-    return of_metrics, reading
 
 
 def compute(
@@ -297,6 +310,7 @@ def compute(
     repeats: int = 1,
     quantize: str = "none",
     batch_size: int = 50,
+    **reading: Any,
 ) -> float | Spread:
     """Computes the Fréchet distance of a generator's images from a reference.
 
@@ -313,6 +327,8 @@ def compute(
         repeats: How often to measure, on seeds `seed`, `seed + 1`, ...
         quantize: How generated images are rounded; see `images.quantize`.
         batch_size: Images at a time.
+        **reading: How the images of the reference are read, as for
+            `compute_statistics`; not how they are rounded.
 
     Returns:
         The distance: the FID where the extractor is the 2015 graph. With `repeats`
@@ -334,11 +350,15 @@ def compute(
     """
     if repeats < 1:
         raise InputError(f"repeats is {repeats}; measure at least once.")
+    if extractor is not None:
+        check_interface(extractor)
+    # Statistics are not read so, and would let a slip pass.
+    _check_reading("compute", reading)
     sources = [
         GeneratorSource(generator, num_samples, seed + i, quantize, latent=latent)
         for i in range(repeats)
     ]
-    reference = open_set(reference)
+    reference = open_set(reference, **reading)
     extractor = extractor or _inception(inception, batch_size)
     if isinstance(reference, Source):
         reference = compute_statistics(reference, extractor, batch_size=batch_size)

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fid.files import InputError, printable
+from fid.mistaken import BEGINNING, check_local, other_kind
 
 __all__ = ["read_header", "reading"]
 
@@ -51,7 +52,8 @@ def reading(path: str | os.PathLike[str], suffix: str = ".npz") -> Iterator[None
         suffix: What kind of file is expected, for the message.
 
     Raises:
-        InputError: It is no regular file, or what is done in the context fails.
+        InputError: It is an address or no regular file, or what is done in the context
+            fails.
 
     Example:
         >>> with reading("x.npz"):
@@ -61,6 +63,7 @@ def reading(path: str | os.PathLike[str], suffix: str = ".npz") -> Iterator[None
 check. Copy or make it again.
     """
     label = printable(path)
+    check_local(path)
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "no regular file"
         raise InputError(f"Cannot read {label}: it is {kind}; name a file ({suffix}).")
@@ -79,10 +82,21 @@ check. Copy or make it again.
             "make the file readable."
         ) from error
     except _DAMAGE as error:
+        if found := _other_kind(path):
+            what, advice = found
+            raise InputError(f"{label} is {what}, no {suffix} file. {advice}") from None
         raise InputError(
             f"{label} is damaged or no {suffix} file: "
             f"{printable(str(error)[:_LONGEST])}. Copy or make it again."
         ) from error
+
+
+def _other_kind(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    try:
+        with open(path, "rb") as file:
+            return other_kind(file.read(BEGINNING))
+    except OSError:  # What went wrong before is what there is to say.
+        return None
 
 
 def read_header(file: BinaryIO, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -29,6 +29,7 @@ from fid.extractors.graph import GRAPH_NAME, load_graph
 from fid.files import InputError, printable
 from fid.measure import compare
 from fid.metrics.frechet import frechet_distance
+from fid.mistaken import check_local
 from fid.sources.imagefiles import FilesSource
 from fid.sources.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics
@@ -204,6 +205,8 @@ def calculate_fid_given_paths(
     paths = [os.fspath(path) for path in paths]
     if len(paths) != 2:
         raise InputError(f"Expected two paths to compare; got {len(paths)}.")
+    for path in paths:
+        check_local(path)
     if missing := [path for path in paths if not os.path.exists(path)]:
         names = " and no ".join(printable(path) for path in missing)
         raise InputError(
@@ -236,6 +239,7 @@ def check_or_download_inception(inception_path: Any) -> str:
     """
     if inception_path is None:
         return str(find_graph())
+    check_local(inception_path)
     path = pathlib.Path(inception_path).expanduser()
     if not path.is_file():
         path = path if path.suffix == ".pb" else path / GRAPH_NAME

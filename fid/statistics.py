@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from fid.files import InputError, atomic_write, printable
+from fid.mistaken import check_local
 from fid.npz import read_header, reading
 
 __all__ = [
@@ -95,6 +96,7 @@ class Statistics:
             InputError: It cannot be written there, or the provenance is not what
                 `load` would take.
         """
+        check_local(path)
         arrays = {"mu": self.mu, "sigma": self.sigma}
         if self.provenance is not None:
             arrays["provenance"] = np.array(_provenance_as_text(self))

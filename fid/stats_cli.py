@@ -12,6 +12,7 @@ from absl import flags
 
 from fid import files, hosted, inspection, measure
 from fid.files import InputError, printable
+from fid.mistaken import check_local
 from fid.program import Flags, check_arguments, check_output, run
 from fid.sources.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
@@ -282,6 +283,7 @@ def _merge(paths: list[str], values: flags.FlagValues) -> None:
     _need(paths, "merge")
     output = values.output
     check_output(output, paths)
+    check_local(output)
     files.check_writable(output)
     merged = merge_statistics([Statistics.load(path) for path in paths])
     merged.save(output)

@@ -10,6 +10,7 @@ import pathlib
 import re
 
 from fid.files import InputError
+from fid.mistaken import check_local
 
 __all__ = [
     "data_folder",
@@ -30,8 +31,12 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
 
     Returns:
         The folder, which need not exist.
+
+    Raises:
+        InputError: It is an address of the network.
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    check_local(data_dir)
     return pathlib.Path(data_dir).expanduser()
 
 

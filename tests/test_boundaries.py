@@ -6,6 +6,7 @@ belongs.
 """
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ PACKAGES = ("fid", "tf_ttur")
 # two names that fit, the longer one counts.
 LAYERS = {
     "fid": (
-        ("files", "npz", "program", "drawing", "tfds", "versions"),
+        ("files", "mistaken", "npz", "program", "drawing", "tfds", "versions"),
         ("sources",),
         ("extractors",),
         ("statistics",),
@@ -188,6 +189,16 @@ def test_a_fresh_process_has_not_loaded_what_is_not_needed():
     found = loaded(f"import fid, tf_ttur, {', '.join(names)}")
     assert found >= {"fid", "tf_ttur", "numpy"}
     assert not found & {"tensorflow", "keras", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_lists_its_public_names_and_no_others(name):
+    package = importlib.import_module(name)
+    assert dir(package) == sorted(package.__all__)
+    assert not {"Any", "annotations", "importlib"} & set(dir(package))
+    assert all(hasattr(package, public) for public in dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        package.nonsense  # noqa: B018
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ __all__ = [
     "INCEPTION",
     "Extractor",
     "KerasExtractor",
+    "check_interface",
     "pixel_extractor",
     "weights_sha256",
 ]
@@ -48,6 +51,75 @@ class Extractor(Protocol):
             images: (n, H, W, C), or n arrays (H, W, C) of several sizes; uint8 or
                 float in [0, 255].
         """
+
+
+def check_interface(extractor: Any) -> None:
+    """Refuses what is no `Extractor`, before anything is measured with it.
+
+    Args:
+        extractor: What was given as one.
+
+    Raises:
+        InputError: It lacks something, or has it of another kind.
+
+    Example:
+        >>> check_interface(len)
+        Traceback (most recent call last):
+        fid.files.InputError: The extractor is a builtin_function_or_method without \
+name, dimension, channels, fingerprint and protocol; expected those of \
+fid.extractors.extractor.Extractor. A Keras model becomes one by \
+fid.KerasExtractor(model, "name").
+    """
+    if isinstance(extractor, type):
+        raise InputError(
+            f"The extractor is the class {extractor.__name__}; give an object of it, "
+            f"{extractor.__name__}(...)."
+        )
+    missing = [
+        name
+        for name in Extractor.__annotations__
+        if getattr(extractor, name, None) is None
+    ]
+    if not callable(extractor):
+        missing.append("__call__")
+    kind = type(extractor).__name__
+    if missing:
+        *others, last = missing
+        names = f"{', '.join(others)} and {last}" if others else last
+        raise InputError(
+            f"The extractor is a {kind} without {names}; expected those of "
+            "fid.extractors.extractor.Extractor. A Keras model becomes one by "
+            'fid.KerasExtractor(model, "name").'
+        )
+    for name, good, expected in (
+        ("name", _is_name(extractor.name), "letters, digits, '_', '-' and '.'"),
+        ("dimension", _is_count(extractor.dimension), "a number of features, >= 1"),
+        ("channels", _is_count(extractor.channels), "1 or 3"),
+        ("fingerprint", isinstance(extractor.fingerprint, str), "a text"),
+        ("protocol", _is_json(extractor.protocol), "a dict that JSON can hold"),
+    ):
+        if not good:
+            raise InputError(
+                f"The {name} of the extractor, a {kind}, is "
+                f"{getattr(extractor, name)!r}; expected {expected}."
+            )
+
+
+def _is_name(value: Any) -> bool:
+    # It becomes part of the metric's name.
+    return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and value >= 1
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict)
 
 
 class KerasExtractor:
@@ -103,12 +175,19 @@ class KerasExtractor:
         Raises:
             InputError: An image has another shape than the model takes.
         """
+        if not len(images):
+            return np.zeros((0, self.dimension), np.float32)
         for image in images:
-            if image.shape != self.image_shape:
+            if not _fits(image.shape, self.image_shape):
                 raise InputError(
                     f"An image has shape {image.shape}; the extractor {self.name} "
                     f"takes {self.image_shape}."
                 )
+        if len({image.shape for image in images}) > 1:
+            raise InputError(
+                f"The extractor {self.name} was given images of several sizes; give it "
+                "those of one size, or resize them."
+            )
         images = np.asarray(images)
         size = self._batch_size
         found = []
@@ -157,6 +236,13 @@ def pixel_extractor(image_shape: tuple[int, int, int], side: int = 8) -> KerasEx
         keras.layers.Flatten(),
     ]
     return KerasExtractor(keras.Sequential(layers), f"pixels_{side}x{side}")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    # A model without layers that need to know it takes any height and width.
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
+    )
 
 
 def _settings(layer: Any) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fid.files import InputError, printable
+from fid.mistaken import BEGINNING, check_local, other_kind
 
 __all__ = [
     "GRAPH_NAME",
@@ -319,13 +320,9 @@ def parse_graph(data: bytes, path: pathlib.Path, where: str) -> InceptionWeights
 
 # --- From bytes to nodes --------------------------------------------------------
 
-# Other files are often found in place of the graph. Their first bytes, in lower case,
-# tell them.
-_IMPOSTORS = (
-    (b"<!doctype", "an HTML page", "The download was probably redirected."),
-    (b"<html", "an HTML page", "The download was probably redirected."),
-    (b"<?xml", "an XML page", "The server probably answered with an error."),
-    (b"version https://git-lfs", "a Git LFS pointer", "Fetch it with git lfs pull."),
+# Other files are often found in place of the graph, and those of `fid.mistaken`. Their
+# first bytes, in lower case, tell them.
+_ARCHIVES = (
     (b"\x1f\x8b", "a gzip archive", f"Extract it: tar xzf FILE {GRAPH_NAME}"),
     (b"pk\x03\x04", "a zip archive", f"Extract {GRAPH_NAME} from it."),
     (b"\x89hdf", "an HDF5 file", "Keras weights cannot stand in for the graph."),
@@ -334,6 +331,7 @@ _IMPOSTORS = (
 
 def _read_bytes(path: pathlib.Path) -> bytes:
     label = printable(path)
+    check_local(path)
     if path.is_dir():
         raise InputError(
             f"{label} is a folder, expected the file {GRAPH_NAME}; name the file in it."
@@ -365,10 +363,11 @@ def _parse(data: bytes, where: str) -> Any:
     from google.protobuf.message import DecodeError
     from tensorflow.core.framework import graph_pb2
 
-    beginning = data[:64].lstrip().lower()
-    for prefix, what, advice in _IMPOSTORS:
-        if beginning.startswith(prefix):
-            raise InputError(f"{where} is {what}, not a GraphDef. {advice} {_REMEDY}")
+    beginning = data[:BEGINNING].lower()
+    archives = (found for prefix, *found in _ARCHIVES if beginning.startswith(prefix))
+    if found := other_kind(data) or next(archives, None):
+        what, advice = found
+        raise InputError(f"{where} is {what}, not a GraphDef. {advice} {_REMEDY}")
     try:
         return graph_pb2.GraphDef.FromString(data)
     except DecodeError as error:

@@ -31,7 +31,8 @@ from fid.extractors.graph import (
     load_graph,
 )
 from fid.files import InputError
-from fid.sources.pixels import VALUE_RANGES, span
+from fid.mistaken import check_local
+from fid.sources.pixels import VALUE_RANGES, ValueRange, range_name, span
 
 __all__ = ["Inception"]
 
@@ -78,6 +79,8 @@ class Inception:
     ):
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1.")
+        if path is not None:
+            check_local(path)
         weights = load_graph(find_graph(path))
         self.batch_size = batch_size
         self.fingerprint = weights.sha256
@@ -157,7 +160,7 @@ class Inception:
     def classifier_fn(
         self,
         outputs: str | Sequence[str] = "pool_3",
-        value_range: str = "-1,1",
+        value_range: ValueRange = "-1,1",
     ) -> Callable[[tf.Tensor], Any]:
         """Returns the network as a function from tensors to tensors.
 
@@ -169,7 +172,8 @@ class Inception:
         Args:
             outputs: "pool_3" (n, 2048) or "logits" (n, 1008; without biases), or a
                 sequence of these.
-            value_range: What the images span: "-1,1" as TF-GAN's, "0,1" or "0,255".
+            value_range: What the images span: "-1,1" as TF-GAN's, "0,1" or "0,255", or
+                the two numbers.
 
         Returns:
             A function of images (n, height, width, 3), of any real type. It returns
@@ -190,12 +194,7 @@ class Inception:
             raise InputError(
                 f"The network has no output {unknown[0]!r}; choose pool_3 or logits."
             )
-        if value_range not in VALUE_RANGES:
-            raise InputError(
-                f"value_range is {value_range!r}; choose from "
-                f"{', '.join(VALUE_RANGES)}."
-            )
-        low, high = VALUE_RANGES[value_range]
+        low, high = VALUE_RANGES[range_name(value_range) or "0,255"]
         scale = 255.0 / (high - low)
 
         def classify(images: tf.Tensor) -> Any:

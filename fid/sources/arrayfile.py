@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -17,7 +18,7 @@ from fid.npz import read_header, reading
 from fid.sources.decoding import MAX_PIXELS
 from fid.sources.pixels import check_layout, with_channel_axis
 
-__all__ = ["ArrayFile", "is_statistics"]
+__all__ = ["ArrayFile", "is_statistics", "split_member"]
 
 # An archive of statistics holds these arrays.
 _STATISTICS = {"mu.npy", "sigma.npy"}
@@ -34,23 +35,28 @@ class ArrayFile:
 
     Args:
         path: The file.
+        member: Which array of an `.npz` file; None where it has one, or one that is
+            named `images` or `arr_0`.
 
     Attributes:
         shape: (n, H, W, C); the axis of a single channel may be missing in the file.
-        dtype: uint8 or floats.
+        dtype: Of whole numbers or floats.
 
     Raises:
-        InputError: The file is damaged, holds Python objects or no images.
+        InputError: The file is damaged, holds Python objects or no images, or no such
+            array.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], member: str | None = None):
         self._path = pathlib.Path(path)
         self._label = printable(path)
+        if member is not None:
+            self._label += f":{printable(member)}"
         with reading(path, self._path.suffix):
             self._member = None
             if self._path.suffix.lower() == ".npz":
                 with zipfile.ZipFile(self._path) as archive:
-                    self._member = self._choose(archive)
+                    self._member = self._choose(archive, member)
             with self._open() as file:
                 self._stored, self._fortran, self.dtype = read_header(file, self._label)
                 self._offset = file.tell()
@@ -133,25 +139,42 @@ class ArrayFile:
             return self._path.stat().st_size
         return self._member.file_size
 
-    def _choose(self, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    def _choose(self, archive: zipfile.ZipFile, named: str | None) -> zipfile.ZipInfo:
         names = archive.namelist()
-        if other := [name for name in names if not name.endswith(".npy")]:
-            raise InputError(
-                f"{self._label} holds {printable(other[0])}, which is no array; "
-                "expected an .npz of one array of images."
-            )
-        chosen = [name for name in _NAMES if name in names] or names
-        if (len(chosen) > 1 and chosen is names) or not chosen:
-            if set(names) >= _STATISTICS:
+        arrays = [name for name in names if name.endswith(".npy")]
+        found = ", ".join(printable(name[:-4]) for name in arrays[:20]) or "(none)"
+        if named is not None:
+            chosen = [name for name in arrays if name == f"{named}.npy"]
+            if not chosen:
                 raise InputError(
-                    f"{self._label} holds statistics (mu and sigma), which are no "
-                    "images; name the images that they were computed from."
+                    f"{printable(self._path)} has no array {printable(named)}: it "
+                    f"holds the arrays {found}."
                 )
-            found = ", ".join(printable(name[:-4]) for name in names[:20])
+        else:
+            if other := [name for name in names if not name.endswith(".npy")]:
+                raise InputError(
+                    f"{self._label} holds {printable(other[0])}, which is no array; "
+                    f"expected an .npz of one array of images, or {self._label}:NAME "
+                    "for one of several."
+                )
+            preferred = [name for name in _NAMES if name in names]
+            chosen = [name for name in names if name in preferred[:1]] or names
+            if not preferred and len(set(names)) != 1:
+                if set(names) >= _STATISTICS:
+                    raise InputError(
+                        f"{self._label} holds statistics (mu and sigma), which are no "
+                        "images; name the images that they were computed from."
+                    )
+                raise InputError(
+                    f"{self._label} holds the arrays {found}; expected one array of "
+                    "images, or `images`, or `arr_0`, or the statistics mu and sigma. "
+                    f"Name one of several as {self._label}:NAME."
+                )
+        if len(chosen) > 1:
             raise InputError(
-                f"{self._label} holds the arrays {found or '(none)'}; expected one "
-                "array of images, or `images`, or `arr_0`, or the statistics mu and "
-                "sigma."
+                f"{self._label} holds {len(chosen)} arrays of the name "
+                f"{printable(chosen[0][:-4])}, of which readers take this or that one; "
+                "make it again with one."
             )
         member = archive.getinfo(chosen[0])
         if member.flag_bits & 1:
@@ -159,6 +182,32 @@ class ArrayFile:
                 f"{self._label} is encrypted; decrypt it before it is measured."
             )
         return member
+
+
+def split_member(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str | None]:
+    """Splits the name of an array in an `.npz` file, as in `file.npz:x_test`.
+
+    Args:
+        path: Such a name, or any path. What exists under the whole name is that.
+
+    Returns:
+        The path of the file, and the name of the array in it; None where `path` is a
+        path and no more.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "a:b.npz")
+        >>> path.touch()
+        >>> [split_member(f"{path}{end}")[1] for end in ("", ":x_test", ":a/b:c")]
+        [None, 'x_test', 'a/b:c']
+    """
+    text = os.fspath(path)
+    if not os.path.exists(text):
+        # Folders, drives of Windows and arrays may have a colon in their names.
+        for colon in re.finditer(r"(?<=\.npz):", text, re.IGNORECASE):
+            if os.path.isfile(text[: colon.start()]):
+                return pathlib.Path(text[: colon.start()]), text[colon.end() :]
+    return pathlib.Path(text), None
 
 
 def is_statistics(path: Any) -> bool:

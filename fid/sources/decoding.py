@@ -12,7 +12,7 @@ failed, the closest there is:
 | palette | the palette's colours; of a transparent entry, too |
 | 1 bit | 0 and 255 |
 | 16-bit grey | the upper 8 bits, value // 256 (Pillow's conversion clips to white) |
-| 16-bit RGB | the upper 8 bits of each channel, which is what Pillow reads |
+| 16-bit RGB | the upper 8 bits of each channel, Pillow's reading (PPM: rounded) |
 | CMYK | Pillow's formula: (255 - C)(255 - K) / 255 for red, and so on; no profile |
 | YCbCr (JPEG, TIFF) | RGB by the JPEG standard's formula |
 | several frames or pages | the first |
@@ -21,20 +21,25 @@ failed, the closest there is:
 | floats, 32-bit or signed integers, LAB, other modes | refused |
 
 What is refused has no known range of values. The content decides what a file is; its
-name only says whether it is looked at.
+name only says whether it is looked at. So formats without a signature, such as TGA, are
+not read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import io
 import struct
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from fid.files import InputError, printable
+from fid.mistaken import BEGINNING, other_kind
 from fid.sources.lookahead import Admit
 
 __all__ = [
@@ -43,22 +48,32 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "Decoded",
+    "check",
     "decode",
     "to_rgb",
 ]
 
+# What is read, by Pillow's names, and the endings of such files. Other formats are
+# refused: Pillow would hand a PostScript file to an interpreter, for instance.
+_FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "AVIF": (".avif", ".avifs"),
+    "QOI": (".qoi",),
+}
 # Files with these endings, in any case, are looked at in folders and archives.
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-)
-LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+IMAGE_SUFFIXES = frozenset(suffix for each in _FORMATS.values() for suffix in each)
+LOSSY_SUFFIXES = frozenset({*_FORMATS["JPEG"], *_FORMATS["AVIF"]})
 # Pillow itself warns of decompression bombs from here on; we refuse.
 MAX_PIXELS = 89_478_485
 # No image is larger: this is twice what that many pixels take in the widest format.
 MAX_FILE_BYTES = 2**30
-# Other formats are refused: Pillow would hand a PostScript file to an interpreter, for
-# instance.
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 # These notes say what was done to an image, by its mode in Pillow.
 _TREATMENTS = {
     "1": ("1 bit as 0 and 255",),
@@ -74,6 +89,10 @@ _TREATMENTS = {
     "CMYK": ("CMYK converted",),
     "YCbCr": (),
 }
+# Multi-picture files are JPEGs for all but Pillow.
+_PLUGINS = (
+    "Png", "Jpeg", "Mpo", "Bmp", "WebP", "Tiff", "Gif", "Ppm", "Jpeg2K", "Avif", "Qoi",
+)  # fmt: skip
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
@@ -99,7 +118,7 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     """Decodes an image.
 
     Args:
-        data: The content of a PNG, JPEG, BMP, WebP, TIFF or GIF file.
+        data: The content of a file in one of the formats that are read.
         admit: Told how many bytes the pixels take before they are decoded.
 
     Returns:
@@ -120,37 +139,67 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     """
     if not data:
         raise InputError("the file is empty")
+    with _opened(io.BytesIO(data)) as image:
+        if admit is not None:
+            admit(image.width * image.height * 3)
+        orientation = _orientation(image)
+        image.load()
+        pixels, treatments = to_rgb(image)
+        if orientation != 1:
+            treatments += ("EXIF orientation not applied",)
+            if image.format == "TIFF":  # Pillow turns these, and no others.
+                pixels = _turned_back(pixels, orientation)
+        if _has_more_frames(image):
+            treatments += ("first frame of several",)
+        kind = "jpeg" if image.format == "MPO" else image.format.lower()
+        return Decoded(pixels, kind, _is_lossy(image, data), treatments)
+
+
+def check(file: BinaryIO) -> None:
+    """Looks at as much of an image as is quick: see `PIL.Image.Image.verify`.
+
+    Args:
+        file: The image, which is read as far as needed.
+
+    Raises:
+        InputError: As for `decode`, but for what only shows when all pixels are
+            decoded.
+    """
+    with _opened(file) as image:
+        _check_mode(image)
+        image.verify()
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Any]:
+    """Gives an image of Pillow's; whatever goes wrong with it is an `InputError`."""
     pillow = _pillow()
     try:
-        with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with pillow.open(file, formats=pillow.formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(image.width, image.height)
-            if admit is not None:
-                admit(image.width * image.height * 3)
-            orientation = _orientation(image)
-            image.load()
-            pixels, treatments = to_rgb(image)
-            if orientation != 1:
-                treatments += ("EXIF orientation not applied",)
-                if image.format == "TIFF":  # Pillow turns these, and no others.
-                    pixels = _turned_back(pixels, orientation)
-            if _has_more_frames(image):
-                treatments += ("first frame of several",)
-            kind = "jpeg" if image.format == "MPO" else image.format.lower()
-            return Decoded(pixels, kind, _is_lossy(image, data), treatments)
+            yield image
     except InputError:
         raise
     except pillow.DecompressionBombError as error:
         raise InputError(f"more than {MAX_PIXELS:,} pixels") from error
     except pillow.UnidentifiedImage as error:
-        raise InputError(
-            f"no PNG, JPEG, BMP, WebP, TIFF or GIF: it begins with {data[:8]!r}"
-        ) from error
+        raise InputError(_no_image(file)) from error
     except MemoryError as error:
         raise InputError("not enough memory for its pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly anything.
         text = printable(str(error)) or type(error).__name__
         raise InputError(f"damaged or not supported: {text}") from error
+
+
+def _no_image(file: BinaryIO) -> str:
+    file.seek(0)
+    beginning = file.read(BEGINNING)
+    if not beginning:
+        return "the file is empty"
+    if found := other_kind(beginning):
+        return f"no image, but {found[0]}: {found[1].rstrip('.')}"
+    return f"no {', '.join(_FORMATS)}: it begins with {beginning[:8]!r}"
 
 
 def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -166,15 +215,10 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         InputError: The image is of a kind that is refused.
     """
     mode = image.mode
-    if mode.startswith("I;16") and _is_plain_16_bit(image):
+    _check_mode(image)
+    if mode not in _TREATMENTS:
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., np.newaxis], 3, -1), ("16-bit grey // 256",)
-    if mode not in _TREATMENTS:
-        what = {"F": "floating-point", "I": "integer"}.get(mode[0], "unusual")
-        raise InputError(
-            f"{what} pixels (mode {mode}) have no known range; save it with 8 bits a "
-            "channel, or give an array and --value_range"
-        )
     # Transparency has no effect on RGB values, but Pillow warns about some kinds.
     image.info.pop("transparency", None)
     if mode != "RGB":  # convert() would copy it.
@@ -182,8 +226,19 @@ def to_rgb(image: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     return np.asarray(image), _TREATMENTS[mode]
 
 
+def _check_mode(image: Any) -> None:
+    mode = image.mode
+    if mode not in _TREATMENTS and not _is_plain_16_bit(image):
+        what = {"F": "floating-point", "I": "integer"}.get(mode[0], "unusual")
+        raise InputError(
+            f"{what} pixels (mode {mode}) have no known range; save it with 8 bits a "
+            "channel, or give an array and --value_range"
+        )
+
+
 class _Pillow(NamedTuple):
     open: Any
+    formats: tuple[str, ...]
     UnidentifiedImage: type[Exception]
     DecompressionBombError: type[Exception]
 
@@ -192,24 +247,24 @@ class _Pillow(NamedTuple):
 def _pillow() -> _Pillow:
     # Pillow is imported late, since comparing statistics needs none of it, and with all
     # plugins at once, since its own lazy loading of them is not made for threads.
-    from PIL import (
-        BmpImagePlugin,  # noqa: F401
-        GifImagePlugin,  # noqa: F401
-        Image,
-        JpegImagePlugin,  # noqa: F401
-        MpoImagePlugin,  # noqa: F401
-        PngImagePlugin,  # noqa: F401
-        TiffImagePlugin,  # noqa: F401
-        UnidentifiedImageError,
-        WebPImagePlugin,  # noqa: F401
-    )
+    from PIL import Image, UnidentifiedImageError
+
+    for plugin in _PLUGINS:
+        # The one for AVIF came with Pillow 11.3; before, such files are no images.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
 
     # Bombs are refused with an error of our own, and damaged metadata say nothing about
     # the pixels. The filters are last in the list, so that any of the user's goes
     # before them; warnings.catch_warnings is not made for threads.
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
-    return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
+    return _Pillow(
+        Image.open,
+        tuple(name for name in _FORMATS if name in Image.OPEN),
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    )
 
 
 def _too_large(width: int, height: int) -> InputError:
@@ -219,6 +274,9 @@ def _too_large(width: int, height: int) -> InputError:
 
 
 def _is_plain_16_bit(image: Any) -> bool:
+    if not image.mode.startswith("I;16"):
+        # Pillow gives PGM of more than 8 bits these 32, scaled to the range of 16.
+        return image.mode == "I" and image.format == "PPM"
     tags = getattr(image, "tag_v2", None)
     # TIFF also has 12-bit grey and grey that counts from white, both unscaled here.
     return tags is None or (
@@ -259,7 +317,17 @@ def _is_lossy(image: Any, data: bytes) -> bool:
         return _webp_is_lossy(data)
     if image.format == "TIFF":
         return image.info.get("compression") in _LOSSY_TIFF
-    return image.format in ("JPEG", "MPO")
+    if image.format == "JPEG2000":
+        return _jpeg2000_is_lossy(data)
+    # AVIF can be lossless, which nothing near its beginning says.
+    return image.format in ("JPEG", "MPO", "AVIF")
+
+
+def _jpeg2000_is_lossy(data: bytes) -> bool:
+    # The first marker for the coding style says which wavelet: 0 is the one that
+    # rounds. What the other one keeps may have been cut off, too, which is not seen.
+    at = data.find(b"\xff\x52") + 13
+    return at < len(data) and data[at] == 0
 
 
 def _webp_is_lossy(data: bytes) -> bool:

@@ -16,11 +16,12 @@ import stat
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fid.files import InputError, printable
+from fid.mistaken import check_local
 from fid.npz import reading
 from fid.sources.decoding import (
     IMAGE_SUFFIXES,
@@ -33,10 +34,70 @@ from fid.sources.lookahead import Admit, in_order
 from fid.sources.pixels import Seen
 from fid.sources.source import Source, batched
 
-__all__ = ["FilesSource", "FolderSource", "ZipSource"]
+__all__ = [
+    "FilesSource",
+    "FolderSource",
+    "Found",
+    "ZipSource",
+    "find_images",
+    "is_shown",
+    "read_file",
+]
 
 # A message and the provenance name at most this many bad images.
 _MAX_NAMES = 20
+
+
+class Found(NamedTuple):
+    """What a folder or an archive holds.
+
+    Attributes:
+        label: What to call it in messages.
+        names: The images, with `/` between the parts of their paths, in order.
+        left_out: How many other files there are, by their endings. What is hidden does
+            not count.
+        folders: How many folders were not entered.
+    """
+
+    label: str
+    names: list[str]
+    left_out: collections.Counter[str]
+    folders: int = 0
+
+    def warnings(self) -> list[str]:
+        """Says what was left out, if anything, a sentence each."""
+        found = []
+        if count := self.left_out.total():
+            kinds = "; ".join(
+                f"{number:,} {printable(ending)}" for ending, number in self._endings()
+            )
+            found.append(
+                "files whose names are not those of images are left out of "
+                f"{self.label}, {count:,} in all: {kinds}"
+            )
+        if self.folders:
+            found.append(
+                f"folders of {self.label} are not entered, {self.folders:,} in all; "
+                "--recursive enters them"
+            )
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what provenance says of this; empty if nothing was left out."""
+        facts: dict[str, Any] = {}
+        if self.left_out:
+            facts["source_left_out"] = dict(self._endings())
+        if self.folders:
+            facts["source_folders_left_out"] = self.folders
+        return facts
+
+    def _endings(self) -> list[tuple[str, int]]:
+        """Returns the most frequent endings that were left out; a name may be one."""
+        counts = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+        if len(counts) > _MAX_NAMES:
+            others = sum(count for _, count in counts[_MAX_NAMES:])
+            counts[_MAX_NAMES:] = [("with other endings", others)]
+        return counts
 
 
 class _EncodedSource(Source):
@@ -44,10 +105,11 @@ class _EncodedSource(Source):
 
     kind: str
 
-    def __init__(self, label: str, names: Sequence[str], skip_bad: bool):
-        self.label, self.count = label, len(names)
+    def __init__(self, found: Found, skip_bad: bool):
+        names = found.names
+        self.label, self.count = found.label, len(names)
         self.lossy = sum(_suffix(name) in LOSSY_SUFFIXES for name in names)
-        self._names, self._skip_bad = names, skip_bad
+        self._found, self._names, self._skip_bad = found, names, skip_bad
         self._restart()
 
     def _restart(self) -> None:
@@ -112,13 +174,14 @@ class _EncodedSource(Source):
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Says how many images were left out, and which."""
-        if not self._bad:
-            return ()
-        return (
-            f"{len(self._bad):,} of {len(self._names):,} images of {self.label} cannot "
-            f"be used and were left out: {_some(self._bad)}",
-        )
+        """Says how many files were left out, and which; and whether all are dark."""
+        found = self._found.warnings()
+        if self._bad:
+            found.append(
+                f"{len(self._bad):,} of {len(self._names):,} images of {self.label} "
+                f"cannot be used and were left out: {_some(self._bad)}"
+            )
+        return (*found, *self._seen.warnings(self.label))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -131,6 +194,7 @@ class _EncodedSource(Source):
             "source_treatments": dict(sorted(self._treatments.items())),
             **self._seen.facts(),
             "pixels": "8-bit",
+            **self._found.facts(),
         }
         if self._skip_bad:
             facts["skipped"] = len(self._bad)
@@ -161,19 +225,22 @@ class FilesSource(_EncodedSource):
         names = [os.fspath(path) for path in paths]
         if not names:
             raise InputError("There are no files in the list; expected images.")
-        super().__init__(label, names, skip_bad)
+        for name in names:
+            check_local(name)
+        super().__init__(Found(label, names, collections.Counter()), skip_bad)
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
-        yield lambda index, admit: _read_file(self._names[index], admit)
+        yield lambda index, admit: read_file(self._names[index], admit)
 
 
 class FolderSource(_EncodedSource):
     """The images of a folder, in the order of their names.
 
     Looked at are files with the endings of `fid.sources.decoding.IMAGE_SUFFIXES` in any
-    case. What is hidden (its name begins with a dot), other files, folders and pipes
-    are passed over, whatever their names.
+    case. What is hidden (its name begins with a dot) is passed over. So are other
+    files, pipes, and folders unless they are entered; the warnings and the provenance
+    count these.
 
     Args:
         path: The folder.
@@ -194,31 +261,11 @@ class FolderSource(_EncodedSource):
         skip_bad: bool = False,
     ):
         self._folder = os.fspath(path)
-        label = printable(self._folder)
-        names, others, folders = [], 0, 0
-        for entry, name in _walk(self._folder, label, recursive):
-            if _is_folder(entry):
-                folders += 1
-            elif (
-                _is_shown(name) and _suffix(name) in IMAGE_SUFFIXES and _is_file(entry)
-            ):
-                names.append(name)
-            else:
-                others += 1
-        if not names:
-            where = "in it or its folders" if recursive else "directly in this folder"
-            hint = ""
-            if folders and not recursive:
-                hint = f" (--recursive enters its {folders} folders)"
-            raise InputError(
-                f"No images in {label}: found {others} other files; expected "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))} {where}{hint}."
-            )
-        super().__init__(label, sorted(names), skip_bad)
+        super().__init__(find_images(self._folder, recursive), skip_bad)
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
-        yield lambda index, admit: _read_file(
+        yield lambda index, admit: read_file(
             os.path.join(self._folder, self._names[index]), admit
         )
 
@@ -227,7 +274,7 @@ class ZipSource(_EncodedSource):
     """The images of a zip archive, in the order of their names.
 
     All folders in it are read, member by member; nothing is extracted. What is hidden
-    and `__MACOSX` are passed over.
+    and `__MACOSX` are passed over; other files, too, and these are counted.
 
     Args:
         path: The archive.
@@ -247,7 +294,7 @@ class ZipSource(_EncodedSource):
         images = [
             each
             for each in members
-            if _is_shown(each.filename) and _suffix(each.filename) in IMAGE_SUFFIXES
+            if is_shown(each.filename) and _suffix(each.filename) in IMAGE_SUFFIXES
         ]
         if not images:
             raise InputError(
@@ -255,7 +302,17 @@ class ZipSource(_EncodedSource):
                 f"{', '.join(sorted(IMAGE_SUFFIXES))}."
             )
         self._members = sorted(images, key=lambda m: (m.filename, m.header_offset))
-        super().__init__(label, [each.filename for each in self._members], skip_bad)
+        found = Found(
+            label,
+            [each.filename for each in self._members],
+            collections.Counter(
+                _ending(each.filename)
+                for each in members
+                if is_shown(each.filename)
+                and _suffix(each.filename) not in IMAGE_SUFFIXES
+            ),
+        )
+        super().__init__(found, skip_bad)
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[Callable[[int, Admit], bytes]]:
@@ -281,6 +338,55 @@ class ZipSource(_EncodedSource):
     def _archive(self) -> zipfile.ZipFile:
         with reading(self._path, "zip"):
             return zipfile.ZipFile(self._path)
+
+
+def find_images(folder: str, recursive: bool = False) -> Found:
+    """Finds the images of a folder: those that are measured and trained on.
+
+    Args:
+        folder: See `FolderSource`.
+        recursive: Likewise.
+
+    Returns:
+        The images, at least one, and what else is there.
+
+    Raises:
+        InputError: There is no such folder, or no image in it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.JPE", ".hidden.png", "notes.txt"):
+        ...     (folder / name).touch()
+        >>> found = find_images(str(folder))
+        >>> found.names, dict(found.left_out)
+        (['a.JPE', 'b.png'], {'.txt': 1})
+    """
+    label = printable(folder)
+    names, folders, hidden = [], 0, 0
+    left_out: collections.Counter[str] = collections.Counter()
+    for entry, name in _walk(folder, label, recursive):
+        shown = is_shown(name)
+        if _is_folder(entry):
+            folders += shown
+        elif not shown:
+            hidden += 1
+        elif _suffix(name) not in IMAGE_SUFFIXES:
+            left_out[_ending(name)] += 1
+        elif _is_file(entry):
+            names.append(name)
+        else:
+            left_out["pipe or device"] += 1
+    if not names:
+        where = "in it or its folders" if recursive else "directly in this folder"
+        hint = ""
+        if folders and not recursive:
+            hint = f" (--recursive enters its {folders} folders)"
+        raise InputError(
+            f"No images in {label}: found {left_out.total() + hidden} other files; "
+            f"expected {', '.join(sorted(IMAGE_SUFFIXES))} {where}{hint}."
+        )
+    return Found(label, sorted(names), left_out, 0 if recursive else folders)
 
 
 def _walk(
@@ -310,7 +416,7 @@ def _walk(
             waiting += [
                 (f"{prefix}{entry.name}/", entry.path)
                 for entry in reversed(found)
-                if _is_folder(entry) and _is_shown(entry.name)
+                if _is_folder(entry) and is_shown(entry.name)
             ]
 
 
@@ -330,7 +436,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
+    """Says whether neither a file nor a folder that it is in is hidden.
+
+    Args:
+        name: Its path below the folder of the set, with `/` between the parts.
+
+    Returns:
+        Whether no part begins with a dot, or is the `__MACOSX` of archives.
+    """
     parts = set(name.split("/")) - {".", ".."}
     return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
@@ -339,7 +453,24 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _read_file(path: str, admit: Admit) -> bytes:
+def _ending(name: str) -> str:
+    return _suffix(name) or "without an ending"
+
+
+def read_file(path: str, admit: Admit = lambda size: None) -> bytes:
+    """Reads an image file.
+
+    Args:
+        path: The file.
+        admit: Told how many bytes it takes before it is read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: It cannot be read, or is no regular file, or larger than an image.
+            The message is a phrase without the file's name.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

@@ -6,24 +6,26 @@ sources keep the order they come in.
 
 from __future__ import annotations
 
+import itertools
 import numbers
 import operator
 import os
-import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fid.files import InputError, printable
-from fid.sources.arrayfile import ArrayFile, is_statistics
+from fid.mistaken import check_local
+from fid.sources.arrayfile import ArrayFile, is_statistics, split_member
 from fid.sources.decoding import to_rgb
 from fid.sources.imagefiles import FilesSource, FolderSource, ZipSource
 from fid.sources.pixels import (
     QUANTIZE,
     VALUE_RANGES,
     Seen,
+    ValueRange,
     Values,
     as_array,
     check_layout,
@@ -35,7 +37,6 @@ from fid.sources.source import Source, batched
 
 __all__ = [
     "QUANTIZE",
-    "SUFFIXES",
     "VALUE_RANGES",
     "ArraySource",
     "FilesSource",
@@ -49,9 +50,6 @@ __all__ = [
     "quantize",
 ]
 
-# Training takes files with these endings from folders. They are fewer than those that
-# are measured, so that training sets stay what they were.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 # A piece of an array that is only looked at takes at most this much memory.
 _PIECE_BYTES = 32 * 2**20
 
@@ -67,7 +65,7 @@ class ArraySource(Source):
     Args:
         images: (n, H, W, 3), or (n, H, W, 1) or (n, H, W) for grey.
         label: What to call it in messages.
-        value_range: A key of `VALUE_RANGES`, for floats.
+        value_range: A key of `VALUE_RANGES`, or its two numbers, for floats.
         quantize: A member of `QUANTIZE`, for floats.
         provenance: Facts to record beside those found here.
 
@@ -79,7 +77,7 @@ class ArraySource(Source):
         self,
         images: np.ndarray | ArrayFile,
         label: str = "array",
-        value_range: str | None = None,
+        value_range: ValueRange | None = None,
         quantize: str = "none",
         provenance: dict[str, Any] | None = None,
     ):
@@ -118,6 +116,11 @@ class ArraySource(Source):
                 yield self._images[start : start + size]
 
     @property
+    def warnings(self) -> Sequence[str]:
+        """Says whether all images are nearly black."""
+        return self._seen.warnings(self.label)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What was read: kind, size, quantisation and a digest of all pixels."""
         return {
@@ -136,8 +139,13 @@ class StreamSource(Source):
     """Images that come one after the other, or in batches.
 
     Each element is an image (H, W, C) or (H, W), a batch (n, H, W, C), an image of
-    Pillow's, a tuple that begins with one of these, or a dict with one of these as
-    `image` or `images`. Images may differ in size, not in the number of channels.
+    Pillow's, a tuple that begins with one of these, as does a loader's list of images
+    and labels, or a dict with one of these as `image` or `images`, or under
+    `image_key`. Images may differ in size, not in the number of channels.
+
+    A stream that has a length is read for so many elements, though it go on for ever,
+    as Keras's `ImageDataGenerator.flow` does. What has a length and gives its elements
+    by index, such as a data set of PyTorch, is a stream, too.
 
     Values are checked as they pass: a negative one is an error at once; that floats
     never exceeded 1.5 is an error after the last image, before a result is given.
@@ -145,10 +153,11 @@ class StreamSource(Source):
     Args:
         images: An iterable. Where it is an iterator, it can be read once.
         label: What to call it in messages.
-        value_range: A key of `VALUE_RANGES`, for floats.
+        value_range: A key of `VALUE_RANGES`, or its two numbers, for floats.
         quantize: A member of `QUANTIZE`, for floats.
         count: How many images it gives, where that is known.
         kind: What it is, in the provenance.
+        image_key: Which value of a dict is the image; None means `image` or `images`.
 
     Example:
         >>> noise = (np.full((4, 4, 3), i, np.uint8) for i in range(5))
@@ -160,13 +169,14 @@ class StreamSource(Source):
         self,
         images: Iterable[Any],
         label: str = "stream",
-        value_range: str | None = None,
+        value_range: ValueRange | None = None,
         quantize: str = "none",
         count: int | None = None,
         kind: str = "iterator",
+        image_key: str | None = None,
     ):
         self.label, self.count = label, count
-        self._images, self._kind = images, kind
+        self._images, self._kind, self._image_key = images, kind, image_key
         self._values = Values(label, value_range, quantize)
         self._seen = Seen()
         self._begun = False
@@ -192,8 +202,9 @@ class StreamSource(Source):
 
     def _blocks(self) -> Iterator[np.ndarray]:
         channels = None
-        for index, element in enumerate(self._images):
-            block = _images_of(element, f"Element {index} of {self.label}")
+        for index, element in enumerate(_elements(self._images)):
+            label = f"Element {index} of {self.label}"
+            block = _images_of(element, label, self._image_key)
             if channels not in (None, block.shape[-1]):
                 raise InputError(
                     f"Element {index} of {self.label} has {block.shape[-1]} channels, "
@@ -205,6 +216,11 @@ class StreamSource(Source):
         if channels is None:
             raise InputError(f"The {self.label} gave no images; expected some.")
         self._values.finish()
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Says whether all images are nearly black."""
+        return self._seen.warnings(self.label)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -372,15 +388,31 @@ def _stacked(images: list[np.ndarray]) -> Sequence[np.ndarray]:
     return np.stack(images) if alike else images
 
 
-def _images_of(element: Any, label: str) -> np.ndarray:
+def _elements(images: Any) -> Iterator[Any]:
+    """Yields the elements of a stream, as many as its length says."""
+    try:
+        length = len(images)
+    except Exception:  # One without a length may have the method, and say so.
+        length = None
+    if _is_indexed(images):
+        return (images[index] for index in range(length))
+    return itertools.islice(images, length)
+
+
+def _is_indexed(source: Any) -> bool:
+    """Says whether a source has a length and gives elements by index, and no others."""
+    kind = type(source)
+    return not hasattr(kind, "__iter__") and all(
+        hasattr(kind, name) for name in ("__len__", "__getitem__")
+    )
+
+
+def _images_of(element: Any, label: str, image_key: str | None = None) -> np.ndarray:
     """Returns the images of an element of a stream, (n, H, W, C)."""
-    if isinstance(element, tuple) and element:
+    if _begins_with_images(element):
         element = element[0]
-    elif isinstance(element, dict):
-        for key in ("image", "images"):
-            if key in element:
-                element = element[key]
-                break
+    if isinstance(element, Mapping):
+        element = element[_key_of(element, label, image_key)]
     if is_pillow(element):
         try:
             return to_rgb(element)[0][np.newaxis]
@@ -400,34 +432,78 @@ def _images_of(element: Any, label: str) -> np.ndarray:
     return array
 
 
+def _begins_with_images(element: Any) -> bool:
+    """Says whether an element is images with something beside them, such as labels."""
+    if isinstance(element, tuple):
+        return bool(element)
+    if not isinstance(element, list) or not element:
+        return False
+    # Loaders make lists of both images with labels, and images.
+    first, *others = element
+    if is_pillow(first):
+        return True
+    rank = len(getattr(first, "shape", ()))
+    return rank == 4 or (
+        rank in (2, 3)
+        and bool(others)
+        and all(len(getattr(other, "shape", ())) != rank for other in others)
+    )
+
+
+def _is_compound(element: Any) -> bool:
+    """Says whether an element is no image itself, but holds some."""
+    if isinstance(element, list) and element:
+        return is_pillow(element[0]) or hasattr(element[0], "shape")
+    return isinstance(element, Mapping | tuple)
+
+
+def _key_of(found: Mapping[str, Any], label: str, image_key: str | None) -> str:
+    """Chooses the key of the images among those that there are."""
+    for key in ("image", "images") if image_key is None else (image_key,):
+        if key in found:
+            return key
+    keys = ", ".join(map(str, found)) or "(none)"
+    if image_key is None:
+        raise InputError(
+            f"{label} is a dict without the key `image`; it has the keys {keys}: say "
+            "which one is the image with image_key=, here or in fid.open_images."
+        )
+    raise InputError(f"{label} has no key {image_key!r}: choose image_key from {keys}.")
+
+
 # All of them --------------------------------------------------------------------------
 
 
 def open_images(
     source: Any,
     *,
-    value_range: str | None = None,
+    value_range: ValueRange | None = None,
     quantize: str = "none",
     recursive: bool = False,
     skip_bad: bool = False,
     count: int | None = None,
     seed: int = 0,
     latent: int | Callable[..., Any] | None = None,
+    image_key: str | None = None,
 ) -> Source:
     """Opens what the user named as a source of images.
 
     Args:
         source: One of
 
-            - a folder, or a `.zip` archive, of PNG, JPEG, BMP, WebP, TIFF or GIF files;
+            - a folder, or a `.zip` archive, of PNG, JPEG, BMP, WebP, TIFF, GIF, PPM,
+              JPEG 2000, AVIF or QOI files;
             - a list of such files;
-            - an `.npy` or `.npz` file of images;
+            - an `.npy` or `.npz` file of images; of several arrays in one file, one is
+              named as `file.npz:x_test`;
             - an array or tensor (n, H, W, C);
-            - a `tf.data.Dataset`, an iterator, a generator or a list of images or of
-              batches of them, see `StreamSource`;
+            - a `tf.data.Dataset`, a `keras.utils.PyDataset`, a loader, an iterator, a
+              generator or a list of images or of batches of them, with or without
+              labels, see `StreamSource`;
             - with `count`, a GAN or a callable, see `GeneratorSource`;
             - a `Source`, which is returned as it is.
-        value_range: For floats, a key of `VALUE_RANGES`; None means [0, 255], checked.
+        value_range: For floats, a key of `VALUE_RANGES`, or its two numbers; None means
+            [0, 255], checked.
         quantize: For floats, a member of `QUANTIZE`.
         recursive: Whether to enter the folders of a folder.
         skip_bad: Whether to leave out files that cannot be used, and to count them in
@@ -435,6 +511,8 @@ def open_images(
         count: How many images to take from a GAN or a callable.
         seed: Seed of its latents.
         latent: What draws a callable's latents, or their dimension.
+        image_key: Of a data set of dicts, the key of the image; None means `image` or
+            `images`.
 
     Returns:
         The source.
@@ -454,13 +532,15 @@ def open_images(
     if isinstance(source, str | os.PathLike):
         return _open_path(source, value_range, quantize, recursive, skip_bad)
     if isinstance(source, list | tuple):
-        return _open_list(source, value_range, quantize, skip_bad)
+        return _open_list(source, value_range, quantize, skip_bad, image_key)
     if _is_dataset(source):
-        return _open_dataset(source, value_range, quantize)
+        return _open_dataset(source, value_range, quantize, image_key)
     if hasattr(source, "__array__") and not is_pillow(source):
         return ArraySource(as_array(source, "array"), "array", value_range, quantize)
-    if isinstance(source, Iterable) and not isinstance(source, bytes | dict | set):
-        return StreamSource(source, "iterator", value_range, quantize)
+    if _is_stream(source):
+        return StreamSource(
+            source, "iterator", value_range, quantize, image_key=image_key
+        )
     if callable(source):
         return _open_generator(source, count, seed, quantize, latent)
     raise InputError(
@@ -471,7 +551,7 @@ def open_images(
 
 def _open_path(
     source: str | os.PathLike[str],
-    value_range: str | None,
+    value_range: ValueRange | None,
     quantize: str,
     recursive: bool,
     skip_bad: bool,
@@ -480,7 +560,8 @@ def _open_path(
         raise InputError(
             "The name of a set of images is empty; expected a folder or a file."
         )
-    path, label = pathlib.Path(source), printable(source)
+    check_local(source)
+    (path, member), label = split_member(source), printable(source)
     if path.is_dir():
         return FolderSource(path, recursive, skip_bad)
     if not path.exists():
@@ -496,24 +577,39 @@ def _open_path(
             f"{label} is neither a folder nor a .zip, .npz or .npy file; put the "
             "images into a folder or an array."
         )
-    if is_statistics(path):
+    if member is None and is_statistics(path):
         raise InputError(
             f"{label} holds statistics (mu and sigma), which are not images; give the "
             "images, or compare it with compute_fid.py."
         )
     kind = {"source_kind": suffix[1:]}
-    return ArraySource(ArrayFile(path), label, value_range, quantize, kind)
+    return ArraySource(ArrayFile(path, member), label, value_range, quantize, kind)
 
 
 def _open_list(
-    source: Sequence[Any], value_range: str | None, quantize: str, skip_bad: bool
+    source: Sequence[Any],
+    value_range: ValueRange | None,
+    quantize: str,
+    skip_bad: bool,
+    image_key: str | None,
 ) -> Source:
     if source and all(isinstance(each, str | os.PathLike) for each in source):
         return FilesSource(source, f"{len(source)} files", skip_bad)
     shapes = {tuple(getattr(each, "shape", ())) for each in source}
-    if len(shapes) > 1 or any(map(is_pillow, source)):
-        return StreamSource(source, "list", value_range, quantize, len(source), "list")
+    # Of these, one element may be several images.
+    compound = 4 in map(len, shapes) or any(map(_is_compound, source))
+    if len(shapes) > 1 or compound or any(map(is_pillow, source)):
+        count = None if compound else len(source)
+        return StreamSource(
+            source, "list", value_range, quantize, count, "list", image_key
+        )
     return ArraySource(as_array(source, "list"), "list", value_range, quantize)
+
+
+def _is_stream(source: Any) -> bool:
+    if isinstance(source, bytes | Mapping | set):
+        return False
+    return isinstance(source, Iterable) or _is_indexed(source)
 
 
 def _is_dataset(source: Any) -> bool:
@@ -523,7 +619,9 @@ def _is_dataset(source: Any) -> bool:
     return dataset is not None and isinstance(source, dataset)
 
 
-def _open_dataset(source: Any, value_range: str | None, quantize: str) -> Source:
+def _open_dataset(
+    source: Any, value_range: ValueRange | None, quantize: str, image_key: str | None
+) -> Source:
     size = int(source.cardinality())
     if size == -1:  # This is tf.data.INFINITE_CARDINALITY.
         raise InputError(
@@ -533,11 +631,13 @@ def _open_dataset(source: Any, value_range: str | None, quantize: str) -> Source
     images = source.element_spec
     if isinstance(images, tuple):
         images = images[0]
-    elif isinstance(images, dict):
-        images = images.get("image", images.get("images"))
+    if isinstance(images, Mapping):
+        images = images[_key_of(images, "An element of the dataset", image_key)]
     rank = getattr(getattr(images, "shape", None), "rank", None)
     count = size if rank in (2, 3) and size >= 0 else None
-    return StreamSource(source, "dataset", value_range, quantize, count, "tf.data")
+    return StreamSource(
+        source, "dataset", value_range, quantize, count, "tf.data", image_key
+    )
 
 
 def _open_generator(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ __all__ = [
     "QUANTIZE",
     "VALUE_RANGES",
     "Seen",
+    "ValueRange",
     "Values",
     "as_array",
     "check_layout",
     "is_pillow",
     "looks_like_bytes",
+    "nearly_black",
     "quantize",
+    "range_name",
     "span",
     "with_channel_axis",
     "with_channels",
@@ -28,8 +32,14 @@ __all__ = [
 # The values of a float array may be said to span one of these ranges, which is mapped
 # to [0, 255].
 VALUE_RANGES = {"0,255": (0.0, 255.0), "0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0)}
+# In Python a range may also be two numbers, such as (0, 1).
+ValueRange = str | Sequence[float]
 # The original fed unrounded floats in some experiments, truncated bytes in others.
 QUANTIZE = ("none", "truncate", "round")
+# A set whose greatest value is below this is nearly black: it is 12-bit data in 16-bit
+# files (up to 1/16 of the range; 14-bit data: 1/4), or was made of other units, such as
+# [0, 1]. Sets of photographs come close to the end of the range.
+_DARK = 64
 # A float set that lies wholly at or below this is taken for [0, 1], not [0, 255].
 _SUSPICIOUS = 1.5
 
@@ -52,11 +62,43 @@ def quantize(images: np.ndarray, rule: str) -> np.ndarray:
     )
 
 
+def range_name(value_range: ValueRange | None) -> str | None:
+    """Returns the key of `VALUE_RANGES` that was meant.
+
+    Args:
+        value_range: The key, or its two numbers; None, where nothing is said.
+
+    Returns:
+        The key, or None.
+
+    Raises:
+        InputError: There is no such range.
+
+    Example:
+        >>> range_name((0, 1)), range_name("-1,1")
+        ('0,1', '-1,1')
+    """
+    if value_range is None:
+        return None
+    for name, span in VALUE_RANGES.items():
+        if isinstance(value_range, str):
+            if value_range == name:
+                return name
+        elif isinstance(value_range, Sequence | np.ndarray) and tuple(
+            value_range
+        ) == tuple(span):
+            return name
+    raise InputError(
+        f"value_range is {value_range!r}; choose from {', '.join(VALUE_RANGES)}."
+    )
+
+
 def as_array(images: Any, label: str) -> np.ndarray:
     """Makes a NumPy array of whatever offers to be one.
 
     Args:
-        images: An array or tensor of NumPy, TensorFlow, JAX or PyTorch, or a list.
+        images: An array or tensor of NumPy, TensorFlow, JAX or PyTorch, whatever has a
+            method `numpy()`, or a list.
         label: What to call it in messages.
 
     Returns:
@@ -66,6 +108,8 @@ def as_array(images: Any, label: str) -> np.ndarray:
         InputError: It does not form an array.
     """
     try:
+        if not hasattr(images, "__array__") and hasattr(images, "numpy"):
+            images = images.numpy()
         array = np.asarray(images)
     except Exception as error:  # Each library has errors of its own.
         raise InputError(
@@ -106,7 +150,7 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, label: str) -> None:
 
     Raises:
         InputError: It is not (n, H, W, C) with C of 1 or 3 and none of them 0, or
-            neither bytes nor floats.
+            holds neither whole numbers nor floats.
     """
     if len(shape) != 4 or shape[-1] not in (1, 3) or min(shape) < 1:
         hint = ""
@@ -118,7 +162,7 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, label: str) -> None:
             f"{label} has shape {shape}; expected images (n, H, W, 3) or "
             f"(n, H, W, 1), at least one{hint}."
         )
-    if dtype != np.uint8 and dtype.kind != "f":
+    if dtype.kind not in "uif":
         raise InputError(f"{label} holds {dtype}; expected uint8 in 0..255 or floats.")
 
 
@@ -182,13 +226,14 @@ def looks_like_bytes(low: float, high: float) -> bool:
 class Values:
     """The values of one set of images: checked, and scaled to [0, 255].
 
-    Bytes are taken as they are. Floats are in [0, 255] unless `value_range` says
-    otherwise; a set that does not look like that is refused, as the original would have
-    accepted it and given a wrong number.
+    Bytes are taken as they are, and so are other whole numbers in 0..255. Floats are
+    in [0, 255] unless `value_range` says otherwise; a set that does not look like that
+    is refused, as the original would have accepted it and given a wrong number.
 
     Args:
         label: What to call the set in messages.
-        value_range: A key of `VALUE_RANGES`, for floats; None means [0, 255], judged.
+        value_range: A key of `VALUE_RANGES`, or its two numbers, for floats; None means
+            [0, 255], judged.
         rule: A member of `QUANTIZE`, for floats.
 
     Attributes:
@@ -206,16 +251,14 @@ class Values:
         [0, 255]
     """
 
-    def __init__(self, label: str, value_range: str | None = None, rule: str = "none"):
+    def __init__(
+        self, label: str, value_range: ValueRange | None = None, rule: str = "none"
+    ):
         if rule not in QUANTIZE:
             raise InputError(
                 f"quantize is {rule!r}; choose from {', '.join(QUANTIZE)}."
             )
-        if value_range is not None and value_range not in VALUE_RANGES:
-            raise InputError(
-                f"value_range is {value_range!r}; choose from "
-                f"{', '.join(VALUE_RANGES)}."
-            )
+        value_range = range_name(value_range)
         self.label, self.floats = label, False
         self._judge, self._rule = value_range is None, rule
         self._range = VALUE_RANGES[value_range or "0,255"]
@@ -238,8 +281,17 @@ class Values:
         self._count += len(images)
         if images.dtype == np.uint8:
             return
-        self.floats = True
         low, high = span(images, self.label, start)
+        if images.dtype.kind != "f":
+            if low < 0 or high > 255:
+                raise InputError(
+                    f"Values of {self.label} lie in {low:.0f}..{high:.0f} and are "
+                    f"{images.dtype}; whole numbers have to be in 0..255: scale them "
+                    "(16-bit data: divide by 256), or give floats and say what they "
+                    "span."
+                )
+            return
+        self.floats = True
         self._low, self._high = min(self._low, low), max(self._high, high)
         if self._judge and low < 0:
             raise self._suspicious()
@@ -263,8 +315,8 @@ class Values:
 
     def scale(self, images: np.ndarray) -> np.ndarray:
         """Returns the images in [0, 255], uint8 or float32, rounded by the rule."""
-        if images.dtype == np.uint8:
-            return images
+        if images.dtype.kind != "f":
+            return images.astype(np.uint8, copy=False)
         low, high = self._range
         factor = np.float32(255.0 / (high - low))
         images = (images.astype(np.float32) - np.float32(low)) * factor
@@ -295,19 +347,32 @@ class Seen:
 
     Attributes:
         count: How many images.
+        peak: The greatest value of all, in [0, 255].
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.peak = 0, 0.0
         self._digest = hashlib.sha256()
         self._sizes: set[tuple[int, int]] = set()
 
     def add(self, image: np.ndarray) -> None:
         """Takes note of one image (H, W, C)."""
         self.count += 1
+        self.peak = max(self.peak, float(image.max()))
         self._sizes.add(image.shape[:2])
         self._digest.update(f"{image.shape} {image.dtype.name}\n".encode())
         self._digest.update(np.ascontiguousarray(image))
+
+    def warnings(self, label: str) -> list[str]:
+        """Says that all images are nearly black, if they are.
+
+        Args:
+            label: What to call the set.
+
+        Returns:
+            A sentence, or nothing.
+        """
+        return nearly_black(label, self.count, self.peak)
 
     def facts(self) -> dict[str, Any]:
         """Returns what provenance says of the pass; empty if there was none."""
@@ -322,6 +387,30 @@ class Seen:
             "source_resolution": resolution,
             "source_sha256": self._digest.hexdigest(),
         }
+
+
+def nearly_black(label: str, count: int, peak: float) -> list[str]:
+    """Says that the images of a set are nearly black, if they are.
+
+    Args:
+        label: What to call the set.
+        count: How many images there are.
+        peak: The greatest value of all, in [0, 255].
+
+    Returns:
+        A sentence, or nothing.
+
+    Example:
+        >>> nearly_black("x", 10, 255.0)
+        []
+    """
+    if not count or peak >= _DARK:
+        return []
+    return [
+        f"no value of the {count:,} images of {label} is above {peak:.3g} of 255, so "
+        "that they are nearly black; if they hold data of fewer bits than their files "
+        "(12 of 16), or of another range, scale them first"
+    ]
 
 
 def is_pillow(value: Any) -> bool:

@@ -28,6 +28,7 @@ from PIL import Image
 
 from fid.files import InputError
 from fid.sources.images import ArraySource, Source, open_images
+from fid.sources.pixels import ValueRange
 
 __all__ = [
     "DEFINITIONS",
@@ -275,7 +276,7 @@ def disturb(
     name: str,
     level: float,
     *,
-    value_range: str | None = None,
+    value_range: ValueRange | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Disturbs an array of images.
@@ -284,7 +285,8 @@ def disturb(
         images: (n, H, W, C), uint8 or float: the whole set.
         name: A key of `LEVELS`.
         level: How much.
-        value_range: For floats, a key of `images.VALUE_RANGES`; None means [0, 255].
+        value_range: For floats, a key of `images.VALUE_RANGES`, or its two numbers;
+            None means [0, 255].
         **options: `seed`, `definition`, `swirl_radius` and `contamination`, as for
             `DisturbedSource`.
 

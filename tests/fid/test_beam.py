@@ -197,7 +197,9 @@ def test_folders_are_read_as_without_beam(tmp_path, extractor):
     write_folder(folder, 10)
     write_folder(folder / "inside.png", 5, seed=1)
     (folder / "line\nbreak.PNG").write_bytes(encoded(np.ones((4, 4, 3), np.uint8)))
-    (folder / ".hidden.png").write_text("not looked at")
+    for name in (".hidden.png", ".Trash/0.png", "__MACOSX/0.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not looked at")
     (folder / "notes.txt").write_text("not looked at")
     for recursive, count in ((False, 11), (True, 16)):
         found = beam.run(

@@ -11,6 +11,7 @@ from synthetic_graph import write_synthetic_graph
 import fid
 from fid import cli
 from fid.metrics import METRICS
+from fid.stats_cli import stats
 
 
 def save(path, seed=0, d=6):
@@ -153,3 +154,30 @@ def test_an_existing_output_survives_a_failure(tmp_path, capsys):
     argv[2] = f"--output={tmp_path}/new/deep/stats.npz"
     assert cli.precalc_stats(argv) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_an_array_of_a_file_is_named_on_the_command_line(tmp_path, capsys):
+    images = tmp_path / "x.npz"
+    np.savez(images, x_test=np.zeros((3, 4, 4, 3), np.uint8), x_train=np.zeros(3))
+    args = [f"{images}:x_test", f"--output={images}"]
+    assert cli.precalc_stats(["p.py", *args]) == 2
+    assert f"the output would replace {images}" in capsys.readouterr().err
+    assert cli.compute_fid(["c.py", f"{images}:x_train", f"{images}:x_test"]) == 1
+    assert f"{images}:x_train has shape (3,)" in capsys.readouterr().err
+
+
+def test_an_address_is_no_path(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.npz")
+    for args in (
+        ("gs://bucket/images", tmp_path / "a.npz"),
+        (tmp_path / "a.npz", "https://host/a.npz"),
+    ):
+        assert cli.compute_fid(["c.py", *map(str, args)]) == 1
+        assert "is an address, and only files" in capsys.readouterr().err
+    args = ["folder", "--output=gs://bucket/a.npz"]
+    assert cli.precalc_stats(["p.py", *args]) == 1
+    assert "gs://bucket/a.npz is an address" in capsys.readouterr().err
+    assert stats(["s.py", "merge", "a.npz", "--output=gs://bucket/b.npz"]) == 1
+    assert "gs://bucket/b.npz is an address" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

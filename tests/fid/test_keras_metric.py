@@ -63,7 +63,7 @@ def test_tensors_and_float_ranges(extractor):
     exact = FrechetInceptionDistance(extractor=extractor)
     exact.update_state(REAL, GENERATED)
     scaled = FrechetInceptionDistance(
-        extractor=extractor, value_range="-1,1", quantize="round"
+        extractor=extractor, value_range=(-1, 1), quantize="round"
     )
     scaled.update_state(
         *[tf.constant(x / np.float32(127.5) - 1) for x in (REAL, GENERATED)]
@@ -207,9 +207,12 @@ def test_grey_images_are_repeated(extractor):
 
 
 def test_the_2015_graph_is_called_fid(synthetic_pb):
-    metric = FrechetInceptionDistance(inception=synthetic_pb, quantize="round")
+    metric = FrechetInceptionDistance(
+        inception=synthetic_pb, quantize="round", value_range=(0, 255)
+    )
     assert metric.name == "fid"
     config = metric.get_config()
+    assert config["value_range"] == "0,255"
     assert json.loads(json.dumps(config)) == config
     again = FrechetInceptionDistance.from_config(config)
     assert again.name == "fid"

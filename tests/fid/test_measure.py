@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from image_folders import write_photographs
+from image_folders import write_image, write_photographs
 from oracles import low_rank_distance
 from PIL import Image
 from synthetic_graph import v1_features
@@ -279,3 +279,31 @@ def test_what_is_kept_of_a_set_is_what_is_needed():
             kept = getattr(found, name)
             assert (kept is not None) == (name in needs)
             assert kept is None or kept.shape == (5, 3)
+
+
+def test_the_key_and_the_range_of_a_data_set_of_dicts_may_be_said():
+    images = np.random.default_rng(0).random((2, 30, 4, 4, 3), "float32")
+    one, two = ([{"pixels": x, "label": 1} for x in each] for each in images)
+    reading = {"image_key": "pixels", "value_range": (0, 1)}
+    expected = fid.compare(*images * 255, Colours()).value
+    found = fid.compare(one, two, Colours(), **reading)
+    assert found.value == pytest.approx(expected, rel=1e-4)
+    statistics = fid.compute_statistics(one, Colours(), **reading)
+    np.testing.assert_allclose(statistics.mu, found.first.mu)
+    settings = {"generator": lambda z: np.tanh(z).reshape(-1, 4, 4, 3), "latent": 48}
+    settings |= {"num_samples": 20, "extractor": Colours()}
+    distance = fid.compute(reference=one, **settings, **reading)
+    assert distance == fid.compute(reference=statistics, **settings)
+    with pytest.raises(TypeError, match="compute has no option 'image'; choose from"):
+        fid.compute(reference=statistics, **settings, image="pixels")
+
+
+def test_what_is_left_out_of_a_folder_is_warned_of_and_written_down(tmp_path):
+    for index in range(3):
+        write_image(tmp_path / f"{index}.png", index)
+    (tmp_path / "3.heic").touch()
+    found = fid.compare(tmp_path, tmp_path, Colours())
+    assert [text for text in found.warnings if "1 in all: 1 .heic" in text]
+    found.first.save(tmp_path / "stats.npz")
+    facts = fid.Statistics.load(tmp_path / "stats.npz").provenance
+    assert facts["source_left_out"] == {".heic": 1}

@@ -357,7 +357,10 @@ def _nan(path):
         (lambda p: write(p, mu=np.zeros(3, int), sigma=np.eye(3)), "not floating"),
         (lambda p: write(p, mu=np.zeros(2), sigma=-np.eye(2)), "negative variance"),
         (lambda p: p.write_bytes(b""), "damaged or no .npz"),
-        (lambda p: p.write_text("<html>"), "damaged or no .npz"),
+        (
+            lambda p: p.write_text("<html>"),
+            "is an HTML page, no .npz file. The download",
+        ),
         (_object_array, "never unpickled"),
         (_huge_header, "mu has shape"),
         (_truncated, "damaged or no .npz"),

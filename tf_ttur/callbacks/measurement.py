@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fid import measure
-from fid.extractors.extractor import Extractor
+from fid.extractors.extractor import Extractor, check_interface
 from fid.files import InputError
 from fid.metrics import choose, needs_of
 from fid.metrics.metric import Measured
@@ -264,6 +264,7 @@ class FrechetDistance(Measurement):
             from fid.extractors.inception import Inception
 
             extractor = Inception()
+        check_interface(extractor)
         super().__init__(
             self._metrics[0].metric_name(extractor.name),
             self._metrics[0].title(extractor.name),

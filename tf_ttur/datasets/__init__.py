@@ -39,15 +39,15 @@ def load(
     celeb_a        TFDS: central 108x108 of the 178x218 images  64x64
     lsun/bedroom   TFDS, LSUN's own LMDB, or numbered folders   64x64
                    of images: central square
-    folder         every .png, .jpg, .jpeg, .bmp and .webp file  64x64
-                   under `data_dir`, recursively: central square
+    folder         every image under `data_dir`, as `fid`       64x64
+                   finds them with --recursive: central square
     =============  ===========================================  ==================
 
     Photographs are resized by Pillow's bilinear filter (antialiased; the one behind the
     `scipy.misc.imresize` of the original); images that have the size already stay as
-    they are. Everything but `digits` becomes RGB: grey is repeated, transparency
-    dropped. EXIF orientation is ignored, as in the original. An odd margin loses its
-    extra row at the bottom, its extra column on the right.
+    they are. Everything but `digits` becomes RGB, as `fid.sources.decoding` says: grey
+    is repeated, transparency dropped, EXIF orientation ignored, as in the original. An
+    odd margin loses its extra row at the bottom, its extra column on the right.
 
     For `lsun/bedroom` the folder `data_dir` is looked through in this order: a folder
     `bedroom_train_lmdb` in it or a file `data.mdb` (LSUN's export; needs the extra

@@ -1,10 +1,15 @@
-"""A folder of images, with all its folders, as a set."""
+"""A folder of images, with all its folders, as a set.
+
+Which files are its images, in which order, and how they are decoded, says
+`fid.sources`: what is trained on is what is measured.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import functools
 import itertools
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from fid.files import InputError
-from fid.sources.images import SUFFIXES
+from fid.mistaken import check_local
+from fid.sources.imagefiles import find_images
 from tf_ttur.datasets import batches, pictures
 
 __all__ = ["load"]
 
+_log = logging.getLogger(__name__)
 # The checks of so many files are under way at a time.
 _CHUNK = 4096
 
@@ -38,17 +45,16 @@ def load(
 
     Raises:
         InputError: There is no such folder, no image in it, or there are files that
-            are none; the message names them.
+            are none; the message names them. What is left out is logged.
     """
+    check_local(folder)
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
-    paths = sorted(_image_files(folder))
-    if not paths:
-        raise InputError(
-            f"No images in {folder}: looked, in all its folders, for files that end in "
-            f"{', '.join(sorted(SUFFIXES))}."
-        )
+    found = find_images(os.fspath(folder), recursive=True)
+    for warning in found.warnings():
+        _log.warning("%s.", warning)
+    paths = [os.path.join(folder, name) for name in found.names]
     # Such files are found now rather than hours into the training. What only shows when
     # all pixels are decoded, such as a truncated JPEG, is an error when a file is read.
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
@@ -68,21 +74,6 @@ def load(
         elements=functools.partial(batches.indices, len(paths)),
         decode=decode,
     )
-
-
-def _image_files(folder: pathlib.Path) -> Iterator[str]:
-    """Yields the images below a folder; a folder that links lead to twice, once."""
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        stat = os.stat(parent)
-        if (stat.st_dev, stat.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((stat.st_dev, stat.st_ino))
-        for name in names:
-            path = os.path.join(parent, name)
-            if os.path.splitext(name)[1].lower() in SUFFIXES and os.path.isfile(path):
-                yield path
 
 
 def _map_in_chunks(

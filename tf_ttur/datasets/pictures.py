@@ -1,7 +1,8 @@
-"""Encoded images to pixels.
+"""Encoded images to pixels of one size.
 
-Pillow does all decoding and resizing, as in the original, so that a pixel here is a
-pixel there: TensorFlow's JPEG decoder and resize differ from Pillow's.
+Pillow does all decoding, through `fid.sources.decoding`, and resizing, as in the
+original, so that a pixel here is a pixel there: TensorFlow's JPEG decoder and resize
+differ from Pillow's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError
+from fid.sources import decoding
+from fid.sources.imagefiles import read_file
 
 __all__ = ["check", "each_file", "picture"]
 
@@ -32,15 +35,14 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
         size: Side of the result.
 
     Returns:
-        uint8 (size, size, 3), RGB: grey is repeated, transparency dropped. An odd
-        margin loses its extra row at the bottom, its extra column on the right.
+        uint8 (size, size, 3), RGB as `fid.sources.decoding` makes it. An odd margin
+        loses its extra row at the bottom, its extra column on the right.
 
     Raises:
-        Exception: Whatever Pillow raises; `each_file` makes one error of it.
+        InputError: It is no image that can be used; `each_file` names the file.
     """
-    with Image.open(file) as image:
-        _require_eight_bits(image)
-        image = image.convert("RGB")
+    data = file.read() if hasattr(file, "read") else read_file(file)
+    image = Image.fromarray(decoding.decode(data).pixels)
     side = crop or min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     # resize(box=...) would let the filter see the pixels around the box.
@@ -49,23 +51,19 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
 
 
 def check(file: Any) -> None:
-    """Looks at as much of an image as is quick: see `PIL.Image.Image.verify`.
+    """Looks at as much of an image as is quick: see `fid.sources.decoding.check`.
 
     Args:
         file: A path or a binary file.
 
     Raises:
-        Exception: Whatever Pillow raises; `each_file` makes one error of it.
+        Exception: It is no image that can be used; `each_file` names the file.
     """
-    with Image.open(file) as image:
-        _require_eight_bits(image)
-        image.verify()
-
-
-def _require_eight_bits(image: Image.Image) -> None:
-    # Pillow would clip these to 255, that is, to white.
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"more than 8 bits a channel (mode {image.mode})")
+    if hasattr(file, "read"):
+        decoding.check(file)
+        return
+    with open(file, "rb") as opened:
+        decoding.check(opened)
 
 
 def each_file(

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError, printable, read_json, write_json
+from fid.mistaken import check_local
 from fid.tfds import data_folder, find_prepared, prepare_command
 from tf_ttur.datasets import batches, prepared
 from tf_ttur.ngrams import MAX_TOKENS
@@ -539,6 +540,7 @@ def _pydoc_lines() -> list[str]:
 
 
 def _matching_files(pattern: str) -> list[pathlib.Path]:
+    check_local(pattern)
     # A pattern with several ** finds files more than once.
     found = sorted(set(glob.glob(os.path.expanduser(pattern), recursive=True)))
     files = [path for path in map(pathlib.Path, found) if path.is_file()]

@@ -333,7 +333,8 @@ class ImagePreset(GANPreset):
     @property
     def data_format(self) -> str:
         """Which part of the data set, and how large its images are."""
-        size = f"{self.image_size}x{self.image_size}"
+        side = self.image_size or _SIZES.get(self.dataset, 64)
+        size = f"{side}x{side}"
         return f"split {self.split or 'train'}, {size}"
 
 

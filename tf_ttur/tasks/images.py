@@ -6,7 +6,7 @@ import hashlib
 import logging
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, check_writable, printable
 from fid.metrics.frechet import Frechet
+from fid.sources.pixels import nearly_black
 from fid.sources.source import Source
 from tf_ttur.presets import ImagePreset
 from tf_ttur.runs import RunFolder
@@ -288,13 +289,18 @@ class _RealImages(Source):
 
     def __init__(self, data: ImageData):
         self.label, self.count = data.name, data.num_examples
-        self._data, self._digest = data, hashlib.sha256()
+        self._data, self._digest, self._peak = data, hashlib.sha256(), 0
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         self._digest = hashlib.sha256(f"{self._data.shape}".encode())
         for images in self._data.images(size):
             self._digest.update(images)
+            self._peak = max(self._peak, int(images.max()))
             yield images
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return nearly_black(self.label, self.count, self._peak)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -3,9 +3,17 @@
 import keras
 import numpy as np
 import pytest
+from toy_extractors import Colours
 
+import fid
 from fid import InputError
-from fid.extractors.extractor import KerasExtractor, pixel_extractor, weights_sha256
+from fid.extractors.extractor import (
+    KerasExtractor,
+    check_interface,
+    pixel_extractor,
+    weights_sha256,
+)
+from fid.sources.images import StreamSource
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
 
@@ -108,3 +116,68 @@ def test_images_without_a_small_version_are_refused(shape):
     height, width, _ = shape
     with pytest.raises(InputError, match=f"{width}x{height} .* multiples of 8"):
         pixel_extractor(shape)
+
+
+def test_no_images_have_no_features():
+    found = KerasExtractor(model(), "mine")(IMAGES[:0])
+    assert (found.shape, found.dtype) == ((0, 2), np.float32)
+    assert KerasExtractor(model(), "mine")([]).shape == (0, 2)
+
+
+def test_a_model_of_images_of_any_size_takes_any_size():
+    layers = [keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()]
+    extractor = KerasExtractor(keras.Sequential(layers), "means", 1.0, 0.0)
+    for images in (IMAGES, IMAGES[:, :2]):
+        means = images.mean(axis=(1, 2))
+        np.testing.assert_allclose(extractor(images), means, rtol=1e-5)
+    with pytest.raises(InputError, match="images of several sizes"):
+        extractor([IMAGES[0], IMAGES[0, :2]])
+    with pytest.raises(InputError, match=r"\(4, 6, 1\); the extractor means takes"):
+        extractor(IMAGES[..., :1])
+
+
+def test_what_is_no_extractor_is_refused_and_its_lack_named():
+    check_interface(Colours())
+    check_interface(KerasExtractor(model(), "mine"))
+    with pytest.raises(InputError, match="is the class Colours; give an object"):
+        check_interface(Colours)
+    message = r"Sequential without dimension, .*and protocol; .*KerasExtractor\(model"
+    with pytest.raises(InputError, match=message):
+        check_interface(model())
+    for name, wrong in (
+        ("name", "my net"),
+        ("dimension", 2.5),
+        ("dimension", 0),
+        ("channels", "3"),
+        ("fingerprint", b"x"),
+        ("protocol", ["none"]),
+        ("protocol", {"dtype": np.float32}),
+    ):
+        extractor = Colours()
+        setattr(extractor, name, wrong)
+        with pytest.raises(InputError, match=f"The {name} of the extractor, a Colours"):
+            check_interface(extractor)
+
+
+@pytest.mark.parametrize("lack", ["name", "dimension", "channels", "protocol"])
+def test_an_extractor_that_lacks_something_is_refused_before_an_image_is_read(lack):
+    def images():
+        pytest.fail("an image was read")
+        yield
+
+    extractor = Colours()
+    setattr(extractor, lack, None)
+    stream = StreamSource(images())
+    for measure in (
+        lambda: fid.compute_statistics(stream, extractor),
+        lambda: fid.compare(stream, stream, extractor),
+        lambda: fid.compute(
+            generator=lambda z: pytest.fail("an image was made"),
+            latent=3,
+            reference=stream,
+            extractor=extractor,
+        ),
+        lambda: fid.FrechetInceptionDistance(stream, extractor=extractor),
+    ):
+        with pytest.raises(InputError, match=f"a Colours without {lack}; expected"):
+            measure()

@@ -189,7 +189,7 @@ def batch():
         ("0,255", lambda x: x),
         ("0,255", lambda x: x.astype(np.float64)),
         ("0,1", lambda x: x / np.float32(255)),
-        ("-1,1", lambda x: x / np.float32(127.5) - 1),
+        ((-1, 1), lambda x: x / np.float32(127.5) - 1),
     ],
 )
 def test_classifier_fn_is_the_network(inception, batch, value_range, convert):

@@ -1,11 +1,19 @@
 import importlib.util
+import re
 
 import numpy as np
 import oracles
 import pytest
+from toy_extractors import ColoursAndLogits
 
+import fid
 from fid import InputError, Statistics, open_images
-from fid.metrics.inception_score import Score, ScoreSums, inception_score
+from fid.metrics.inception_score import (
+    Score,
+    ScoreSums,
+    inception_score,
+    score_warnings,
+)
 
 
 def logits(n, classes, seed=0, scale=3.0):
@@ -126,3 +134,81 @@ def test_what_cannot_be_scored_is_refused_before_it_is_read():
     ):
         with pytest.raises(InputError, match=message):
             Score(is_splits=splits).check(sets)
+
+
+def of_classes(n, classes, seed=0, sure=8.0):
+    """Logits of images that show one of some classes, in the order of these."""
+    random = np.random.default_rng(seed)
+    shown = np.sort(random.integers(classes, size=n))
+    return sure * np.eye(20)[shown] + random.normal(scale=0.5, size=(n, 20))
+
+
+def test_images_in_the_order_of_their_classes_are_warned_of():
+    ordered = of_classes(5000, 10).astype(np.float32)
+    shuffled = np.random.default_rng(7).permutation(ordered)
+    (warning,) = score_warnings(ordered, label="x")
+    low, high = (inception_score(each).mean for each in (ordered, shuffled))
+    assert low < 1.2 < 9 < high
+    numbers = re.search("parts is (.*), and (.*) once they are shuffled", warning)
+    assert float(numbers[1]) == pytest.approx(low, rel=1e-5)
+    assert float(numbers[2]) == pytest.approx(high, rel=0.01)
+    assert "the images of x are in an order" in warning
+    assert "--is_splits=1" in warning
+    assert score_warnings(shuffled) == []
+    assert score_warnings(ordered, splits=1) == []
+
+
+@pytest.mark.parametrize("part", [0.02, 0.3])
+def test_an_order_of_some_of_the_images_is_found_too(part):
+    x = of_classes(5000, 10)
+    mixed = np.random.default_rng(7).random(len(x)) > part
+    x[mixed] = np.random.default_rng(8).permutation(x[mixed])
+    lost = inception_score(np.random.default_rng(9).permutation(x)).mean
+    lost /= inception_score(x).mean
+    assert bool(score_warnings(x)) == (lost > 1.01) == (part == 0.3)
+
+
+@pytest.mark.parametrize("kind", ["sure", "soft", "rare"])
+@pytest.mark.parametrize(("n", "splits"), [(60, 2), (400, 10)])
+def test_a_random_order_is_never_taken_for_another(kind, n, splits):
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        x = {
+            "sure": 20 * np.eye(10)[random.integers(10, size=n)],
+            "soft": random.normal(scale=2, size=(n, 30)),
+            "rare": 20 * np.eye(60)[np.minimum(random.geometric(0.5, size=n), 59)],
+        }[kind]
+        found = score_warnings(x, splits=splits)
+        assert not [warning for warning in found if "order" in warning]
+
+
+def test_too_few_images_are_warned_of_by_as_much_as_the_score_is_too_low():
+    # Ten classes, each as likely: of m sure images a part scores exp(H), H being the
+    # entropy of its counts, which is log 10 - 9 / 2m for large m (Miller 1955).
+    x = 30 * np.eye(10)[np.random.default_rng(0).integers(10, size=1000)]
+    for n, least, short in ((1000, 100, None), (500, 50, "9%"), (10, 1, "99%")):
+        found = [y for y in score_warnings(x[:n]) if "too few" in y]
+        assert bool(found) == (short is not None)
+        for warning in found:
+            assert f"parts of {least} images" in warning
+            assert f"no part can score above {least}, and" in warning
+            assert f"about {short} too low" in warning or least == 1
+    assert inception_score(x[:10]).mean == pytest.approx(1.0)
+    scores = [inception_score(x[i::20], splits=1).mean for i in range(20)]
+    assert np.mean(scores) == pytest.approx(10 * (1 - 0.09), rel=0.02)
+
+
+def test_images_that_all_look_alike_need_not_be_more():
+    assert score_warnings(np.tile(logits(1, 9), (100, 1))) == []
+
+
+def test_the_metric_hands_on_its_warnings():
+    images = np.random.default_rng(0).integers(0, 256, (300, 2, 2, 3), np.uint8)
+    found = fid.compare(images, images, ColoursAndLogits(), metrics="is", is_splits=1)
+    assert not [text for text in found.warnings if "Inception Score" in text]
+    images[:, ..., 0] = np.linspace(0, 255, 300)[:, None, None]  # red in the end
+    images[:, ..., 1] = 255 - images[:, ..., 0]
+    found = fid.compare(images, images, ColoursAndLogits(), metrics="is", is_splits=3)
+    assert [text for text in found.warnings if "array are in an order" in text]
+    found = fid.compare(images, images, ColoursAndLogits(), metrics="is", is_splits=300)
+    assert [text for text in found.warnings if "no part can score above 1" in text]

@@ -1,15 +1,17 @@
 """Arrays of images in files: whole, damaged and hostile."""
 
 import io
+import pathlib
 import tracemalloc
 import zipfile
 
 import hostile_arrays
 import numpy as np
 import pytest
+from image_folders import read
 
-from fid import InputError
-from fid.sources.arrayfile import ArrayFile
+from fid import InputError, open_images
+from fid.sources.arrayfile import ArrayFile, split_member
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3), np.uint8)
 
@@ -127,13 +129,13 @@ def test_a_changed_byte_is_found_by_the_checksum(tmp_path, compressed):
         (header("|u1", (-1, 4, 4, -3)), "expected images"),
         (header("|u1", (2**70, 1, 1, 1)), "claims"),
         (header("|u1", (2, 2, 2, 3)) + bytes(25), "claims 24 bytes .* there are 25"),
-        (header("<i8", (1, 2, 2, 3)) + bytes(96), "holds int64"),
+        (header("|b1", (1, 2, 2, 3)) + bytes(12), "holds bool"),
         (header([("r", "u1")], (1, 2, 2, 3)) + bytes(12), "holds"),
         (header("|u1", (2, 4, 3, 4)) + bytes(96), "drop the alpha channel"),
         (header("|u1", (2, 3, 8, 8)) + bytes(384), r"transpose\(0, 2, 3, 1\)"),
         (b"\x93NUMPY\x03\x00" + bytes(100), "for tables"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000, "damaged"),
-        (b"<html>", "damaged"),
+        (b"<not an array>", "damaged"),
         *((hostile_arrays.array(header), "x|y") for header in hostile_arrays.HEADERS),
     ],
 )
@@ -174,3 +176,53 @@ def test_encrypted_arrays_are_refused(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(InputError, match="x.npz is encrypted"):
         ArrayFile(path)
+
+
+def test_one_array_of_several_is_named_with_a_colon(tmp_path):
+    others = {"x_train": IMAGES[:2], "a/b:c": IMAGES[2:3], "mu": np.zeros(3)}
+    path = save(tmp_path / "x.npz", x_test=IMAGES, **others).rename(
+        tmp_path / "a:b.NPZ"
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", "no array")
+    for name, expected in (("x_test", IMAGES), ("a/b:c", IMAGES[2:3])):
+        assert split_member(f"{path}:{name}") == (path, name)
+        source = open_images(f"{path}:{name}")
+        np.testing.assert_array_equal(np.stack(read(source)), expected)
+        assert source.provenance["source"] == f"{path}:{name}"
+        assert source.provenance["source_kind"] == "npz"
+    with pytest.raises(InputError, match="has no array y: it holds the arrays x_test,"):
+        open_images(f"{path}:y")
+    with pytest.raises(InputError, match=r"NPZ:mu has shape \(3,\)"):
+        open_images(f"{path}:mu")
+    with pytest.raises(InputError, match=r"holds notes\.txt.*/a:b\.NPZ:NAME for one"):
+        open_images(path)
+
+
+def test_a_colon_in_a_path_is_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "x.npz", a=IMAGES[:1], b=IMAGES[1:])
+    for each in (r"C:\data\x.npz", "C:/x.npz", "missing.npz:a", "x.npz", "x.npy:a"):
+        assert split_member(each)[1] is None
+    with pytest.raises(InputError, match=r"There is no missing\.npz:a"):
+        open_images("missing.npz:a")
+    with pytest.raises(InputError, match=r"arrays a, b; .* as x\.npz:NAME"):
+        open_images("x.npz")
+    # What exists under the whole name is meant by it.
+    save(tmp_path / "x.npz:a.npz", images=IMAGES[:4])
+    assert split_member("x.npz:a.npz") == (pathlib.Path("x.npz:a.npz"), None)
+    assert open_images("x.npz:a.npz").count == 4
+    assert open_images(f"{path}:b").count == 6
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+    path = save(tmp_path / "x.npz", images=IMAGES, other=IMAGES[:1])
+    with (
+        zipfile.ZipFile(path, "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        archive.writestr("images.npy", b"")
+    for name in (path, f"{path}:images"):
+        with pytest.raises(InputError, match="holds 2 arrays of the name images"):
+            open_images(name)
+    assert open_images(f"{path}:other").count == 1

@@ -1,5 +1,6 @@
 """Each kind of image against values worked out by hand."""
 
+import io
 import struct
 import zlib
 
@@ -9,7 +10,7 @@ from image_folders import encoded
 from PIL import Image
 
 from fid import InputError
-from fid.sources.decoding import decode
+from fid.sources.decoding import IMAGE_SUFFIXES, check, decode
 
 # Pillow's remarks on damaged metadata, which the damage here brings about.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -44,6 +45,7 @@ def sixteen_bits():
     return Image.fromarray(np.array([[0x00FF, 0x0100], [0xABCD, 0xFFFF]], np.uint16))
 
 
+KINDS = ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "QOI"]
 WIDE = [[[0] * 3, [1] * 3], [[0xAB] * 3, [0xFF] * 3]]
 COLOURS = [[[200, 100, 50], [9, 8, 7]]]
 HIDDEN = Image.new("RGBA", (1, 1), (10, 20, 30, 0))
@@ -95,6 +97,18 @@ INKS_AS_RGB = [[[207, 198, 190]]]
             [[[0] * 3, [255] * 3]],
             ("1 bit as 0 and 255",),
         ),
+        # Pillow scales PGM of any depth to the range of 16 bits.
+        (encoded(sixteen_bits(), "PPM"), WIDE, ("16-bit grey // 256",)),
+        (
+            b"P5 1 1 4095\n\x0f\xff",
+            [[[255, 255, 255]]],
+            ("16-bit grey // 256",),
+        ),
+        (b"P3 1 1 255 1 2 3", [[[1, 2, 3]]], ()),
+        (b"P1 2 1 1 0", [[[0] * 3, [255] * 3]], ("1 bit as 0 and 255",)),
+        (encoded(sixteen_bits(), "JPEG2000"), WIDE, ("16-bit grey // 256",)),
+        (encoded(HIDDEN, "JPEG2000"), [[[10, 20, 30]]], ("alpha dropped",)),
+        (encoded(HIDDEN, "QOI"), [[[10, 20, 30]]], ("alpha dropped",)),
         (encoded(INKS, "TIFF"), INKS_AS_RGB, ("CMYK converted",)),
         (encoded(INKS, "JPEG", quality=100), INKS_AS_RGB, ("CMYK converted",)),
     ],
@@ -177,6 +191,11 @@ def test_the_content_says_whether_it_is_lossy():
         "tiff jpeg": (encoded(image, "TIFF", compression="jpeg"), True),
         "bmp": (encoded(image, "BMP"), False),
         "gif": (encoded(image, "GIF"), False),
+        "ppm": (encoded(image, "PPM"), False),
+        "qoi": (encoded(image, "QOI"), False),
+        "avif": (encoded(image, "AVIF"), True),
+        "jpeg2000": (encoded(image, "JPEG2000"), False),
+        "jpeg2000 lossy": (encoded(image, "JPEG2000", irreversible=True), True),
     }
     for name, (data, lossy) in found.items():
         assert decode(data).lossy == lossy, name
@@ -187,7 +206,11 @@ def test_the_content_says_whether_it_is_lossy():
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"<html>no such page</html>", r"it begins with b'<html>no'"),
+        (b"no image at all", r"no PNG, JPEG, .*: it begins with b'no image'"),
+        (b"<html>no such page</html>", "no image, but an HTML page: .* redirected$"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "but a Git LFS pointer: Fet"),
+        # TGA has no signature, so that anything might be one.
+        (encoded(Image.new("RGB", (1, 1)), "TGA"), "no PNG"),
         # Pillow would start an interpreter for this one.
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
@@ -202,7 +225,7 @@ def test_what_is_no_image_says_why(data, message):
         decode(data)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_truncation_is_found(kind):
     image = Image.effect_noise((32, 32), 60).convert("RGB")
     data = encoded(image, kind)
@@ -216,7 +239,7 @@ def test_every_truncation_is_found(kind):
         np.testing.assert_array_equal(found, whole)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_an_input_error_or_an_image_and_nothing_else(kind):
     random = np.random.default_rng(0)
     image = Image.effect_noise((16, 16), 60).convert("RGB")
@@ -247,3 +270,27 @@ def test_memory_is_asked_for_before_the_pixels_are_decoded():
     with pytest.raises(KeyboardInterrupt):
         decode(encoded(Image.new("RGB", (7, 5))), admit)
     assert asked == [7 * 5 * 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_ending_that_pillow_gives_a_format_is_looked_at(kind):
+    Image.init()
+    endings = {k for k, v in Image.registered_extensions().items() if v == kind}
+    # The last one holds floats, whose range is not known.
+    assert endings - {".pfm"} <= IMAGE_SUFFIXES
+
+
+def test_a_quick_look_finds_what_is_no_image_or_of_no_known_range():
+    for good in (encoded(sixteen_bits()), encoded(INKS, "JPEG"), b"P2 1 1 9 1"):
+        check(io.BytesIO(good))
+    damaged = bytearray(encoded(Image.new("RGB", (8, 8))))
+    damaged[len(damaged) // 2] ^= 255
+    for data, message in (
+        (b"", "the file is empty"),
+        (b"<html>", "an HTML page"),
+        (bytes(damaged), "damaged or not supported"),
+        (encoded(Image.new("F", (1, 1)), "TIFF"), "floating-point pixels"),
+        (png(10_000, 10_000, 8, 0, [b""]), "10000 x 10000 pixels"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(io.BytesIO(data))

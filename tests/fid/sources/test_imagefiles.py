@@ -13,7 +13,7 @@ from image_folders import encoded, pixels, read, write_image, write_zip
 from PIL import Image
 
 from fid import InputError, open_images
-from fid.sources.imagefiles import FilesSource
+from fid.sources.imagefiles import FilesSource, find_images
 
 
 def _bomb(path):
@@ -144,7 +144,7 @@ def test_hidden_and_other_things_are_passed_over(tmp_path):
     (tmp_path / "good" / "notes.txt").write_text("x")
     os.mkfifo(tmp_path / "pipe.png")
     assert open_images(tmp_path, recursive=True).count == 1
-    with pytest.raises(InputError, match=r"--recursive enters its 4 folders"):
+    with pytest.raises(InputError, match=r"--recursive enters its 2 folders"):
         open_images(tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_archives_without_images_are_refused(tmp_path):
     write_zip(tmp_path / "d.zip", {"x.png": encoded(pixels())})
     (tmp_path / "d.zip").write_bytes((tmp_path / "d.zip").read_bytes()[:-30])
     for name, message in (
-        ("a.zip", "damaged or no zip"),
+        ("a.zip", "is an HTML page, no zip file"),
         ("b.zip", "damaged or no zip"),
         ("c.zip", "found 1 other files"),
         ("d.zip", "damaged or no zip"),
@@ -353,3 +353,81 @@ def test_reading_leaves_the_filters_of_warnings_alone(tmp_path):
     before = list(warnings.filters)
     read(open_images(tmp_path))
     assert list(warnings.filters) == before
+
+
+def test_every_kind_of_image_is_read_and_what_is_left_out_is_counted(tmp_path):
+    root = tmp_path / "set"
+    kinds = ("ppm", "pgm", "JPE", "jfif", "avif", "jp2", "png", "apng", "qoi")
+    formats = ["PPM", "PPM", "JPEG", "JPEG", "AVIF", "JPEG2000", "PNG", "PNG", "QOI"]
+    for seed, (kind, content) in enumerate(zip(kinds, formats, strict=True)):
+        write_image(root / f"{seed}.{kind}", seed, format=content)
+    for name in ("a.heic", "b.HEIC", "notes.txt", "no_ending", ".hidden", "._0.png"):
+        (root / name).touch()
+    files = {path.name: path.read_bytes() for path in root.iterdir()}
+    write_image(root / "folder" / "x.png")
+    for path in (root, write_zip(tmp_path / "set.zip", files)):
+        source = open_images(path)
+        images = read(source)
+        assert source.count == len(images) == len(kinds)
+        for seed in (0, 1, 5, 6, 7, 8):  # The others are lossy.
+            np.testing.assert_array_equal(images[seed], pixels(seed=seed))
+        left_out = {".heic": 2, ".txt": 1, "without an ending": 1}
+        assert source.provenance["source_left_out"] == left_out
+        assert source.warnings[0] == (
+            "files whose names are not those of images are left out of "
+            f"{path}, 4 in all: 2 .heic; 1 .txt; 1 without an ending"
+        )
+    folder = open_images(root)
+    assert folder.provenance["source_folders_left_out"] == 1
+    assert folder.warnings[1] == (
+        f"folders of {root} are not entered, 1 in all; --recursive enters them"
+    )
+    assert open_images(root, recursive=True).count == len(kinds) + 1
+
+
+def test_files_that_are_numbered_by_their_endings_do_not_fill_the_provenance(tmp_path):
+    write_image(tmp_path / "a.png")
+    for index in range(30):
+        (tmp_path / f"frame.{index:03d}").touch()
+    found = find_images(str(tmp_path))
+    left_out = found.facts()["source_left_out"]
+    assert list(left_out)[:2] == [".000", ".001"]
+    assert (len(left_out), left_out["with other endings"]) == (21, 10)
+    assert found.warnings()[0].endswith("1 .019; 10 with other endings")
+
+
+def test_where_nothing_is_left_out_nothing_is_said(tmp_path):
+    write_image(tmp_path / "a.png")
+    write_image(tmp_path / ".ipynb_checkpoints" / "a.png")
+    source = open_images(tmp_path)
+    read(source)
+    assert source.warnings == ()
+    assert not {key for key in source.provenance if "left_out" in key}
+    assert find_images(str(tmp_path), recursive=True).names == ["a.png"]
+
+
+def test_a_pointer_or_a_page_under_the_name_of_an_image_is_named(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "c.jpg").write_text("<!DOCTYPE html><html></html>")
+    with pytest.raises(InputError, match="2 of 3 images") as error:
+        read(open_images(tmp_path))
+    assert "b.png (no image, but a Git LFS pointer: Fetch it with" in str(error.value)
+    assert "c.jpg (no image, but an HTML page" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("bits", "dark"), [(10, True), (12, True), (14, True), (16, False)]
+)
+def test_few_bits_in_16_bit_files_are_said_to_be_nearly_black(tmp_path, bits, dark):
+    values = np.random.default_rng(0).integers(0, 2**bits, (3, 40, 40), dtype=np.uint16)
+    values[:, 0, 0] = 2**bits - 1
+    for index, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    source = open_images(tmp_path)
+    read(source)
+    assert len(source.warnings) == dark
+    if dark:
+        peak = (2**bits - 1) // 256
+        assert f"3 images of {tmp_path} is above {peak} of 255" in source.warnings[0]
+        assert "(12 of 16)" in source.warnings[0]

@@ -140,8 +140,8 @@ def test_mislabelled_and_damaged_arrays_are_refused(tmp_path):
 def test_arrays_that_are_no_images_are_refused(shape):
     with pytest.raises(InputError, match="expected images"):
         open_images(np.zeros(shape, np.uint8))
-    with pytest.raises(InputError, match="holds int64"):
-        open_images(np.zeros((1, 2, 2, 3), np.int64))
+    with pytest.raises(InputError, match="holds bool"):
+        open_images(np.zeros((1, 2, 2, 3), bool))
 
 
 def test_a_generator_is_a_source():
@@ -257,7 +257,7 @@ def test_values_of_a_stream_are_checked_as_they_pass():
         ([()], "Element 0 of iterator"),
         ([np.zeros((4, 4, 2), np.uint8)], r"shape \(4, 4, 2\)"),
         ([np.zeros((2, 4, 4), np.uint8)], "expected an image"),
-        ([np.zeros((4, 4, 3), np.int32)], "holds int32"),
+        ([np.zeros((4, 4, 3), complex)], "holds complex128"),
         ([np.zeros((0, 4, 4, 3), np.uint8)], "at least one"),
         ([pixels(), pixels(channels=1)], "1 channels, those before it 3"),
         ([pixels(), [[1], [1, 2]]], "Element 1 .* does not form one array"),
@@ -319,6 +319,171 @@ list(open_images(iter([np.zeros((2, 2, 3), np.uint8)])).batches(1))
 assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+class Tensor:
+    """What a tensor of another library looks like: a method, and no array protocol."""
+
+    def __init__(self, array):
+        self._array, self.shape = array, array.shape
+
+    def numpy(self):
+        return self._array
+
+
+class Loader:
+    """A loader as PyTorch's: a length, and lists of images and labels."""
+
+    def __init__(self, images, size, endless=False):
+        self.images, self.size, self.endless = images, size, endless
+
+    def __len__(self):
+        return -(-len(self.images) // self.size)
+
+    def __iter__(self):
+        while True:
+            for i in range(0, len(self.images), self.size):
+                yield [Tensor(self.images[i : i + self.size]), Tensor(np.arange(3))]
+            if not self.endless:
+                return
+
+
+class Indexed:
+    """A set whose elements are taken by index, as PyTorch's."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        # A sequence of Keras's may take any index, so this never ends by itself.
+        return Tensor(self.images[index % len(self.images)]), index
+
+
+STACK = np.stack([pixels(seed=seed) for seed in range(7)])
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        (Loader(STACK, 3), None),
+        (Loader(STACK, 3, endless=True), None),
+        (Indexed(STACK), None),
+        (list(Loader(STACK, 3)), None),
+        ([tuple(batch) for batch in Loader(STACK, 3)], None),
+        ([(image, 1) for image in STACK], None),
+        ([[image, np.int64(1)] for image in STACK], None),
+        ([{"image": image} for image in STACK], None),
+        ([STACK[:3], STACK[3:6], STACK[6:]], None),
+        ([STACK[:1], STACK[1:2], *STACK[2:]], None),
+        ([STACK[0], STACK[1:]], None),
+        (list(STACK), 7),
+        ([image.tolist() for image in STACK], 7),
+        ([list(STACK[:4]), list(STACK[4:])], None),
+    ],
+    ids=range(14),
+)
+def test_loaders_and_lists_give_their_images_once(source, count):
+    opened = open_images(source)
+    for _ in range(2):
+        np.testing.assert_array_equal(np.stack(read(opened, 4)), STACK)
+    assert opened.count == 7
+
+
+def test_an_iterator_that_never_ends_is_read_for_its_length():
+    keras = pytest.importorskip("keras")
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    flow = ImageDataGenerator().flow(STACK, np.arange(7), batch_size=3, shuffle=False)
+    np.testing.assert_array_equal(np.stack(read(open_images(flow))), STACK)
+
+    class Data(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return STACK[3 * index : 3 * index + 3], np.arange(3)
+
+    np.testing.assert_array_equal(np.stack(read(open_images(Data()))), STACK)
+
+
+def test_the_key_of_the_images_may_be_said():
+    elements = [{"pixels": image, "label": 3} for image in STACK]
+    for source in (elements, iter(elements), [(each, 1) for each in elements]):
+        opened = open_images(source, image_key="pixels")
+        np.testing.assert_array_equal(np.stack(read(opened)), STACK)
+    message = "Element 0 of iterator is a dict without .* has the keys pixels, label: "
+    with pytest.raises(InputError, match=message):
+        read(open_images(iter(elements)))
+    with pytest.raises(
+        InputError, match="has no key 'x': choose image_key from pixels"
+    ):
+        read(open_images(elements, image_key="x"))
+    # Two sets that are compared are opened alike, and one may have no dicts.
+    assert len(read(open_images(iter(STACK), image_key="pixels"))) == 7
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices({"pixels": STACK, "label": np.arange(7)})
+    opened = open_images(data, image_key="pixels")
+    assert opened.count == 7
+    np.testing.assert_array_equal(np.stack(read(opened)), STACK)
+    with pytest.raises(InputError, match="keys pixels, label: say which"):
+        open_images(data)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i4", "i8", "u2", "u4", ">i4"])
+def test_whole_numbers_of_any_type_are_bytes(dtype, tmp_path):
+    wide = STACK.astype(dtype)
+    np.savez(tmp_path / "x.npz", wide)
+    expected = open_images(STACK)
+    read(expected)
+    for source in (wide, iter(wide), tmp_path / "x.npz"):
+        opened = open_images(source)
+        images = np.stack(read(opened))
+        np.testing.assert_array_equal(images, STACK)
+        assert images.dtype == np.uint8
+        for key in ("source_sha256", "pixels"):
+            assert opened.provenance[key] == expected.provenance[key]
+    for value in (-1, 256):
+        if value > 0 or dtype[-2] != "u":
+            wide[3, 2, 1, 0] = value
+            with pytest.raises(InputError, match="numbers have to be in 0..255: scale"):
+                open_images(wide)
+
+
+def test_a_range_may_be_two_numbers():
+    unit = STACK / 255.0
+    for value_range in ((0, 1), [0.0, 1.0], np.array([0, 1]), "0,1"):
+        source = open_images(unit, value_range=value_range, quantize="round")
+        np.testing.assert_array_equal(np.stack(read(source)), STACK)
+    for wrong in ((0, 2), (0, 1, 2), [], 1, "0, 1", {0: 1}):
+        with pytest.raises(InputError, match="choose from 0,255, 0,1, -1,1"):
+            open_images(unit, value_range=wrong)
+
+
+@pytest.mark.parametrize(
+    ("images", "value_range", "dark"),
+    [
+        ((STACK > 128).astype(np.uint8), None, True),
+        (STACK // 16, None, True),
+        (STACK.astype("i4") // 16, None, True),
+        (STACK / 16, None, True),
+        (STACK / 4080, "0,1", True),
+        (STACK, None, False),
+        (STACK / 255, "0,1", False),
+        (np.full((2, 3, 3, 3), 64, np.uint8), None, False),
+        (np.full((2, 3, 3, 3), 63, np.uint8), None, True),
+    ],
+)
+def test_a_set_far_below_its_range_is_said_to_be_nearly_black(
+    images, value_range, dark
+):
+    for each in (images, iter(images)):
+        source = open_images(each, value_range=value_range)
+        read(source)
+        assert len(source.warnings) == dark
+        assert all("nearly black" in warning for warning in source.warnings)
 
 
 # Generators ---------------------------------------------------------------------------

@@ -36,12 +36,20 @@ def test_pixels_beside_the_square_do_not_count():
 
 
 @pytest.mark.parametrize("function", ["picture", "check"])
-@pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("F", "TIFF")])
-def test_more_than_eight_bits_are_refused(function, mode, kind):
-    file = io.BytesIO(dataset_images.encode(Image.new(mode, (8, 8)), kind))
+@pytest.mark.parametrize(("mode", "what"), [("F", "floating-point"), ("I", "integer")])
+def test_pixels_of_no_known_range_are_refused(function, mode, what):
+    file = io.BytesIO(dataset_images.encode(Image.new(mode, (8, 8)), "TIFF"))
     arguments = {"picture": {"crop": None, "size": 8}, "check": {}}[function]
-    with pytest.raises(ValueError, match="more than 8 bits"):
+    with pytest.raises(InputError, match=f"{what} pixels .* no known range"):
         getattr(pictures, function)(file, **arguments)
+
+
+def test_16_bits_keep_their_upper_8_as_in_what_is_measured(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 2**16, (8, 8), np.uint16)
+    Image.fromarray(deep).save(tmp_path / "x.png")
+    pictures.check(tmp_path / "x.png")
+    found = pictures.picture(tmp_path / "x.png", crop=None, size=8)
+    np.testing.assert_array_equal(found, np.repeat(deep[..., None] // 256, 3, -1))
 
 
 def test_a_check_finds_a_damaged_png_and_passes_a_whole_one():

@@ -96,3 +96,16 @@ def test_a_kind_of_its_own_brings_settings_of_its_own():
     assert larger.settings() == digits.settings() | {"labels": 10}
     with pytest.raises(InputError, match="has no setting 'colours'"):
         larger.override(colours=3)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "image_size", "size"),
+    [("digits", None, 32), ("celeb_a", None, 64), ("folder", 48, 48)],
+)
+def test_the_size_of_the_images_is_told_where_the_data_set_decides_it(
+    dataset, image_size, size
+):
+    preset = dataclasses.replace(
+        presets.get("digits_dcgan_ttur"), dataset=dataset, image_size=image_size
+    )
+    assert preset.data_format == f"split train, {size}x{size}"

@@ -11,7 +11,7 @@ from PIL import Image
 from repository import ROOT
 
 from fid.sources.images import open_images
-from tf_ttur import callbacks, sample_cli, sampling
+from tf_ttur import callbacks, datasets, presets, sample_cli, sampling
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
 from tf_ttur.networks import began, dcgan
@@ -183,3 +183,18 @@ def test_what_is_no_run_or_damaged_is_told(trained, tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text("[]")
     assert sample(tmp_path / "run") == 1
     assert "config.json is damaged: expected a JSON object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_nearly_black_images_to_train_on_are_told(tmp_path, caplog, bits):
+    random = np.random.default_rng(0)
+    (tmp_path / "set").mkdir()
+    for index in range(4):
+        image = random.integers(0, 2**bits, (32, 32), dtype=np.uint16)
+        Image.fromarray(image).save(tmp_path / "set" / f"{index}.png")
+    preset = presets.get("digits_dcgan_ttur").override(
+        dataset="folder", extractor="pixels", num_samples=10
+    )
+    data = datasets.load("folder", data_dir=tmp_path / "set", image_size=32)
+    Images(preset).measurement(data, RunFolder(tmp_path / "run"))
+    assert ("that they are nearly black" in caplog.text) == (bits == 12)

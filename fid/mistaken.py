@@ -1,0 +1,84 @@
+"""What is not what its name says: web addresses as paths, and files of another kind."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from fid.files import InputError, printable
+
+__all__ = ["BEGINNING", "check_local", "other_kind"]
+
+BEGINNING = 64
+"""So many of a file's first bytes tell what it is."""
+
+# Other files are often found in place of what was to be downloaded or checked out.
+# Their first bytes, in lower case, tell them.
+_KINDS = (
+    (b"<!doctype", "an HTML page", "The download was probably redirected."),
+    (b"<html", "an HTML page", "The download was probably redirected."),
+    (b"<?xml", "an XML page", "The server probably answered with an error."),
+    (b"version https://git-lfs", "a Git LFS pointer", "Fetch it with git lfs pull."),
+)
+# `pathlib` makes one slash of two.
+_ADDRESS = re.compile(
+    r"(?:([a-z][a-z0-9+.-]+)://|(gs|s3|https?|hdfs):/)(.*)", re.IGNORECASE | re.DOTALL
+)
+_COPY = {
+    "gs": "gcloud storage cp -r {} .",
+    "s3": "aws s3 cp --recursive {} .",
+    "http": "curl -LO {}",
+    "https": "curl -LO {}",
+    "hdfs": "hdfs dfs -get {}",
+}
+
+
+def other_kind(beginning: bytes) -> tuple[str, str] | None:
+    """Tells a file that stands where another one was to be.
+
+    Args:
+        beginning: Its first `BEGINNING` bytes.
+
+    Returns:
+        What it is, and what to do about it; None where it is nothing known here.
+
+    Example:
+        >>> other_kind(b"version https://git-lfs.github.com/spec/v1")
+        ('a Git LFS pointer', 'Fetch it with git lfs pull.')
+        >>> other_kind(b"PK") is None
+        True
+    """
+    beginning = beginning[:BEGINNING].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for prefix, what, advice in _KINDS:
+        if beginning.startswith(prefix):
+            return what, advice
+    return None
+
+
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Refuses an address of the network where a path is expected.
+
+    Args:
+        path: What was given.
+
+    Raises:
+        InputError: It begins as `gs://` and `https://` do. The message says how to copy
+            what is there.
+
+    Example:
+        >>> check_local("gs://bucket/x.npz")
+        Traceback (most recent call last):
+        fid.files.InputError: gs://bucket/x.npz is an address, and only files and \
+folders of this machine are read; copy it here first (gcloud storage cp -r \
+gs://bucket/x.npz .), or mount it as a folder.
+    """
+    found = _ADDRESS.match(os.fspath(path))
+    if found is None or os.path.exists(path):
+        return
+    scheme = (found[1] or found[2]).lower()
+    address = printable(f"{scheme}://{found[3]}")
+    command = f" ({_COPY[scheme].format(address)})" if scheme in _COPY else ""
+    raise InputError(
+        f"{address} is an address, and only files and folders of this machine are "
+        f"read; copy it here first{command}, or mount it as a folder."
+    )
