@@ -234,9 +234,10 @@ def run(
     except InputError as error:
         complain(f"error: {error}")
         return 1
-    except MemoryError:
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""
         complain(
-            "error: not enough memory. Choose "
+            f"error: not enough memory{what}. Choose "
             + ("a smaller --batch_size, " if "batch_size" in values else "less work, ")
             + "or a machine with more."
         )

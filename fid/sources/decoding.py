@@ -26,8 +26,10 @@ name only says whether it is looked at.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import logging
 import struct
 import warnings
 from typing import Any, NamedTuple
@@ -108,6 +110,8 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     Raises:
         InputError: It is no such image, damaged, too large or of a kind that is
             refused. The message is a phrase without the file's name.
+        MemoryError: There is too little memory for it, and no fault of its own. The
+            message is such a phrase, too.
 
     Example:
         >>> import io
@@ -120,13 +124,14 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     """
     if not data:
         raise InputError("the file is empty")
-    pillow = _pillow()
+    pillow, count = _pillow(), 0
     try:
         with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(image.width, image.height)
+            count = image.width * image.height
             if admit is not None:
-                admit(image.width * image.height * 3)
+                admit(count * 3)
             orientation = _orientation(image)
             image.load()
             pixels, treatments = to_rgb(image)
@@ -146,9 +151,9 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
         raise InputError(
             f"no PNG, JPEG, BMP, WebP, TIFF or GIF: it begins with {data[:8]!r}"
         ) from error
-    except MemoryError as error:
-        raise InputError("not enough memory for its pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly anything.
+        if isinstance(error, MemoryError) or _is_memory_short(count):
+            raise MemoryError(f"for its {count:,} pixels") from error
         text = printable(str(error)) or type(error).__name__
         raise InputError(f"damaged or not supported: {text}") from error
 
@@ -209,7 +214,41 @@ def _pillow() -> _Pillow:
     # before them; warnings.catch_warnings is not made for threads.
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
+    _silence_libtiff()
+    # What it logs would else go to stderr where the user has set up no logging.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
+
+
+def _is_memory_short(count: int) -> bool:
+    """Says whether an image of so many pixels may have failed for lack of memory.
+
+    Some decoders do not say that it was that, and call the image broken.
+    """
+    try:
+        # WebP's takes two copies of four bytes a pixel, and Pillow as much again.
+        np.empty(16 * count, np.uint8)
+    except MemoryError:
+        return True
+    return False
+
+
+def _silence_libtiff() -> None:
+    """Has libtiff keep its remarks on damaged files, which Pillow raises errors for.
+
+    It prints them to stderr by itself, without the file's name. Moving the descriptor
+    of stderr aside would also swallow what other threads say meanwhile, so libtiff is
+    asked; what has no such function, as a Pillow without it, is left as it is.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        from PIL import _imaging
+
+        # A symbol is also looked for in the libraries that this one was linked with.
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
 
 
 def _too_large(width: int, height: int) -> InputError:

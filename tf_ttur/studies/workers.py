@@ -188,6 +188,8 @@ def _outcome(
         return work(**arguments)
     except InputError as error:
         return {"error": str(error)}
+    except MemoryError as error:
+        return {"error": f"not enough memory ({error}); use fewer --processes"}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
