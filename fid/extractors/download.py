@@ -24,6 +24,7 @@ from fid.files import (
     printable,
     read_json,
     sha256_of_file,
+    user_path,
     write_json,
 )
 
@@ -61,9 +62,9 @@ def find_graph(
             what was downloaded, or the download failed.
     """
     if path is not None:
-        return _existing(pathlib.Path(path).expanduser(), "--inception")
+        return _existing(user_path(path), "--inception")
     if variable := os.environ.get("TTUR_INCEPTION"):
-        return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
+        return _existing(user_path(variable), "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
     if not cached.exists():
         return download_graph(cached, **options)

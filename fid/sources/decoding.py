@@ -58,6 +58,8 @@ LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
 MAX_PIXELS = 89_478_485
 # No image is larger: this is twice what that many pixels take in the widest format.
 MAX_FILE_BYTES = 2**30
+# Where less memory is left, an image of common size may fail for that.
+_SOME_BYTES = 2**28
 # Other formats are refused: Pillow would hand a PostScript file to an interpreter, for
 # instance.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
@@ -124,7 +126,7 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     """
     if not data:
         raise InputError("the file is empty")
-    pillow, count = _pillow(), 0
+    pillow, count = _pillow(), None
     try:
         with pillow.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -153,7 +155,8 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything.
         if isinstance(error, MemoryError) or _is_memory_short(count):
-            raise MemoryError(f"for its {count:,} pixels") from error
+            what = "the image" if count is None else f"its {count:,} pixels"
+            raise MemoryError(f"for {what}") from error
         text = printable(str(error)) or type(error).__name__
         raise InputError(f"damaged or not supported: {text}") from error
 
@@ -220,14 +223,14 @@ def _pillow() -> _Pillow:
     return _Pillow(Image.open, UnidentifiedImageError, Image.DecompressionBombError)
 
 
-def _is_memory_short(count: int) -> bool:
+def _is_memory_short(count: int | None) -> bool:
     """Says whether an image of so many pixels may have failed for lack of memory.
 
-    Some decoders do not say that it was that, and call the image broken.
+    Some decoders do not say that it was that, and call the image broken. That of WebP,
+    which takes most, takes memory before the number of pixels is known.
     """
     try:
-        # WebP's takes two copies of four bytes a pixel, and Pillow as much again.
-        np.empty(16 * count, np.uint8)
+        np.empty(_SOME_BYTES if count is None else 32 * count, np.uint8)
     except MemoryError:
         return True
     return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError
+from fid.files import InputError, user_path
 from fid.sources.images import SUFFIXES
 from tf_ttur.datasets import batches, pictures
 
@@ -40,7 +40,7 @@ def load(
         InputError: There is no such folder, no image in it, or there are files that
             are none; the message names them.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
     paths = sorted(_image_files(folder))

@@ -54,6 +54,8 @@ def test_path_before_variable_before_cache(tmp_path, monkeypatch, small):
         download.find_graph()
     with pytest.raises(InputError, match="given by --inception, does not exist"):
         download.find_graph(variable)
+    with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
+        download.find_graph("~nosuchuser/x.pb")
     os.mkfifo(variable)  # reading it would never end
     for path, found in ((variable, "is no regular file"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=f"given by --inception, {found}, expec"):
