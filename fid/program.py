@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -190,7 +193,8 @@ def run(
 
     Returns:
         0 on success, 1 where something could not be done, 2 for a wrong command line,
-        130 after Ctrl-C.
+        130 after Ctrl-C. A second Ctrl-C does not wait for what the first one has
+        begun to clear away: the process ends at once, with that status.
     """
     if sys.stderr is None:
         # It is closed, and `print` would take standard output in its place.
@@ -213,6 +217,10 @@ def run(
     def complain(text: str) -> None:
         print(one_line(f"{program}: {text}"), file=sys.stderr)
 
+    @functools.cache
+    def interrupted() -> None:
+        complain("interrupted")
+
     if sys.stdout is None:
         complain(
             "error: standard output is closed, and the result goes there; send it to "
@@ -221,7 +229,7 @@ def run(
         return 1
     output = _Output(sys.stdout)
     try:
-        with contextlib.redirect_stdout(output):
+        with _interruptible(interrupted), contextlib.redirect_stdout(output):
             args = _parsed(values, argv)[1:]
             if values.help:
                 print(f"{usage}\n\n{_flags_help(values)}")
@@ -256,9 +264,58 @@ def run(
             )
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        interrupted()
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _interruptible(say: Callable[[], None]) -> Iterator[None]:
+    """Has Ctrl-C end the program in order, and a second one at once.
+
+    Python's own handler raises where the program happens to be: a second time that is
+    in the midst of unwinding, which ends in tracebacks. In the midst of an import,
+    nothing waits to be cleared away, and extension modules make errors of their own of
+    whatever is raised, so there the first one ends it at once, too.
+
+    It changes nothing outside of the main thread, nor where the program has a handler
+    of its own or ignores the signal.
+    """
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not ours:
+        yield
+        return
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, again)
+        if _is_importing(frame):
+            again()
+        raise KeyboardInterrupt
+
+    def again(*_: Any) -> None:
+        # Standard error is closed, or is being written to.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            say()
+        os._exit(128 + signal.SIGINT)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        # After the first one, the process may still be at its end for a while.
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_importing(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def one_line(text: str) -> str:
