@@ -31,7 +31,11 @@ from absl import flags
 
 from fid.files import InputError
 
-__all__ = ["Flags", "check_arguments", "check_output", "one_line", "run"]
+__all__ = ["PLAIN_HTTP", "Flags", "check_arguments", "check_output", "one_line", "run"]
+
+
+PLAIN_HTTP = "TTUR_PLAIN_HTTP"
+"""The variable that `--plain_http` sets, for this process and those it starts."""
 
 
 class Flags:
@@ -102,8 +106,13 @@ class Flags:
         flags.DEFINE_enum(name, default, list(choices), help, flag_values=self.values)
 
     def inception(self, help: str | None = None) -> None:
-        """Defines `--inception`, the path of the 2015 graph."""
+        """Defines `--inception`, the path of the 2015 graph, and how it is got."""
         self.text("inception", None, help or _INCEPTION)
+        self.switch(
+            "plain_http",
+            "Download the 2015 graph without encryption, too, where a server offers "
+            f"nothing better; the same as ${PLAIN_HTTP}=1.",
+        )
 
     def batch_size(
         self,
@@ -234,6 +243,8 @@ def run(
             if values.help:
                 print(f"{usage}\n\n{_flags_help(values)}")
             else:
+                if "plain_http" in values and values.plain_http:
+                    os.environ[PLAIN_HTTP] = "1"
                 main(args, values)
             output.flush()
     except flags.Error as error:
