@@ -158,7 +158,8 @@ def test_a_message_is_one_line_whatever_it_quotes():
 @pytest.mark.parametrize(
     ("error", "status", "expected"),
     [
-        (MemoryError(), 1, "x: error: not enough memory"),
+        (MemoryError(), 1, "x: error: not enough memory. Choose less work, "),
+        (MemoryError("for x"), 1, "x: error: not enough memory (for x). Choose less "),
         (InputError("a\nb\x1b\udcff é"), 1, r"x: error: a\nb\x1b\udcff é"),
         (OSError(5, "Input/output error"), 1, "x: error: [Errno 5] Input/output error"),
         (KeyboardInterrupt(), 130, "x: interrupted"),
