@@ -345,7 +345,10 @@ def _kill(
     """
     rows = program.rows(whole)
     if rows:
-        return _killed(program, killed, _plan(plan, rows, program.rows(killed), left))
+        # Of training it is waited for the start; of a sweep a new row says as much.
+        least = 0 if program.main == _TRAIN else 1
+        kill = _plan(plan, rows, program.rows(killed), left, least)
+        return _killed(program, killed, kill)
     while True:
         if program.result(killed).exists():
             # It had finished: the next one has all its work before it again.
@@ -364,7 +367,11 @@ class _Finished(Exception):
 
 
 def _plan(
-    plan: random.Random, whole: list[dict], killed: list[dict], left: int
+    plan: random.Random,
+    whole: list[dict],
+    killed: list[dict],
+    left: int,
+    least: int,
 ) -> _Kill:
     """Chooses a kill such that all of them fall before the run's end.
 
@@ -373,10 +380,12 @@ def _plan(
         whole: Rows of the undisturbed run.
         killed: Rows of the other one so far.
         left: Kills to come, this one included.
+        least: So many new rows are waited for, if that many are to come.
     """
     intervals = max(len(whole) - len(killed), 1)
     # On average the rest of the run in equal parts. Not its last rows.
-    rows = min(plan.randint(0, max(1, 2 * intervals // left)), max(intervals - 2, 0))
+    rows = max(plan.randint(0, max(1, 2 * intervals // left)), least)
+    rows = min(rows, max(intervals - 2, 0))
     # Of a sweep the rows of its last run.
     seconds = 60 * (whole[-1]["minutes"] - whole[0]["minutes"]) / (len(whole) - 1)
     delay = plan.uniform(0, plan.choice((_WRITING_SECONDS, seconds)))
