@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import io
 import logging
 import os
 import posixpath
@@ -571,7 +572,12 @@ def _read_image(path: str) -> Encoded:
         with FileSystems.open(
             path, compression_type=CompressionTypes.UNCOMPRESSED
         ) as stream:
-            return Encoded(path, stream.read(MAX_FILE_BYTES))
+            # In pieces: `read` with a bound would first take as much memory as that.
+            data = io.BytesIO()
+            shutil.copyfileobj(stream, data)
+            return Encoded(path, data.getvalue())
+    except MemoryError:
+        raise
     except Exception as error:  # Each file system has errors of its own.
         return Encoded(path, b"", f"cannot be read: {printable(str(error))}")
 
@@ -588,6 +594,8 @@ def _read_records(path: str, feature: str | None) -> Iterator[Encoded]:
                 yield Encoded(f"{path} record {index}", _image_of(features, feature))
     except InputError as error:
         raise InputError(f"{printable(path)}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # It may come from a file system, zlib or protobuf.
         raise InputError(
             f"{printable(path)} cannot be read as TFRecords of tf.train.Example: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ __all__ = [
     "cache_dir",
     "check_same",
     "check_writable",
+    "lock",
     "original_name",
     "printable",
     "read_json",
@@ -26,6 +28,7 @@ __all__ = [
     "read_object",
     "sha256_of_file",
     "temporary_files",
+    "user_path",
     "write_json",
 ]
 
@@ -51,12 +54,38 @@ def cache_dir() -> pathlib.Path:
     Returns:
         `$TTUR_CACHE` where set, else `$XDG_CACHE_HOME/tf-ttur`, else
         `~/.cache/tf-ttur`. It is not created here.
+
+    Raises:
+        InputError: It is in the home folder of a user who has none.
     """
     if root := os.environ.get("TTUR_CACHE"):
-        return pathlib.Path(root).expanduser()
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return pathlib.Path(root).expanduser() / "tf-ttur"
-    return pathlib.Path.home() / ".cache" / "tf-ttur"
+        return user_path(root)
+    root = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return root / "tf-ttur"
+
+
+def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a path with `~` and `~NAME` at its start made into home folders.
+
+    Args:
+        path: As a user gave it.
+
+    Raises:
+        InputError: There is no such home folder.
+
+    Example:
+        >>> print(user_path("/data/~x"))
+        /data/~x
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        home = pathlib.Path(path).parts[0]
+        raise InputError(
+            f"{printable(path)} begins with {printable(home)}, and there is no such "
+            f"home folder; write the path in full, or as ./{printable(path)} if it is "
+            "of that name here."
+        ) from error
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -83,7 +112,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     The temporary name keeps the suffix of `path`, since some writers choose their
     format by it. On any failure the temporary file is removed and an existing file
-    at `path` is left as it was.
+    at `path` is left as it was. What a process that was killed has left of an earlier
+    attempt at `path` is removed, too.
 
     Args:
         path: Where the finished file goes. Missing parent folders are created.
@@ -189,16 +219,52 @@ def temporary_files(
     whose finished file is one that the program writes.
 
     Args:
-        folder: Where to look, its subfolders included. No process may be writing there.
+        folder: Where to look, its subfolders included.
         names: Matches the names of the files that are written there.
 
     Yields:
-        The files, which can be removed.
+        The files, which can be removed: no process is writing them.
     """
     for path in pathlib.Path(folder).rglob(".*"):
         original = original_name(path.name)
         if original and names.fullmatch(original) and path.is_file():
-            yield path
+            with lock(path) as ours:
+                if ours:
+                    yield path
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Locks a file or folder that exists, as long as this process lives.
+
+    The system frees it when the process ends, however it ends, which no number of a
+    process written to a file would tell as well.
+
+    Args:
+        path: What to lock; a link is not followed.
+
+    Yields:
+        Whether it is locked now. It is not where another process has locked it, where
+        it is gone, or where the file system knows no locks.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _locked(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, path: str | os.PathLike[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had locked it before may have removed it, and another have made a new one.
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except OSError:
+        return False
 
 
 def check_same(
@@ -346,12 +412,8 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise InputError(f"Cannot write {label}: it is a folder; name a file.")
-        handle, name = tempfile.mkstemp(
-            dir=path.parent,
-            prefix=f".{path.name[:_NAME_LENGTH]}.",
-            suffix=_suffixes(path),
-        )
-        os.close(handle)
+        _remove_left(path)
+        handle, name = _locked_file(path)
     except OSError as error:
         raise InputError(
             f"Cannot write {label}: {error.strerror or error}. "
@@ -367,6 +429,37 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_file(path: pathlib.Path) -> tuple[int, str]:
+    """Makes an empty file beside `path`, locked, and returns its handle and name."""
+    while True:
+        handle, name = tempfile.mkstemp(
+            dir=path.parent,
+            prefix=f".{path.name[:_NAME_LENGTH]}.",
+            suffix=_suffixes(path),
+        )
+        with contextlib.suppress(OSError):  # Without locks nobody takes it for left.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, name
+        os.close(handle)  # Another process was quicker, and took it for left.
+
+
+def _remove_left(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of earlier attempts at `path`."""
+    suffix = _suffixes(path)
+    if not suffix:
+        return  # A hidden file of the user's may have such a name by chance.
+    start = re.escape(f".{path.name[:_NAME_LENGTH]}")
+    names = re.compile(start + _MADE_UP.pattern + re.escape(suffix))
+    with os.scandir(path.parent) as entries:
+        found = [entry.path for entry in entries if names.fullmatch(entry.name)]
+    for each in found:
+        with lock(each) as ours:
+            if ours and os.path.isfile(each):
+                os.unlink(each)
 
 
 def _suffixes(path: pathlib.PurePath) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 
 from fid.extractors.download import download_graph, find_graph
 from fid.extractors.graph import GRAPH_NAME, load_graph
-from fid.files import InputError, printable
+from fid.files import InputError, printable, user_path
 from fid.measure import compare
 from fid.metrics.frechet import frechet_distance
 from fid.mistaken import check_local
@@ -240,7 +239,7 @@ def check_or_download_inception(inception_path: Any) -> str:
     if inception_path is None:
         return str(find_graph())
     check_local(inception_path)
-    path = pathlib.Path(inception_path).expanduser()
+    path = user_path(inception_path)
     if not path.is_file():
         path = path if path.suffix == ".pb" else path / GRAPH_NAME
     return str(path if path.exists() else download_graph(path))

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +31,11 @@ from absl import flags
 
 from fid.files import InputError
 
-__all__ = ["Flags", "check_arguments", "check_output", "one_line", "run"]
+__all__ = ["PLAIN_HTTP", "Flags", "check_arguments", "check_output", "one_line", "run"]
+
+
+PLAIN_HTTP = "TTUR_PLAIN_HTTP"
+"""The variable that `--plain_http` sets, for this process and those it starts."""
 
 
 class Flags:
@@ -99,8 +106,13 @@ class Flags:
         flags.DEFINE_enum(name, default, list(choices), help, flag_values=self.values)
 
     def inception(self, help: str | None = None) -> None:
-        """Defines `--inception`, the path of the 2015 graph."""
+        """Defines `--inception`, the path of the 2015 graph, and how it is got."""
         self.text("inception", None, help or _INCEPTION)
+        self.switch(
+            "plain_http",
+            "Download the 2015 graph without encryption, too, where a server offers "
+            f"nothing better; the same as ${PLAIN_HTTP}=1.",
+        )
 
     def batch_size(
         self,
@@ -190,7 +202,8 @@ def run(
 
     Returns:
         0 on success, 1 where something could not be done, 2 for a wrong command line,
-        130 after Ctrl-C.
+        130 after Ctrl-C. A second Ctrl-C does not wait for what the first one has
+        begun to clear away: the process ends at once, with that status.
     """
     if sys.stderr is None:
         # It is closed, and `print` would take standard output in its place.
@@ -213,6 +226,10 @@ def run(
     def complain(text: str) -> None:
         print(one_line(f"{program}: {text}"), file=sys.stderr)
 
+    @functools.cache
+    def interrupted() -> None:
+        complain("interrupted")
+
     if sys.stdout is None:
         complain(
             "error: standard output is closed, and the result goes there; send it to "
@@ -221,11 +238,13 @@ def run(
         return 1
     output = _Output(sys.stdout)
     try:
-        with contextlib.redirect_stdout(output):
+        with _interruptible(interrupted), contextlib.redirect_stdout(output):
             args = _parsed(values, argv)[1:]
             if values.help:
                 print(f"{usage}\n\n{_flags_help(values)}")
             else:
+                if "plain_http" in values and values.plain_http:
+                    os.environ[PLAIN_HTTP] = "1"
                 main(args, values)
             output.flush()
     except flags.Error as error:
@@ -234,9 +253,10 @@ def run(
     except InputError as error:
         complain(f"error: {error}")
         return 1
-    except MemoryError:
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""
         complain(
-            "error: not enough memory. Choose "
+            f"error: not enough memory{what}. Choose "
             + ("a smaller --batch_size, " if "batch_size" in values else "less work, ")
             + "or a machine with more."
         )
@@ -255,9 +275,58 @@ def run(
             )
         return 1
     except KeyboardInterrupt:
-        complain("interrupted")
+        interrupted()
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _interruptible(say: Callable[[], None]) -> Iterator[None]:
+    """Has Ctrl-C end the program in order, and a second one at once.
+
+    Python's own handler raises where the program happens to be: a second time that is
+    in the midst of unwinding, which ends in tracebacks. In the midst of an import,
+    nothing waits to be cleared away, and extension modules make errors of their own of
+    whatever is raised, so there the first one ends it at once, too.
+
+    It changes nothing outside of the main thread, nor where the program has a handler
+    of its own or ignores the signal.
+    """
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not ours:
+        yield
+        return
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, again)
+        if _is_importing(frame):
+            again()
+        raise KeyboardInterrupt
+
+    def again(*_: Any) -> None:
+        # Standard error is closed, or is being written to.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            say()
+        os._exit(128 + signal.SIGINT)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        # After the first one, the process may still be at its end for a while.
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_importing(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def one_line(text: str) -> str:

@@ -10,7 +10,7 @@ import re
 import reprlib
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import scipy.linalg
@@ -97,6 +97,18 @@ class Statistics:
                 `load` would take.
         """
         check_local(path)
+        with atomic_write(path) as file:
+            self.write(file)
+
+    def write(self, file: BinaryIO) -> None:
+        """Writes what `save` writes to a file that is open.
+
+        Args:
+            file: Open for writing, in binary.
+
+        Raises:
+            InputError: The provenance is not what `load` would take.
+        """
         arrays = {"mu": self.mu, "sigma": self.sigma}
         if self.provenance is not None:
             arrays["provenance"] = np.array(_provenance_as_text(self))
@@ -104,8 +116,7 @@ class Statistics:
             single = self.rows.astype(np.float32)
             exact = np.array_equal(single, self.rows)
             arrays["rows"] = single if exact else self.rows
-        with atomic_write(path) as file:
-            np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:

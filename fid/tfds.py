@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 
-from fid.files import InputError
+from fid.files import InputError, user_path
 from fid.mistaken import check_local
 
 __all__ = [
@@ -37,7 +37,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     check_local(data_dir)
-    return pathlib.Path(data_dir).expanduser()
+    return user_path(data_dir)
 
 
 def prepared_versions(

@@ -1,6 +1,7 @@
 """How fast `fid` is beside its peers, on this machine.
 
-  pip install -r requirements.txt -r requirements-bench.txt
+  pip install -r requirements.txt
+  pip install -r requirements-bench.txt
   python scripts/benchmark_fid.py [--work=extractor,frechet,...] [--inception=PB]
 
 Every contestant lives in a process of its own, so that TensorFlow and PyTorch do not

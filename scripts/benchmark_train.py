@@ -1,6 +1,7 @@
 """How fast `tf_ttur` trains the paper's networks beside its peers, on this machine.
 
-  pip install -r requirements.txt -r requirements-bench.txt
+  pip install -r requirements.txt
+  pip install -r requirements-bench.txt
   python scripts/benchmark_train.py [--networks=dcgan32,resnet32] [--slow] [--rounds=N]
 
 Every contestant lives in a process of its own, and our process and a peer's work in

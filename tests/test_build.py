@@ -3,12 +3,16 @@
 import ast
 import graphlib
 import importlib
+import importlib.metadata
 import itertools
+import re
 import sys
 import tomllib
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from repository import ROOT
 
 PACKAGES = ("fid", "tf_ttur")
@@ -124,11 +128,93 @@ def test_no_target_needs_itself_through_others():
     graphlib.TopologicalSorter(graph).prepare()  # or it raises CycleError
 
 
+REQUIREMENTS = (ROOT / "requirements.txt").read_text()
+PINS = dict(re.findall(r"^([\w-]+)==(\S+)", REQUIREMENTS, re.M))
+
+
+@pytest.fixture
+def pin_hashes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("pin_hashes")
+
+
 def test_every_dependency_is_pinned():
-    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
-    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    pinned = {name.lower() for name in PINS}
     used = {dep for _, deps in TARGETS.values() for dep in deps if dep[0] == "@"}
     assert {dep.removeprefix("@pip//").lower() for dep in used} <= pinned
+
+
+def test_a_pin_has_the_digests_of_its_files_and_the_file_names_no_index():
+    pin = r"[\w-]+==\S+(?: \\\n    --hash=sha256:[0-9a-f]{64})+"
+    rest = re.sub(rf"^{pin}$", "", REQUIREMENTS, flags=re.M)
+    assert len(PINS) > 100
+    assert [line for line in rest.splitlines() if line[:1] not in ("", "#")] == []
+    assert "//" not in REQUIREMENTS
+    digests = re.findall(r"--hash=\S+", REQUIREMENTS)
+    assert len(digests) == len(set(digests))
+
+
+def test_what_a_pinned_package_needs_on_any_platform_is_pinned(
+    pin_hashes,
+):
+    """As their metadata say, which pip asks for at the install."""
+    pins = {canonicalize_name(name): version for name, version in PINS.items()}
+    for python, (system, machine) in itertools.product(
+        pin_hashes.PYTHONS,
+        (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")),
+    ):
+        environment = {
+            "python_version": python,
+            "python_full_version": f"{python}.0",
+            "sys_platform": system,
+            "platform_system": system.capitalize(),
+            "platform_machine": machine,
+        }
+        for name, extras in needed_of(pins, environment):
+            for text in importlib.metadata.requires(name) or ():
+                needed = Requirement(text)
+                if applies(needed, extras, environment):
+                    found = pins.get(canonicalize_name(needed.name))
+                    assert found, f"{name} needs {text} on {environment}"
+                    assert found in needed.specifier, f"{name} needs {text}"
+
+
+def applies(requirement, extras, environment):
+    marker = requirement.marker
+    return marker is None or any(
+        marker.evaluate(environment | {"extra": extra}) for extra in ("", *extras)
+    )
+
+
+def needed_of(pins, environment):
+    """Each pin with the extras of it that others ask for."""
+    extras = {name: set() for name in pins}
+    waiting = list(pins)
+    while waiting:
+        name = waiting.pop()
+        for text in importlib.metadata.requires(name) or ():
+            needed = Requirement(text)
+            other = canonicalize_name(needed.name)
+            new = needed.extras - extras.get(other, needed.extras)
+            if new and applies(needed, extras[name], environment):
+                extras[other] |= new
+                waiting.append(other)
+    return extras.items()
+
+
+def test_hashes_are_written_below_their_pins_and_nothing_else_is_changed(pin_hashes):
+    text = "# One\nml_dtypes==0.6.0\n\n# Two\nsix==1.17.0\n"
+    hashes = {"ml-dtypes": {"b" * 64, "a" * 64}, "six": {"c" * 64}}
+    written = pin_hashes.with_hashes(text, hashes)
+    assert written.splitlines()[1:4] == [
+        "ml_dtypes==0.6.0 \\",
+        f"    --hash=sha256:{'a' * 64} \\",
+        f"    --hash=sha256:{'b' * 64}",
+    ]
+    assert pin_hashes.without_hashes(written) == text
+    bare = pin_hashes.without_hashes(REQUIREMENTS)
+    assert "--hash" not in bare
+    assert dict(re.findall(r"^([\w-]+)==(\S+)$", bare, re.M)) == PINS
 
 
 def test_every_module_ships_in_the_wheel_and_nothing_else_does():

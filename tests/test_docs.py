@@ -175,6 +175,7 @@ def test_every_flag_that_a_page_names_is_one_of_some_program():
         *(flags(help_of(f"scripts/{path.name}")) for path in programs())
     )
     known |= {"--direct_running_mode", "--direct_num_workers"}  # Beam's
+    known |= {"--require"}  # pip's --require-hashes
     for page in PAGES:
         assert flags(read(page)) <= known, page
 

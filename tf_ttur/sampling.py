@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fid.files import InputError, atomic_path, atomic_write, printable
+from fid.files import InputError, atomic_path, atomic_write, lock, printable
 from fid.sources.images import quantize
 
 __all__ = [
@@ -166,8 +167,9 @@ def save_images(
 ) -> None:
     """Writes images as `00000.png`, `00001.png`, ... to a folder or an archive.
 
-    Either appears whole, or not at all. Equal images give an equal archive, byte by
-    byte, as long as Pillow is the same.
+    Either appears whole, or not at all; what a process that was killed has left of an
+    earlier attempt is removed. Equal images give an equal archive, byte by byte, as
+    long as Pillow is the same.
 
     Args:
         path: A folder, or a `.zip`, in which the PNGs are stored as they are.
@@ -201,6 +203,7 @@ def save_images(
             # A ZipInfo of its own has a fixed time.
             write_all(lambda name, data: archive.writestr(_entry(name), data))
         return
+    _remove_left(path)
     check_folder(path, overwrite)
     with _atomic_folder(path) as temporary:
         write_all(lambda name, data: (temporary / name).write_bytes(data))
@@ -244,15 +247,15 @@ def _entry(name: str) -> zipfile.ZipInfo:
 @contextlib.contextmanager
 def _atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a new folder beside `path` that takes its place on success."""
-    unique = f".{path.name[:40]}.{os.getpid()}"
-    temporary = path.with_name(f"{unique}.new")
-    former = path.with_name(f"{unique}.old")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.new")
+    former = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            path.rename(former)
-        temporary.rename(path)
+        with lock(temporary):
+            yield temporary
+            if path.exists():
+                path.rename(former)
+            temporary.rename(path)
     except OSError as error:
         raise InputError(
             f"Cannot write the folder {printable(path)}: {error.strerror or error}. "
@@ -263,3 +266,32 @@ def _atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
             former.rename(path)
         for folder in (temporary, former):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of earlier attempts at `path`.
+
+    A folder that one of them had moved out of the way takes its place again.
+    """
+    names = re.compile(rf"\.{re.escape(path.name[:40])}\.[0-9a-f]+\.(new|old)")
+    try:
+        found = [x for x in path.parent.iterdir() if names.fullmatch(x.name)]
+    except OSError:
+        return  # There is none, or `_atomic_folder` says why.
+    for folder in sorted(found):  # .new comes before .old of the same attempt
+        former = folder.with_suffix(".old")
+        if folder != former:
+            with lock(folder) as ours:
+                if ours and former.exists() and not path.exists():
+                    former.rename(path)
+                if ours:
+                    _remove_samples(folder)
+        elif not folder.with_suffix(".new").exists():
+            _remove_samples(folder)
+
+
+def _remove_samples(folder: pathlib.Path) -> None:
+    # What is deleted must be what this program has written.
+    with contextlib.suppress(OSError):
+        if all(_SAMPLE_NAME.fullmatch(each.name) for each in folder.iterdir()):
+            shutil.rmtree(folder)

@@ -10,6 +10,7 @@ import queue
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -24,8 +25,10 @@ from fid.files import (
     printable,
     read_json,
     sha256_of_file,
+    user_path,
     write_json,
 )
+from fid.program import PLAIN_HTTP
 
 __all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]
 
@@ -38,8 +41,14 @@ DOWNLOAD_URLS = (
     "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
 )
 _ARCHIVE_BYTES = 88_931_400
-# A server has this long to answer, so that failure is soon without a network.
+# Nobody has published the SHA-256 of the graph. Until somebody who has it from a source
+# of trust writes it here, the first download is trusted, and every later one is
+# compared with that.
+_GRAPH_SHA256: str | None = None
+# A server has this long to answer, so that failure is soon without a network,
 _ANSWER_SECONDS = 5
+# and this long to send it all: 50 kB a second.
+_BODY_SECONDS = 1800
 
 
 def find_graph(
@@ -61,9 +70,9 @@ def find_graph(
             what was downloaded, or the download failed.
     """
     if path is not None:
-        return _existing(pathlib.Path(path).expanduser(), "--inception")
+        return _existing(user_path(path), "--inception")
     if variable := os.environ.get("TTUR_INCEPTION"):
-        return _existing(pathlib.Path(variable).expanduser(), "$TTUR_INCEPTION")
+        return _existing(user_path(variable), "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
     if not cached.exists():
         return download_graph(cached, **options)
@@ -83,18 +92,28 @@ def download_graph(
     urls: Sequence[str] = DOWNLOAD_URLS,
     archive_bytes: int = _ARCHIVE_BYTES,
     answer_seconds: float = _ANSWER_SECONDS,
+    body_seconds: float = _BODY_SECONDS,
+    sha256: str | None = _GRAPH_SHA256,
+    plain_http: bool | None = None,
 ) -> pathlib.Path:
     """Downloads the 2015 graph, verifies it and puts it in place.
 
-    The SHA-256 of the graph is recorded in a JSON file beside it, and from then on
-    `find_graph` and later downloads accept no other. Several processes may do this at
-    once: each puts a whole file in place.
+    The first download is trusted: no SHA-256 of the graph was ever published, so its
+    size, its structure and the server's certificate are what is verified. Its SHA-256
+    is recorded in a JSON file beside it, and from then on `find_graph` and later
+    downloads accept no other. Several processes may do this at once: each puts a whole
+    file in place.
 
     Args:
         destination: Where the graph goes; by default the cache folder.
-        urls: Archives to try in this order; what is not encrypted is said in a warning.
+        urls: Archives to try in this order.
         archive_bytes: The exact size of the archive.
         answer_seconds: How long to wait for each answer of a server.
+        body_seconds: How long the archive may take to arrive.
+        sha256: What the graph must have, where that is known.
+        plain_http: Whether what is not encrypted may be taken, where nothing else can
+            be had; this is said in a warning. None means what `--plain_http` says, or
+            $TTUR_PLAIN_HTTP: without them, no.
 
     Returns:
         The destination.
@@ -103,17 +122,27 @@ def download_graph(
         InputError: No URL gave the archive, or it does not hold the 2015 graph.
     """
     destination = pathlib.Path(destination or cache_dir() / GRAPH_NAME)
+    if plain_http is None:
+        plain_http = bool(os.environ.get(PLAIN_HTTP))
     failures = []
     for url in urls:
+        if not (plain_http or url.startswith("https:")):
+            failures.append(f"{url}: not encrypted; --plain_http takes it all the same")
+            continue
         _log.info("Downloading %s (%d bytes)", url, archive_bytes)
         try:
             with tempfile.TemporaryFile() as archive:
-                _fetch(url, archive, archive_bytes, answer_seconds)
+                _fetch(url, archive, archive_bytes, answer_seconds, body_seconds)
                 data = _extract(archive)
         except _DOWNLOAD_ERRORS as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or repr(error)}")
             continue
         weights = parse_graph(data, destination, where=f"{GRAPH_NAME} from {url}")
+        if sha256 not in (None, weights.sha256):
+            raise InputError(
+                f"{url} sent a graph with SHA-256 {weights.sha256}, expected {sha256}: "
+                "it is not the 2015 graph. Get that, and name it with --inception."
+            )
         expected = _recorded_sha256(destination)
         if expected not in (None, weights.sha256):
             raise InputError(
@@ -133,6 +162,13 @@ def download_graph(
                 "%s is not encrypted; the graph's size and structure are right, its "
                 "SHA-256 is %s",
                 *(url, weights.sha256),
+            )
+        if sha256 is None and expected is None:
+            _log.warning(
+                "The graph that %s sent has SHA-256 %s. No SHA-256 of it was ever "
+                "published, so this first download is trusted; %s records it, and no "
+                "other is taken from now on. Compare it with a colleague's.",
+                *(url, weights.sha256, printable(_record_path(destination))),
             )
         return destination
     raise InputError(
@@ -192,15 +228,26 @@ _DOWNLOAD_ERRORS = (
 
 
 def _fetch(
-    url: str, archive: BinaryIO, archive_bytes: int, answer_seconds: float
+    url: str,
+    archive: BinaryIO,
+    archive_bytes: int,
+    answer_seconds: float,
+    body_seconds: float,
 ) -> None:
+    end = time.monotonic() + body_seconds
     with open_url(url, answer_seconds) as response:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ValueError(f"redirected to {response.url}, which is not encrypted")
-        while chunk := response.read(2**20):
+        # `read` would wait until it has all that it was asked for.
+        while chunk := response.read1(2**20):
             archive.write(chunk)
             if archive.tell() > archive_bytes:
                 break
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"sent {archive.tell():,} of {archive_bytes:,} bytes in "
+                    f"{body_seconds:g} seconds, which is given up"
+                )
     if archive.tell() != archive_bytes:
         more = "more than " if archive.tell() > archive_bytes else ""
         raise ValueError(

@@ -31,6 +31,7 @@ import contextlib
 import functools
 import importlib
 import io
+import logging
 import struct
 import warnings
 from collections.abc import Iterator
@@ -74,6 +75,8 @@ LOSSY_SUFFIXES = frozenset({*_FORMATS["JPEG"], *_FORMATS["AVIF"]})
 MAX_PIXELS = 89_478_485
 # No image is larger: this is twice what that many pixels take in the widest format.
 MAX_FILE_BYTES = 2**30
+# Where less memory is left, an image of common size may fail for that.
+_SOME_BYTES = 2**28
 # These notes say what was done to an image, by its mode in Pillow.
 _TREATMENTS = {
     "1": ("1 bit as 0 and 255",),
@@ -127,6 +130,8 @@ def decode(data: bytes, admit: Admit | None = None) -> Decoded:
     Raises:
         InputError: It is no such image, damaged, too large or of a kind that is
             refused. The message is a phrase without the file's name.
+        MemoryError: There is too little memory for it, and no fault of its own. The
+            message is such a phrase, too.
 
     Example:
         >>> import io
@@ -172,12 +177,16 @@ def check(file: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO) -> Iterator[Any]:
-    """Gives an image of Pillow's; whatever goes wrong with it is an `InputError`."""
-    pillow = _pillow()
+    """Gives an image of Pillow's; whatever is wrong with it is an `InputError`.
+
+    A lack of memory, which is no fault of the image, is a `MemoryError`.
+    """
+    pillow, count = _pillow(), None
     try:
         with pillow.open(file, formats=pillow.formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(image.width, image.height)
+            count = image.width * image.height
             yield image
     except InputError:
         raise
@@ -185,9 +194,10 @@ def _opened(file: BinaryIO) -> Iterator[Any]:
         raise InputError(f"more than {MAX_PIXELS:,} pixels") from error
     except pillow.UnidentifiedImage as error:
         raise InputError(_no_image(file)) from error
-    except MemoryError as error:
-        raise InputError("not enough memory for its pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly anything.
+        if isinstance(error, MemoryError) or _is_memory_short(count):
+            what = "the image" if count is None else f"its {count:,} pixels"
+            raise MemoryError(f"for {what}") from error
         text = printable(str(error)) or type(error).__name__
         raise InputError(f"damaged or not supported: {text}") from error
 
@@ -259,12 +269,46 @@ def _pillow() -> _Pillow:
     # before them; warnings.catch_warnings is not made for threads.
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", "", category, r"PIL\.", append=True)
+    _silence_libtiff()
+    # What it logs would else go to stderr where the user has set up no logging.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     return _Pillow(
         Image.open,
         tuple(name for name in _FORMATS if name in Image.OPEN),
         UnidentifiedImageError,
         Image.DecompressionBombError,
     )
+
+
+def _is_memory_short(count: int | None) -> bool:
+    """Says whether an image of so many pixels may have failed for lack of memory.
+
+    Some decoders do not say that it was that, and call the image broken. That of WebP,
+    which takes most, takes memory before the number of pixels is known.
+    """
+    try:
+        np.empty(_SOME_BYTES if count is None else 32 * count, np.uint8)
+    except MemoryError:
+        return True
+    return False
+
+
+def _silence_libtiff() -> None:
+    """Has libtiff keep its remarks on damaged files, which Pillow raises errors for.
+
+    It prints them to stderr by itself, without the file's name. Moving the descriptor
+    of stderr aside would also swallow what other threads say meanwhile, so libtiff is
+    asked; what has no such function, as a Pillow without it, is left as it is.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        from PIL import _imaging
+
+        # A symbol is also looked for in the libraries that this one was linked with.
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
 
 
 def _too_large(width: int, height: int) -> InputError:

@@ -136,6 +136,8 @@ class _EncodedSource(Source):
             InputError: Images are bad. From the first on nothing more is yielded; the
                 others are still looked at, so that the message can name all. With
                 `skip_bad`, only where all are bad.
+            MemoryError: There is too little memory for an image, which is no fault of
+                the image's; the message names it.
         """
         with contextlib.closing(self._pixels(2 * size)) as images:
             yield from batched(images, size, self.max_batch_bytes)
@@ -149,6 +151,10 @@ class _EncodedSource(Source):
                     return decode(read(index, admit), admit)
                 except InputError as error:
                     return str(error)
+                except MemoryError as error:
+                    # Another machine could read it: it is not left out as a bad one.
+                    name = printable(self._names[index])
+                    raise MemoryError(f"{name} of {self.label}: {error}") from error
 
             results = in_order(load, range(len(self._names)), ahead=ahead)
             with contextlib.closing(results):
@@ -328,6 +334,8 @@ class ZipSource(_EncodedSource):
                 try:
                     with lock, archive.open(member) as file:
                         return file.read()
+                except MemoryError:
+                    raise
                 except Exception as error:  # zipfile has a dozen kinds of them.
                     raise InputError(
                         f"damaged in the archive: {printable(str(error))}"
@@ -478,11 +486,10 @@ def read_file(path: str, admit: Admit = lambda size: None) -> bytes:
         _check_file_size(status.st_size)
         admit(status.st_size)
         with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES)
+            # A larger number would be memory that is taken, and not used.
+            return file.read(status.st_size)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise InputError("not enough memory to read it") from error
 
 
 def _check_file_size(size: int) -> None:

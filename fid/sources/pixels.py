@@ -111,6 +111,8 @@ def as_array(images: Any, label: str) -> np.ndarray:
         if not hasattr(images, "__array__") and hasattr(images, "numpy"):
             images = images.numpy()
         array = np.asarray(images)
+    except MemoryError:
+        raise
     except Exception as error:  # Each library has errors of its own.
         raise InputError(
             f"{label} does not form one array ({error}); expected images of one size."

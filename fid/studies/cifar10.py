@@ -101,6 +101,8 @@ def read(
             ]
             for split in sizes
         }
+    except MemoryError:
+        raise
     except Exception as error:  # TFDS and TensorFlow raise many kinds.
         raise InputError(f"{folder} cannot be read: {error}. {again}") from error
     return {

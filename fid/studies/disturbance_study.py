@@ -601,6 +601,7 @@ class _Cell:
         if self.n < 2:  # There is no covariance yet.
             return
         with atomic_path(self.path) as temporary:
-            self.statistics().save(temporary)
+            with open(temporary, "wb") as file:
+                self.statistics().write(file)
             if self._sums:
                 self._sums.append_to(temporary)

@@ -1,6 +1,10 @@
 import os
+import pathlib
 import re
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -84,14 +88,75 @@ def test_names_may_be_as_long_as_the_system_takes(tmp_path, name):
     ],
 )
 def test_what_a_killed_process_was_writing_is_recognised(tmp_path, name):
-    # Where it is killed, the temporary file stays as it is at this moment.
     mine, other = re.compile(re.escape(name[:40]) + ".*"), re.compile("other")
     with files.atomic_path(tmp_path / "deep" / name) as unfinished:
         assert files.original_name(unfinished.name) == name[:40]
         assert files.original_name(name) is None
-        assert list(files.temporary_files(tmp_path, mine)) == [unfinished]
-        assert list(files.temporary_files(tmp_path, other)) == []
-    assert list(files.temporary_files(tmp_path, mine)) == []
+        assert list(files.temporary_files(tmp_path, mine)) == []  # it is being written
+    # Where it is killed, the temporary file stays as it was.
+    unfinished.touch()
+    assert list(files.temporary_files(tmp_path, mine)) == [unfinished]
+    assert list(files.temporary_files(tmp_path, other)) == []
+
+
+_WRITES_UNTIL_KILLED = """
+import os, signal, sys
+from fid.files import atomic_path
+with atomic_path(sys.argv[1]) as path:
+    path.write_bytes(b"half")
+    if sys.argv[2:]:
+        print(path, flush=True)
+        sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["real.npz", "ema.weights.h5", "é" * 100 + ".npz"])
+def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path, name):
+    path = tmp_path / name
+    command = [sys.executable, "-c", _WRITES_UNTIL_KILLED, os.fspath(path)]
+    users = [tmp_path / ".real.npz.swp", tmp_path / ".other.npz.abcdefgh.npz"]
+    for each in users:
+        each.write_text("mine")
+    for _ in range(2):
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+        (left,) = {*tmp_path.iterdir()} - {*users}  # the second one removed the first's
+        assert left.read_bytes() == b"half"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*command, "and wait"], **pipes, text=True) as alive:
+        writing = pathlib.Path(alive.stdout.readline().rstrip("\n"))
+        assert not left.exists()
+        files.check_writable(path)
+        assert writing.exists()  # its owner lives
+        alive.communicate()
+    files.check_writable(path)
+    assert {*tmp_path.iterdir()} == {*users}
+
+
+def test_a_lock_is_had_by_one_and_ends_with_it(tmp_path):
+    path = tmp_path / "x"
+    with files.lock(path) as ours:
+        assert not ours  # there is none
+    path.touch()
+    (tmp_path / "link").symlink_to(path)
+    for each in (path, tmp_path):  # a folder, too
+        with files.lock(each) as first, files.lock(each) as second:
+            assert (first, second) == (True, False)
+        with files.lock(each) as third:
+            assert third
+    with files.lock(tmp_path / "link") as ours:
+        assert not ours
+
+
+def test_a_home_folder_that_does_not_exist_is_named(monkeypatch):
+    home = pathlib.Path("~").expanduser()
+    assert files.user_path("~/x") == home / "x"
+    assert files.user_path("a/~b") == pathlib.Path("a/~b")
+    with pytest.raises(files.InputError, match=r"~nosuchuser/x .* no such home folder"):
+        files.user_path("~nosuchuser/x")
+    monkeypatch.setenv("TTUR_CACHE", "~nosuchuser/x")
+    with pytest.raises(files.InputError, match="no such home folder"):
+        files.cache_dir()
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,9 @@ def test_a_damaged_file_does_not_hide_the_others(damage, tmp_path, monkeypatch):
     good = write(tmp_path / "good.npz")
     hostile_arrays.DAMAGES[damage](write(tmp_path / "bad.npz"))
     assert good in hosted.local_files()
+
+
+def test_a_folder_in_the_home_of_no_user_is_named(monkeypatch):
+    monkeypatch.setenv("TTUR_STATS", "~nosuchuser/stats")
+    with pytest.raises(fid.InputError, match="~nosuchuser, and there is no such home"):
+        hosted.local_folder()

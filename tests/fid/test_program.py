@@ -2,6 +2,8 @@
 
 import os
 import runpy
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -156,7 +158,8 @@ def test_a_message_is_one_line_whatever_it_quotes():
 @pytest.mark.parametrize(
     ("error", "status", "expected"),
     [
-        (MemoryError(), 1, "x: error: not enough memory"),
+        (MemoryError(), 1, "x: error: not enough memory. Choose less work, "),
+        (MemoryError("for x"), 1, "x: error: not enough memory (for x). Choose less "),
         (InputError("a\nb\x1b\udcff é"), 1, r"x: error: a\nb\x1b\udcff é"),
         (OSError(5, "Input/output error"), 1, "x: error: [Errno 5] Input/output error"),
         (KeyboardInterrupt(), 130, "x: interrupted"),
@@ -200,3 +203,67 @@ def test_an_interrupt_during_the_imports_is_no_traceback(monkeypatch, program):
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(ROOT / program), run_name="__main__")
     assert exit.value.code == 130
+
+
+_IS_INTERRUPTED = """
+import os, signal, sys, time
+from fid.program import run
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def twice():
+    try:
+        press()
+    finally:
+        press()  # while it clears away
+
+def at_the_end():
+    import atexit
+    atexit.register(press)
+    press()
+
+def importing():
+    with open("slow.py", "w") as file:
+        file.write("try: press()\\nexcept BaseException: raise ImportError")
+    sys.path.insert(0, "")
+    import builtins
+    builtins.press = press
+    import slow
+
+way = globals()[sys.argv[1]]
+sys.exit(run(lambda args, values: way(), lambda flag: None, "", ["x.py"]))
+"""
+
+
+@pytest.mark.parametrize("way", ["press", "twice", "at_the_end", "importing"])
+def test_an_interrupt_or_two_end_a_program_without_a_traceback(tmp_path, way):
+    done = subprocess.run(
+        [sys.executable, "-c", _IS_INTERRUPTED, way],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        130,
+        "",
+        "x.py: interrupted\n",
+    )
+
+
+def test_pythons_handler_is_back_after_a_program(capsys):
+    seen = []
+
+    def main(args, values):
+        seen.append(signal.getsignal(signal.SIGINT))
+
+    for handler in (signal.default_int_handler, signal.SIG_IGN):
+        signal.signal(signal.SIGINT, handler)
+        try:
+            assert run(main, lambda flag: None, "", ["x"]) == 0
+            assert signal.getsignal(signal.SIGINT) is handler
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert seen[0] is not signal.default_int_handler
+    assert seen[1] == signal.SIG_IGN  # nohup has said so

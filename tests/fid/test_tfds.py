@@ -92,3 +92,8 @@ assert find_prepared("mnist", pathlib.Path(sys.argv[1]), "3.0.0") is None
 assert not {"tensorflow", "tensorflow_datasets"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
+def test_a_data_folder_of_no_user_is_named():
+    with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
+        data_folder("~nosuchuser/tfds")

@@ -115,3 +115,9 @@ class TestLoad:
             datasets.load("digits", split="test")
         with pytest.raises(InputError, match="at least 1"):
             datasets.load("digits", image_size=0)
+
+
+@pytest.mark.parametrize("name", ["folder", "lsun/bedroom", "cifar10"])
+def test_data_in_the_home_of_no_user_are_named(name):
+    with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
+        datasets.load(name, data_dir="~nosuchuser/x", image_size=8)

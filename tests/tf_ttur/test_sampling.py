@@ -2,13 +2,17 @@
 
 import errno
 import pathlib
+import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fid.files import InputError
+from fid.files import InputError, lock
 from fid.sources.images import open_images
 from tf_ttur import sampling
 from tf_ttur.latents import NormalLatent, UniformLatent
@@ -168,3 +172,45 @@ def test_nothing_is_left_of_what_fails(tmp_path, name):
         sampling.save_images(tmp_path / name, full_disk(), 5, overwrite=True)
     np.testing.assert_array_equal(read(tmp_path / name), before)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+_IS_KILLED = """
+import os, signal, sys
+import numpy as np
+from tf_ttur import sampling
+
+def images():
+    yield np.zeros((2, 4, 4, 1), np.uint8)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+sampling.save_images(sys.argv[1], images(), 5, overwrite=True)
+"""
+
+
+def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path):
+    folder, users = tmp_path / "samples", tmp_path / ".samples.backup.new"
+    users.mkdir()
+    sampling.save_images(folder, batches(), 5)
+    before = contents(folder)
+    command = [sys.executable, "-c", _IS_KILLED, str(folder)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    (left,) = {*tmp_path.iterdir()} - {folder, users}
+    assert list(contents(left)) == NAMES[:2]
+    assert contents(folder) == before
+    with lock(left):  # somebody is writing there
+        sampling.save_images(folder, batches(), 5, overwrite=True)
+        assert left.exists()
+    (left / "thesis.tex").write_text("years of work")
+    sampling.save_images(folder, batches(), 5, overwrite=True)
+    assert left.exists()
+    (left / "thesis.tex").unlink()
+    # A kill between the two renamings at the end: the former images are back.
+    folder.rename(left.with_suffix(".old"))
+    with pytest.raises(InputError, match="not empty; give --overwrite"):
+        sampling.save_images(folder, batches(), 5)
+    assert contents(folder) == before
+    assert {*tmp_path.iterdir()} == {folder, users}
+    # A kill after them.
+    shutil.copytree(folder, left.with_suffix(".old"))
+    sampling.save_images(folder, batches(), 5, overwrite=True)
+    assert {*tmp_path.iterdir()} == {folder, users}

@@ -11,13 +11,12 @@ import functools
 import itertools
 import logging
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from fid.files import InputError
+from fid.files import InputError, user_path
 from fid.mistaken import check_local
 from fid.sources.imagefiles import find_images
 from tf_ttur.datasets import batches, pictures
@@ -48,7 +47,7 @@ def load(
             are none; the message names them. What is left out is logged.
     """
     check_local(folder)
-    folder = pathlib.Path(folder).expanduser()
+    folder = user_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
     found = find_images(os.fspath(folder), recursive=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError
+from fid.files import InputError, user_path
 from tf_ttur.datasets import batches, folder, pictures
 
 __all__ = ["load"]
@@ -50,7 +50,7 @@ def load(
     Raises:
         InputError: The files are damaged, or there is no such split.
     """
-    root = pathlib.Path(root).expanduser()
+    root = user_path(root)
     exports = {
         part: root / export
         for part, export in _EXPORTS.items()

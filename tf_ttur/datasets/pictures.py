@@ -90,6 +90,8 @@ def each_file(
     def attempt(file: Any) -> Any:
         try:
             return function(file)
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow's plugins raise errors of every kind.
             return error
 

@@ -211,6 +211,8 @@ def prepared_shards(
 
     try:
         info = tfds.builder_from_directory(folder).info
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputError(
             f"{folder}/dataset_info.json or features.json cannot be read ({error}): "

@@ -77,6 +77,8 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
     record = read_json(_record_path(path))
     try:
         model = keras.models.load_model(path, compile=False)
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path} is damaged ({error}); delete it and it is made again."

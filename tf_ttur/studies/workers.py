@@ -29,7 +29,13 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(theirs, log, work), daemon=True
         )
-        self.process.start()
+        # Ctrl-C reaches all processes of a terminal; the first one decides what ends.
+        # This one begins without it, and so cannot die of it while it imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def answer(self) -> dict[str, Any]:
@@ -161,7 +167,6 @@ def _work(
     connection: Connection, log: pathlib.Path, work: Callable[..., dict[str, Any]]
 ) -> None:
     """Does what it is told to until the other end closes."""
-    # Ctrl-C reaches all processes of a terminal; the first one decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "a", encoding="utf-8") as file:
@@ -188,6 +193,8 @@ def _outcome(
         return work(**arguments)
     except InputError as error:
         return {"error": str(error)}
+    except MemoryError as error:
+        return {"error": f"not enough memory ({error}); use fewer --processes"}
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}

@@ -253,6 +253,8 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
 
     try:
         return keras.models.load_model(path, compile=False)
+    except MemoryError:
+        raise
     except Exception as error:
         # Keras names the layer that the error came up in, then lists all it knows of
         # it; the reason stands after the last of these.

@@ -241,6 +241,8 @@ def nash(argv: Sequence[str] | None = None) -> int:
             if stage == checkpoint.name:
                 try:
                     gan.load_weights(checkpoint)
+                except MemoryError:
+                    raise
                 except Exception as error:
                     # Keras lists every layer, one by one.
                     reason = " ".join(str(error).split())[:300]

@@ -15,6 +15,7 @@ import time
 import pytest
 import synthetic_graph
 
+from fid import program
 from fid.extractors import download
 from fid.extractors.graph import MAX_GRAPH_BYTES
 from fid.files import InputError
@@ -33,6 +34,8 @@ def small(tmp_path_factory):
 def no_outside(monkeypatch, tmp_path):
     monkeypatch.delenv("TTUR_INCEPTION", raising=False)
     monkeypatch.setenv("TTUR_CACHE", str(tmp_path / "cache"))
+    # The servers of these tests have no certificates.
+    monkeypatch.setenv("TTUR_PLAIN_HTTP", "1")
 
 
 # --- Where the graph is found
@@ -54,6 +57,8 @@ def test_path_before_variable_before_cache(tmp_path, monkeypatch, small):
         download.find_graph()
     with pytest.raises(InputError, match="given by --inception, does not exist"):
         download.find_graph(variable)
+    with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
+        download.find_graph("~nosuchuser/x.pb")
     os.mkfifo(variable)  # reading it would never end
     for path, found in ((variable, "is no regular file"), (tmp_path, "is a folder")):
         with pytest.raises(InputError, match=f"given by --inception, {found}, expec"):
@@ -279,3 +284,71 @@ def test_what_is_not_encrypted_is_said(small, serve, caplog):
     serve(archive_of((NAME, small)))
     assert "is not encrypted" in caplog.text
     assert hashlib.sha256(small).hexdigest() in caplog.text
+
+
+def test_what_is_not_encrypted_is_taken_only_if_the_user_says_so(
+    tmp_path, small, serve, monkeypatch
+):
+    data = archive_of((NAME, small))
+    monkeypatch.delenv("TTUR_PLAIN_HTTP")
+    message = refused_download(tmp_path, serve, data)
+    assert "good.tgz: not encrypted; --plain_http takes it all the same" in message
+
+    def main(args, values):
+        assert serve(data).read_bytes() == small
+
+    run = program.run
+    monkeypatch.setenv("TTUR_PLAIN_HTTP", "")  # so that it is forgotten after the test
+    assert run(main, program.Flags.inception, "", ["x", "--plain_http"]) == 0
+
+
+def test_the_first_download_is_said_to_be_trusted(small, serve, caplog):
+    data = archive_of((NAME, small))
+    path = serve(data)
+    assert "this first download is trusted" in caplog.text
+    assert hashlib.sha256(small).hexdigest() in caplog.text
+    caplog.clear()
+    path.unlink()
+    serve(data)  # it is compared with what was recorded
+    assert "trusted" not in caplog.text
+
+
+def test_a_graph_whose_digest_is_known_must_have_it(tmp_path, small, caplog):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    data = archive_of((NAME, small))
+    (folder / "good.tgz").write_bytes(data)
+    right = hashlib.sha256(small).hexdigest()
+    with server(folder) as root:
+        options = {"urls": [f"{root}/good.tgz"], "archive_bytes": len(data)}
+        with pytest.raises(InputError, match=f"SHA-256 {right}, expected {'0' * 64}"):
+            download.download_graph(tmp_path / NAME, sha256="0" * 64, **options)
+        assert not (tmp_path / NAME).exists()
+        download.download_graph(tmp_path / NAME, sha256=right, **options)
+    assert "trusted" not in caplog.text
+
+
+def test_a_body_that_trickles_is_given_up(tmp_path):
+    stop = threading.Event()
+
+    class Trickles(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.02):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickles) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{served.server_port}/x.tgz"
+        with pytest.raises(InputError, match="of 100,000 bytes in 0.3 seconds, which"):
+            download.download_graph(
+                tmp_path / NAME, urls=[url], archive_bytes=100_000, body_seconds=0.3
+            )
+        stop.set()
+        served.shutdown()

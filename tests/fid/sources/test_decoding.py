@@ -1,13 +1,18 @@
 """Each kind of image against values worked out by hand."""
 
 import io
+import os
+import re
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from image_folders import encoded
 from PIL import Image
+from repository import ROOT
 
 from fid import InputError
 from fid.sources.decoding import IMAGE_SUFFIXES, check, decode
@@ -294,3 +299,67 @@ def test_a_quick_look_finds_what_is_no_image_or_of_no_known_range():
     ):
         with pytest.raises(InputError, match=message):
             check(io.BytesIO(data))
+
+
+def test_libraries_say_nothing_of_damage_before_we_do(capfd):
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
+    kinds = {c: encoded(image, "TIFF", compression=c) for c in ("tiff_lzw", "jpeg")}
+    kinds["plain"] = encoded(image, "TIFF")  # Pillow logs what libtiff would print
+    random, refused = np.random.default_rng(0), 0
+    for data in kinds.values():
+        for _ in range(60):
+            damaged = bytearray(data)
+            for position in random.integers(8, len(data), 20):
+                damaged[position] = random.integers(256)
+            for position in random.integers(8, 300, 3):
+                damaged[-position] = random.integers(256)
+            try:
+                decode(bytes(damaged))
+            except InputError:
+                refused += 1
+    assert refused > 60
+    assert capfd.readouterr().err == ""
+
+
+_HAS_LITTLE_MEMORY = """
+import pathlib, resource, sys
+from fid.program import run
+from fid.sources.images import open_images
+
+def main(folders, values):
+    assert len(list(open_images(folders[0]).batches(1))) == 1  # all is imported
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limit = used * resource.getpagesize() + int(folders[2]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    list(open_images(folders[1], skip_bad=True).batches(1))
+
+sys.exit(run(main, lambda flag: flag.batch_size(), ""))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such limit")
+@pytest.mark.parametrize(
+    # Of the second, libwebp says that it is broken.
+    ("kind", "megabytes"),
+    [("PNG", 28), ("WEBP", 80)],
+)
+def test_where_memory_is_short_the_image_is_not_to_blame(tmp_path, kind, megabytes):
+    for name, side in (("small", 8), ("large", 3000)):
+        (tmp_path / name).mkdir()
+        data = encoded(Image.new("RGB", (side, side), "red"), kind)
+        (tmp_path / name / f"a.{kind.lower()}").write_bytes(data)
+    sizes = ["small", "large", str(megabytes)]
+    done = subprocess.run(
+        [sys.executable, "-c", _HAS_LITTLE_MEMORY, *sizes],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"-c: error: not enough memory \(a\.{kind.lower()} of large: for "
+        r"(its 9,000,000 pixels|the image)\)\. Choose a smaller --batch_size, or a "
+        r"machine with more\.\n",
+        done.stderr,
+    )

@@ -85,3 +85,11 @@ def test_one_error_names_all_that_failed():
     )
     with pytest.raises(InputError, match=r"23 of 46 .*file 39 .*; and 3 more\.$"):
         pictures.each_file(fail, range(46), names)
+
+
+def test_too_little_memory_is_no_fault_of_an_image():
+    def fail(name):
+        raise MemoryError(f"for {name}")
+
+    with pytest.raises(MemoryError, match="for a"):
+        pictures.each_file(fail, ["a"], ["a"])

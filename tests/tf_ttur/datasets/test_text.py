@@ -375,3 +375,15 @@ class TestOneBillionWords:
 def test_settings_are_checked(settings, message):
     with pytest.raises(InputError, match=message):
         text.load(**settings)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "text_files", "text_files": "~nosuchuser/*.txt"},
+        {"name": "lm1b", "data_dir": "~nosuchuser/x"},
+    ],
+)
+def test_text_in_the_home_of_no_user_is_named(options):
+    with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
+        text.load(**options)

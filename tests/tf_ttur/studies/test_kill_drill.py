@@ -5,6 +5,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import synthetic_graph
 
 from tf_ttur import experiment, presets
 from tf_ttur.runs import RunFolder
@@ -26,6 +27,28 @@ def test_a_killed_run_equals_the_uninterrupted_one(tmp_path, capsys):
         200,
         300,
     ]
+
+
+@pytest.mark.slow
+def test_statistics_equal_those_of_a_program_that_nobody_killed(tmp_path, capsys):
+    graph = synthetic_graph.write_synthetic_graph(tmp_path / "graph.pb", splat=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    flags = ["--program=precalc_stats", "--kills=1", f"--workdir={tmp_path}"]
+    flags += [f"--source={tmp_path}/images.npy", f"--inception={graph}"]
+    assert kill_drill.kill_drill(["kill_drill.py", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("equal after 1 kills: 3 files, rows and arrays")
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["statistics.npz"]
+
+
+def test_a_drill_that_cannot_begin_says_what_it_needs(tmp_path, capsys):
+    argv = ["kill_drill.py", "--program=precalc_stats"]
+    assert kill_drill.kill_drill(argv) == 2
+    assert "--program=precalc_stats needs --source=IMAGES" in capsys.readouterr().err
+    (tmp_path / "whole").mkdir()
+    assert kill_drill.kill_drill(["kill_drill.py", f"--workdir={tmp_path}"]) == 1
+    assert "whole exists; choose another --workdir" in capsys.readouterr().err
 
 
 def test_runs_that_differ_are_told_apart(tmp_path, classifier):

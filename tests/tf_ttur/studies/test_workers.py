@@ -31,13 +31,26 @@ def test_a_task_ends_with_what_it_returns(tmp_path):
 
 def test_an_error_is_told_and_the_worker_goes_on(tmp_path):
     with Workers(1, tmp_path, work) as workers:
-        refused, failed, fine = ended(
-            workers, {"what": "refuse"}, {"what": "fail"}, {"what": "square"}
+        refused, failed, exhausted, fine = ended(
+            workers,
+            {"what": "refuse"},
+            {"what": "fail"},
+            {"what": "exhaust"},
+            {"what": "square"},
         )
     assert refused == {"error": "There is no such thing."}
     assert failed == {"error": "ZeroDivisionError: by hand"}
+    assert exhausted["error"].startswith("not enough memory (for the model); use fewer")
     assert fine["text"] == "0"
     assert "Traceback" in (tmp_path / "worker_0.log").read_text()
+
+
+def test_ctrl_c_is_for_the_first_process_and_not_for_its_workers(tmp_path):
+    with Workers(1, tmp_path, work) as workers:
+        # It begins with the signal blocked, and so cannot die of it while it imports.
+        (found,) = ended(workers, {"what": "interrupt"})
+    assert found["text"] == "True"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_dead_worker_is_replaced(tmp_path):
