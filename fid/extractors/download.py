@@ -28,6 +28,7 @@ from fid.files import (
     user_path,
     write_json,
 )
+from fid.mistaken import check_local
 from fid.program import PLAIN_HTTP
 
 __all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]
@@ -70,9 +71,9 @@ def find_graph(
             what was downloaded, or the download failed.
     """
     if path is not None:
-        return _existing(user_path(path), "--inception")
+        return _existing(path, "--inception")
     if variable := os.environ.get("TTUR_INCEPTION"):
-        return _existing(user_path(variable), "$TTUR_INCEPTION")
+        return _existing(variable, "$TTUR_INCEPTION")
     cached = cache_dir() / GRAPH_NAME
     if not cached.exists():
         return download_graph(cached, **options)
@@ -290,7 +291,9 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
     return sha256
 
 
-def _existing(path: pathlib.Path, origin: str) -> pathlib.Path:
+def _existing(given: str | os.PathLike[str], origin: str) -> pathlib.Path:
+    check_local(given)
+    path = user_path(given)
     if not path.is_file():
         found = "does not exist"
         if path.exists():  # A pipe or a device might never end.

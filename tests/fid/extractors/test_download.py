@@ -55,6 +55,8 @@ def test_path_before_variable_before_cache(tmp_path, monkeypatch, small):
     variable.unlink()
     with pytest.raises(InputError, match=r"given by \$TTUR_INCEPTION, does not exist"):
         download.find_graph()
+    with pytest.raises(InputError, match="gs://here/x.pb is an address"):
+        download.find_graph("gs://here/x.pb")
     with pytest.raises(InputError, match="given by --inception, does not exist"):
         download.find_graph(variable)
     with pytest.raises(InputError, match="~nosuchuser, and there is no such home"):
