@@ -1,140 +1,77 @@
-"""A look at the first batch of what `fit` is given, before anything learns from it.
+"""A look at the first batch that a model is given, before anything learns from it.
 
-It leaves alone the order of the data, every random state and the step: arrays are
-looked at where they are, and a `tf.data.Dataset` looks at its own first batch as it
-passes.
+It leaves alone the order of the data, every random state and the step: the batch is
+read as the step would have read it, looked at, and handed on to the same compiled
+function. Later batches pass without a look, at no cost.
 """
 
 from __future__ import annotations
 
-import contextlib
-import types
-from collections.abc import Callable, Iterator
+import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-__all__ = ["FirstLook"]
-
-_ROWS = 1000
+__all__ = ["looking_first"]
 
 
-class FirstLook:
-    """Checks the first batch of one data set, or the first rows of an array.
-
-    What is none of the two nor a generator, such as a `keras.utils.PyDataset`, passes
-    unseen: to read it here would read it twice.
+def looking_first(
+    function: Callable[[Any], Any], check: Callable[[Any], None], steps: int
+) -> Callable[[Any], Any]:
+    """Makes a Keras model's function of an iterator look at the first batch.
 
     Args:
-        take: Finds what is to be checked in what the data set yields, or in the specs
-            of it. A result without shape and dtype is not checked.
-        check: Is given that, float32, and raises a ValueError where it is wrong. None
-            for no check but that there are data.
+        function: `train_function` or `test_function` of a Keras model. It takes an
+            iterator of batches.
+        check: Is given the first batch, of eager tensors, and raises where it is
+            wrong. Batches of another kind than dense tensors, and those of a
+            `tf.distribute` strategy, pass unseen.
+        steps: Batches that the function reads in a call.
+
+    Returns:
+        The function for the first call.
 
     Example:
         >>> import tensorflow as tf
-        >>> from tf_ttur.first_look import FirstLook
-        >>> def check(x):
-        ...     if x.max() > 1:
-        ...         raise ValueError("too large")
-        >>> look = FirstLook(lambda data: data[0], check)
-        >>> data = look.at(tf.data.Dataset.from_tensors(([1.0, 3.0], 0)))
-        >>> with look.raising():
-        ...     next(iter(data))
-        Traceback (most recent call last):
-        ValueError: too large
+        >>> from tf_ttur.first_look import looking_first
+        >>> function = tf.function(lambda iterator: next(iterator) + 1)
+        >>> first = looking_first(function, lambda x: print("saw", int(x)), steps=1)
+        >>> numbers = iter(tf.data.Dataset.range(3))
+        >>> int(first(numbers)), int(function(numbers))
+        saw 0
+        (1, 2)
     """
 
-    def __init__(
-        self,
-        take: Callable[[Any], Any],
-        check: Callable[[np.ndarray], None] | None,
-    ):
-        self._take, self._check = take, check
-        self._error: ValueError | None = None
+    def first(iterator: Any) -> Any:
+        if not isinstance(iterator, tf.data.Iterator):
+            return function(iterator)
+        spec = iterator.element_spec
+        if not all(isinstance(x, tf.TensorSpec) for x in tf.nest.flatten(spec)):
+            return function(iterator)
+        batches = list(itertools.islice(iterator, steps))
+        if not batches:
+            return function(iterator)
+        check(batches[0])
+        again = (_as_before(batch, spec) for batch in batches)
+        return function(iter(functools.reduce(tf.data.Dataset.concatenate, again)))
 
-    def at(self, data: Any) -> Any:
-        """Looks, or has the data set look when it is read.
-
-        Args:
-            data: As for `keras.Model.fit`.
-
-        Returns:
-            What to read in its place: the same data in the same order.
-
-        Raises:
-            ValueError: The check failed, or there are no data.
-        """
-        if isinstance(data, tf.data.Dataset):
-            if data.cardinality() == 0:
-                raise ValueError(
-                    "The data set is empty: it has no batch. With drop_remainder=True "
-                    "it has none where there are fewer examples than in a batch."
-                )
-            return self._looking(data)
-        if isinstance(data, types.GeneratorType):
-            first = list(_first(data))
-            for batch in first:
-                self._look_at(batch)
-            return _again(first, data)
-        self._look_at(data)
-        return data
-
-    @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
-        """Turns a failed check inside of a data set into the check's own error."""
-        try:
-            yield
-        except tf.errors.OpError:
-            if self._error is None:
-                raise
-            raise self._error from None
-
-    def _look_at(self, data: Any) -> None:
-        found = self._take(data)
-        if not hasattr(found, "shape") or not hasattr(found, "dtype"):
-            return
-        if len(found.shape) and found.shape[0] == 0:
-            raise ValueError(f"The data are empty: their shape is {(*found.shape,)}.")
-        if self._check and tf.as_dtype(found.dtype).is_floating:
-            self._check(np.asarray(found[:_ROWS], "float32"))
-
-    def _looking(self, data: tf.data.Dataset) -> tf.data.Dataset:
-        spec = self._take(data.element_spec)
-        if not self._check or not isinstance(spec, tf.TensorSpec):
-            return data
-        if not spec.dtype.is_floating:
-            return data
-
-        def look(values: tf.Tensor) -> bool:
-            try:
-                self._check(values.numpy())
-            except ValueError as error:
-                self._error = error
-                raise
-            return True
-
-        def passing(index: tf.Tensor, batch: Any) -> Any:
-            tf.cond(
-                tf.equal(index, 0),
-                lambda: tf.py_function(
-                    look, [tf.cast(self._take(batch), tf.float32)], tf.bool
-                ),
-                lambda: True,
-            )
-            return batch
-
-        return data.enumerate().map(passing)
+    return first
 
 
-def _first(data: Iterator[Any]) -> Iterator[Any]:
-    for batch in data:
-        yield batch
-        return
+def _as_before(batch: Any, spec: Any) -> tf.data.Dataset:
+    """Makes a data set of one batch, whose spec is that of the data it came from.
 
+    Where a size was open it stays so: another spec would be traced and compiled anew.
+    """
 
-def _again(first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    # Keras knows generators by their type, so this is one.
-    yield from first
-    yield from rest
+    def opened(*parts: Any) -> Any:
+        whole = parts if isinstance(spec, tuple) else parts[0]
+        return tf.nest.map_structure(
+            lambda x, of: tf.compat.v1.placeholder_with_default(x, of.shape),
+            whole,
+            spec,
+        )
+
+    return tf.data.Dataset.from_tensors(batch).map(opened)

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_ttur import losses, refusals, replicas, structure, xla
-from tf_ttur.first_look import FirstLook
 from tf_ttur.players import Players, learning_rate
 
 __all__ = ["GAN"]
@@ -270,18 +269,25 @@ class GAN(Players):
         return tf.cast(real, tf.float32)
 
     def _images(self, data: Any) -> Any:
-        """Finds the images in what a data set yields, or their spec in its spec."""
+        """Finds the images in what a data set yields."""
         data = data[0] if isinstance(data, tuple | list) and data else data
         return data.get(self.image_key) if isinstance(data, Mapping) else data
 
-    def first_look(self) -> FirstLook:
-        """Returns what checks the range of the first images that `fit` is given.
+    def check_first(self, data: Any) -> None:
+        """Refuses first images whose range is far from [-1, 1].
 
         A subclass that overrides `prepare_real` may take images of any range.
+
+        Args:
+            data: What the data set yields.
+
+        Raises:
+            ValueError: The images' range is far from it.
         """
-        own = type(self).prepare_real is not GAN.prepare_real
-        of_images = len(self.sample_shape) == 3 and not own
-        return FirstLook(self._images, _check_range if of_images else None)
+        if type(self).prepare_real is GAN.prepare_real and len(self.sample_shape) == 3:
+            images = self._images(data)
+            if tf.is_tensor(images) and images.dtype.is_floating:
+                _check_range(tf.cast(images, tf.float32).numpy())
 
     def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
         """Computes what the discriminator minimises.

@@ -21,7 +21,7 @@ import tensorflow as tf
 from fid.extractors.extractor import weights_sha256
 from tf_ttur import grappler, refusals, replicas, xla
 from tf_ttur import optimizers as kinds
-from tf_ttur.first_look import FirstLook
+from tf_ttur.first_look import looking_first
 
 __all__ = ["Players", "learning_rate", "pull"]
 
@@ -480,11 +480,7 @@ class Players(keras.Model):
         Returns:
             Means of the losses over the interval so far, and all learning rates.
         """
-        # Where the data end, or fail, nothing of a step may be made. Without XLA the
-        # noise and the count of steps, which need no data, would not wait for them.
-        waits = () if self.jit_compile else tf.nest.flatten(data, True)
-        waits = [each for each in waits if tf.is_tensor(each)]
-        with tf.control_dependencies(waits), xla.for_xla(self.jit_compile):
+        with self._after(data), xla.for_xla(self.jit_compile):
             made = self.one_step(data) or ()
             for network in self.networks.values():
                 replicas.average_variables(network.non_trainable_variables)
@@ -492,6 +488,15 @@ class Players(keras.Model):
             self.after_step(*made)
             self._steps.assign_add(1)
             return self._logs(self.learning_rates())
+
+    def _after(self, data: Any) -> contextlib.AbstractContextManager[None]:
+        """Has what is traced inside wait for the data.
+
+        Where the data end, or fail, nothing of a step may be made. Without XLA what
+        needs no data, such as noise and counts, would be made all the same.
+        """
+        waits = () if self.jit_compile else tf.nest.flatten(data, True)
+        return tf.control_dependencies([each for each in waits if tf.is_tensor(each)])
 
     def _move_averages(self) -> None:
         for name, decay in self._averages.items():
@@ -509,9 +514,29 @@ class Players(keras.Model):
 
     # ---- what Keras offers
 
-    def first_look(self) -> FirstLook:
-        """Returns what looks at the first batch of data; a subclass may say more."""
-        return FirstLook(lambda data: data, None)
+    def check_first(self, data: Any) -> None:
+        """Is given the first batch of `fit` and `evaluate`; a subclass may refuse it.
+
+        Args:
+            data: What the data set yields, of eager tensors.
+        """
+
+    @contextlib.contextmanager
+    def _looking_first(self, which: str) -> Iterator[None]:
+        """Has a function of Keras show its first batch to `check_first`."""
+        getattr(self, f"make_{which}")()
+        function = getattr(self, which)
+        looking = looking_first(function, self.check_first, self.steps_per_execution)
+
+        def first(iterator: Any) -> Any:
+            setattr(self, which, function)
+            return looking(iterator)
+
+        setattr(self, which, first)
+        try:
+            yield
+        finally:
+            setattr(self, which, function)
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the networks, as `keras.Model.fit`.
@@ -539,15 +564,8 @@ class Players(keras.Model):
         self._check_trainable()
         if given.get("x") is None:
             raise ValueError("fit was given no data; give it arrays or a data set.")
-        look = self.first_look()
-        if self._may_look:
-            given["x"] = look.at(given["x"])
-            if (held_out := given.get("validation_data")) is not None:
-                several = isinstance(held_out, tuple | list)
-                x, *rest = held_out if several else [held_out]
-                given["validation_data"] = (look.at(x), *rest)
         before = self.steps
-        with look.raising():
+        with self._looking_first("train_function"):
             history = super().fit(**given)
         if history.epoch and self.steps == before:
             raise ValueError("The data set is empty: it gave no batch to train on.")
@@ -571,14 +589,6 @@ class Players(keras.Model):
         refusals.check_weights(given, "train_on_batch")
         self._check_trainable()
         return super().train_on_batch(**given)
-
-    @property
-    def _may_look(self) -> bool:
-        # A strategy finds the size of a batch in the form of the data set, which a look
-        # would change.
-        strategy = self.distribute_strategy
-        one = strategy.num_replicas_in_sync == 1
-        return one and not replicas.multi_worker(strategy)
 
     def _check_trainable(self) -> None:
         for name, network in self.networks.items():
@@ -610,11 +620,7 @@ class Players(keras.Model):
         """
         given = refusals.arguments(keras.Model.evaluate, args, kwargs)
         refusals.check_weights(given, "evaluate")
-        look = self.first_look()
-        # In the midst of `fit` Keras has the data already.
-        if self._may_look and not given.get("_use_cached_eval_dataset"):
-            given["x"] = look.at(given.get("x"))
-        with self._evaluating(), look.raising():
+        with self._evaluating(), self._looking_first("test_function"):
             return self._seen(super().evaluate(**given))
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -648,7 +654,7 @@ class Players(keras.Model):
         """
         token = _TRAINING.set(False)
         try:
-            with xla.for_xla(self.jit_compile):
+            with self._after(data), xla.for_xla(self.jit_compile):
                 self.held_out(data)
                 return self._logs({})
         finally:

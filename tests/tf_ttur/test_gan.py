@@ -465,14 +465,25 @@ def pixels(n=16):
     return np.random.default_rng(0).uniform(0, 255, (n, 4, 4, 1)).astype("float32")
 
 
-@pytest.mark.parametrize("kind", ["array", "pairs", "data set", "dicts", "generator"])
+class Pixels(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return pixels(), np.zeros(16)
+
+
+@pytest.mark.parametrize(
+    "kind", ["array", "pairs", "data set", "dicts", "generator", "PyDataset"]
+)
 def test_images_of_another_range_are_refused_before_a_step(kind):
     data = {
         "array": pixels(),
         "pairs": tf.data.Dataset.from_tensors((pixels(), np.zeros(16))),
         "data set": tf.data.Dataset.from_tensor_slices(pixels()).batch(8),
         "dicts": tf.data.Dataset.from_tensors({"image": tf.cast(pixels(), "float16")}),
-        "generator": (pixels() for _ in range(3)),
+        "generator": ((pixels(), np.zeros(16)) for _ in range(3)),
+        "PyDataset": Pixels(),
     }[kind]
     gan = small_gan()
     found = r"span 0\.\d+ to 25\d\.?\d*; GAN needs floats in \[-1, 1\]: .* / 127.5 - 1"

@@ -469,11 +469,15 @@ def test_wrong_optimizers_are_refused():
 def test_the_end_of_a_data_set_is_no_step(jit_compile):
     """Of one whose length nobody knows, Keras asks for a batch that is not there."""
     known, unknown = (make(jit_compile=jit_compile) for _ in range(2))
-    data = tf.data.Dataset.from_tensor_slices(rows(16)).batch(8)
+    data = tf.data.Dataset.from_tensor_slices(rows(16)).batch(8, drop_remainder=True)
+    unsized = data.filter(lambda x: True)
     known.fit(data, epochs=3, verbose=0)
-    unknown.fit(data.filter(lambda x: True), epochs=3, verbose=0)
+    unknown.fit(unsized, epochs=3, verbose=0)
     assert known.steps == unknown.steps == 3 * 2
     assert_same(state(known), state(unknown))
+    # Nor is it a batch of held-out data.
+    expected = known.evaluate(data, verbose=0)
+    assert unknown.evaluate(unsized, verbose=0) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_network_that_is_not_trainable_is_refused():
