@@ -203,7 +203,7 @@ def _frechet(f, g, mean, other, count):
     return 2 * likely(count + size) * (means + traces + root)
 
 
-def kernel(x, y):
+def kernel(x, y, features=0.0):
     """The largest absolute difference of two kernel distances of the same features.
 
     A value (x'y / d + 1)^3 has d products and sums, a division, a sum and a cube: each
@@ -211,7 +211,8 @@ def kernel(x, y):
     |x|^2 and |y|^2, none is above the largest K = (|x|^2 / d + 1)^3. The distance is
     the sum of a mean of values within x, one within y, and twice one between them,
     which cancel; in front of the means within is n / (n - 1), at most 2. Those means
-    are sums of n^2, `likely` to be off by so much. The bound is for subsets as well.
+    are sums of n^2, `likely` to be off by so much. The bound is for subsets as well. A
+    relative error `features` of the features is in each factor twice.
     """
     d = x.shape[1]
     largest = [
@@ -220,10 +221,11 @@ def kernel(x, y):
     ]
     magnitude = 2 * sum(largest) + 2 * max(largest)
     sums = likely(max(len(x), len(y)) ** 2)
-    return 2 * (gamma(3 * (d + 2)) + sums) * magnitude  # Both sides are rounded.
+    # Both sides are rounded.
+    return 2 * (gamma(3 * (d + 2)) + sums + 6 * features) * magnitude
 
 
-def score(logits):
+def score(logits, error=0.0):
     """The largest relative difference of two Inception Scores of the same logits.
 
     The score is exp(mean D), with D = sum p log p - sum p log q over C classes. A
@@ -231,9 +233,10 @@ def score(logits):
     (exact where the range is small), and a logarithm of a sum of C exponentials, off by
     gamma(C) and two functions' roundings. An error e of log p is one of e p in p. An
     entropy is at most log C, and so an error of e in the logarithms is one of at most
-    2 e (1 + log C) in D, and as large relative to the score.
+    2 e (1 + log C) in D, and as large relative to the score. `error` is what the logits
+    themselves may differ by.
     """
     count, classes = logits.shape
     span = float(np.ptp(np.asarray(logits, np.float64), axis=1).max())
-    each = unit() * span + gamma(classes + count + 4 * FUNCTION)
+    each = unit() * span + gamma(classes + count + 4 * FUNCTION) + error
     return 2 * 2 * each * (1 + math.log(classes))  # Both sides are rounded.
