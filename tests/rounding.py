@@ -76,9 +76,12 @@ def likely(count, dtype="float64"):
     exp(l sqrt(n) u + n u^2 / (1 - u)) - 1, but for a probability of 2 exp(-l^2 / 2)
     (Higham and Mary 2019, theorem 2.4). l is `SURE`: 3e-14, for each number compared.
     It is for long sums, of which `gamma` says too much to be of use. Roundings that
-    agree, as of a sum of equal numbers in order, are no case for it.
+    agree, as of a sum of equal numbers in order, are no case for it. Of few roundings
+    `gamma` says less, and then that is returned.
     """
     u = unit(dtype)
+    if count <= SURE**2:
+        return gamma(count, dtype)
     return math.expm1(SURE * math.sqrt(count) * u + count * u * u / (1 - u))
 
 
@@ -122,6 +125,23 @@ def random_sums(count, values=1, dtype="float32", amplified=1.0):
         squares *= (amplified**2 - 1) / (2 * math.log(amplified))
     extreme = math.sqrt(2 * math.log(values)) if values > 1 else 1.0
     return 2 * unit(dtype) * math.sqrt(squares) * extreme
+
+
+def second_derivatives(terms, value):
+    """How far two ways to a value and to its derivatives may be apart, in float64.
+
+    For tests that take a value y of random sums, the gradients of the sum of sin(y),
+    and those of the gradients' squared norm. `terms` are those of the value's sum and
+    of the gradients' sums; the second derivatives pass each twice. An error e of y,
+    relative to it, is one of |y| e in cos(y), and the second derivatives take such a
+    function twice.
+
+    Returns:
+        The largest difference relative to the largest number of an array.
+    """
+    amplified = (1 + np.abs(np.asarray(value)).max()) ** 2
+    count = 2 * terms + 4 * FUNCTION
+    return random_sums(count, 10**6, "float64", amplified)
 
 
 def printed(decimals):
