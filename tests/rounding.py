@@ -37,6 +37,9 @@ UNIT = {
     "float64": 2.0**-53,
 }
 
+# What a bound for float64 is multiplied by where the same is done in float32.
+SINGLE = UNIT["float32"] / UNIT["float64"]
+
 # The roundings that a call of exp, log, tanh, sin or a power counts for. Vectorised
 # libraries (NumPy, Eigen, XLA, SVML) promise 4 units in the last place, and such a unit
 # is two unit roundoffs.
@@ -149,12 +152,14 @@ def printed(decimals):
     return 0.5 * 10.0**-decimals
 
 
-def deviation_of(count):
-    """The relative tolerance of a standard deviation estimated from normal draws.
+def deviation_of(count, kurtosis=3.0):
+    """The relative tolerance of a standard deviation estimated from draws.
 
-    Its standard error is 1 / sqrt(2 n) of it; `DEVIATIONS` of these are allowed.
+    Its standard error is sqrt((k - 1) / (4 n)) of it, where k is the kurtosis: 3 for
+    normal numbers, 1.8 for uniform ones, between them for truncated ones. `DEVIATIONS`
+    of these are allowed.
     """
-    return DEVIATIONS / math.sqrt(2 * count)
+    return DEVIATIONS * math.sqrt((kurtosis - 1) / (4 * count))
 
 
 def frechet(x, y):
