@@ -185,7 +185,7 @@ def frechet_of_features(distance, error):
     in every feature, independent between features, thus move D by 2 sqrt(D) e, if they
     are the same for all images, and by less if not. `DEVIATIONS` of that are allowed.
     """
-    return DEVIATIONS * 2 * math.sqrt(distance) * error
+    return DEVIATIONS * 2 * math.sqrt(distance) * float(error)
 
 
 def frechet_of(one, two, count=0):
@@ -225,29 +225,41 @@ def _frechet(f, g, mean, other, count):
     means = shift**2 + 2 * shift * largest * math.sqrt(size)
     traces = np.square(f).sum() + np.square(g).sum()
     # Both sides are rounded.
-    return 2 * likely(count + size) * (means + traces + root)
+    return 2 * likely(count + size) * float(means + traces + root)
 
 
-def kernel(x, y, features=0.0):
+def kernel(x, y, features=0.0, subsets=False):
     """The largest absolute difference of two kernel distances of the same features.
 
     A value (x'y / d + 1)^3 has d products and sums, a division, a sum and a cube: each
     of its three factors is off by gamma(d + 2). Since |x'y| is at most the mean of
-    |x|^2 and |y|^2, none is above the largest K = (|x|^2 / d + 1)^3. The distance is
+    |x|^2 and |y|^2, none is above the mean of K = (|x|^2 / d + 1)^3. The distance is
     the sum of a mean of values within x, one within y, and twice one between them,
     which cancel; in front of the means within is n / (n - 1), at most 2. Those means
-    are sums of n^2, `likely` to be off by so much. The bound is for subsets as well. A
-    relative error `features` of the features is in each factor twice.
+    are sums of n^2, `likely` to be off by so much. A mean over pairs is at most the
+    mean of the two K (the cube is convex), and that of any subset at most the largest.
+    A relative error `features` of the features is in each factor twice.
     """
-    d = x.shape[1]
-    largest = [
-        ((np.square(z.astype(np.float64)).sum(axis=1) / d + 1) ** 3).max()
+    d, middle = x.shape[1], np.max if subsets else np.mean
+    one, two = (
+        middle((np.square(z.astype(np.float64)).sum(axis=1) / d + 1) ** 3)
         for z in (x, y)
-    ]
-    magnitude = 2 * sum(largest) + 2 * max(largest)
+    )
+    magnitude = 2 * (one + two) + (one + two)
     sums = likely(max(len(x), len(y)) ** 2)
     # Both sides are rounded.
-    return 2 * (gamma(3 * (d + 2)) + sums + 6 * features) * magnitude
+    return 2 * (gamma(3 * (d + 2)) + sums + 6 * features) * float(magnitude)
+
+
+def divergence(count):
+    """The largest absolute difference of two Jensen-Shannon divergences, in bits.
+
+    A divergence sums x log2(2 x / (p + q)) / 2 over `count` n-grams, with x one of two
+    shares p and q. A term is at most x / 2, and at least -(p + q) / (2 e log 2), so
+    their absolute values sum to at most 1 + 2 / (e log 2), which is 2.1. Each is of
+    four operations and a logarithm.
+    """
+    return 2 * likely(count + 4 + FUNCTION) * 2.1
 
 
 def score(logits, error=0.0):
@@ -263,5 +275,5 @@ def score(logits, error=0.0):
     """
     count, classes = logits.shape
     span = float(np.ptp(np.asarray(logits, np.float64), axis=1).max())
-    each = unit() * span + gamma(classes + count + 4 * FUNCTION) + error
+    each = unit() * span + gamma(classes + count + 4 * FUNCTION) + float(error)
     return 2 * 2 * each * (1 + math.log(classes))  # Both sides are rounded.

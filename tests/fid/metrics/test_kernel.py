@@ -21,7 +21,7 @@ def near(value, x, y):
 
     A deviation of subsets' values moves by no more than they do.
     """
-    return pytest.approx(value, rel=0, abs=rounding.kernel(x, y))
+    return pytest.approx(value, rel=0, abs=rounding.kernel(x, y, subsets=True))
 
 
 def test_by_hand():
