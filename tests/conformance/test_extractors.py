@@ -34,6 +34,8 @@ from fid.extractors.extractor import KerasExtractor, pixel_extractor
 from fid.extractors.inception import Inception
 from fid.sources.pixels import with_channels
 
+pytestmark = pytest.mark.portable
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

@@ -23,6 +23,8 @@ from fid.metrics.inception_score import Score
 from fid.metrics.kernel import Kernel
 from fid.metrics.metric import Measured, Metric
 
+pytestmark = pytest.mark.portable
+
 KEYS = list(METRICS)
 
 # Numbers from a few small integers: by sums of six terms of at most 65, a product of

@@ -20,6 +20,8 @@ import tensorflow as tf
 from tf_ttur import networks, xla
 from tf_ttur.networks import began, dcgan, resnet, text
 
+pytestmark = pytest.mark.portable
+
 CHANNELS, WIDTH, LATENTS, SYMBOLS = 3, 4, 5, 7
 BATCH = 6
 

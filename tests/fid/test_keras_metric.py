@@ -14,6 +14,8 @@ from fid.extractors.extractor import KerasExtractor
 from fid.files import InputError
 from fid.keras_metric import FrechetInceptionDistance
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.fixture(scope="module")
 def extractor():

@@ -15,6 +15,8 @@ from toy_extractors import Colours, ColoursAndLogits
 import fid
 from fid import cli, measure
 
+pytestmark = pytest.mark.portable
+
 # A feature of `Colours` is a mean in float32. A sum of less than 2^16 bytes is exact
 # there, so that it is rounded once.
 MEAN_OF_BYTES = rounding.gamma(1, "float32")

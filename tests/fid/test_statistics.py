@@ -16,6 +16,8 @@ from repository import ROOT
 from fid import InputError, Moments, Statistics, frechet_distance, merge_statistics
 from fid.statistics import protocol_differences
 
+pytestmark = pytest.mark.portable
+
 
 def features(n, d, seed=0, mean=0.0):
     random = np.random.default_rng(seed)

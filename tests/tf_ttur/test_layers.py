@@ -9,6 +9,8 @@ import tensorflow as tf
 from tf_ttur import layers, xla
 from tf_ttur.networks import resnet
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.fixture(autouse=True)
 def double_precision():

@@ -10,6 +10,8 @@ import tf_ttur
 from fid.files import InputError
 from tf_ttur import losses, tfgan
 
+pytestmark = pytest.mark.portable
+
 # Means of 64 numbers in float32, each with an exponential and a logarithm in it. They
 # are all of one sign but for the Wasserstein loss, where none is above 12.
 ROUNDINGS = rounding.gamma(64 + 2 * rounding.FUNCTION, "float32")

@@ -10,6 +10,8 @@ import rounding
 from fid.files import InputError
 from tf_ttur.ngrams import NgramCounts, NgramReference, jensen_shannon
 
+pytestmark = pytest.mark.portable
+
 ORDERS = range(1, 7)
 
 # Of equal shares the logarithm is of 1, but for the roundings of each share and of the

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 import tf_ttur
 
+pytestmark = pytest.mark.portable
+
 
 def test_adam_equals_tensorflow_1s():
     variable = keras.Variable(np.array([1.0, -2.0, 3.0], "float32"))

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from tf_ttur import phases, xla
 
+pytestmark = pytest.mark.portable
+
 # From 16 channels on, each phase has a convolution of its own.
 CHANNELS = [(2, 3), (17, 18)]
 SIZES = [(1, 1), (2, 3), (3, 3), (4, 4), (5, 5), (3, 7)]

@@ -15,6 +15,8 @@ from tf_ttur.callbacks.checkpoints import Checkpoints
 from tf_ttur.callbacks.steps import Diverged
 from tf_ttur.players import Players, learning_rate, pull
 
+pytestmark = pytest.mark.portable
+
 RATES = {"critic": 1e-2, "student_matching": 2e-2, "student_reward": 3e-2}
 
 

@@ -14,6 +14,8 @@ from fid.sources.images import open_images
 from tf_ttur import sampling
 from tf_ttur.latents import NormalLatent, UniformLatent
 
+pytestmark = pytest.mark.portable
+
 
 def test_a_grid_holds_every_image_in_its_place():
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 1), dtype=np.uint8)

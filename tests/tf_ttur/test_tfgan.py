@@ -15,6 +15,8 @@ from repository import ROOT
 from fid import files
 from tf_ttur import tfgan
 
+pytestmark = pytest.mark.portable
+
 INSTALLED = importlib.util.find_spec("tensorflow_gan") is not None
 needs_tfgan = pytest.mark.skipif(not INSTALLED, reason="TF-GAN is not installed")
 v1 = tf.compat.v1

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tf_ttur import xla
 
+pytestmark = pytest.mark.portable
+
 
 def random(*shape, seed=0):
     return tf.constant(np.random.default_rng(seed).normal(size=shape))

@@ -8,6 +8,8 @@ import rounding
 from fid import InputError
 from fid.extractors.extractor import KerasExtractor, pixel_extractor, weights_sha256
 
+pytestmark = pytest.mark.portable
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
 
 

@@ -14,6 +14,8 @@ from fid.files import InputError
 from fid.metrics.frechet import frechet_distance
 from fid.statistics import Moments
 
+pytestmark = pytest.mark.portable
+
 # What two programs' features may differ by: sums of floats through some fifty layers.
 allowed = synthetic_graph.allowed
 

@@ -8,6 +8,8 @@ import rounding
 from fid import InputError, Statistics, open_images
 from fid.metrics.inception_score import Score, ScoreSums, inception_score
 
+pytestmark = pytest.mark.portable
+
 
 def logits(n, classes, seed=0, scale=3.0):
     random = np.random.default_rng(seed)

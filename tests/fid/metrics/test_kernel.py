@@ -8,6 +8,8 @@ import rounding
 from fid import InputError, Statistics, kernel_distance, open_images
 from fid.metrics.kernel import Kernel
 
+pytestmark = pytest.mark.portable
+
 
 def features(n, d, seed, shift=0.0):
     """Like pool_3: float32, not negative, with a mean well above its differences."""

@@ -13,6 +13,8 @@ from fid import InputError
 from fid.sources.images import open_images
 from fid.studies import cifar10_numbers
 
+pytestmark = pytest.mark.portable
+
 SIZES = {"train": 70, "test": 40}
 
 

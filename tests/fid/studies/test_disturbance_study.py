@@ -20,6 +20,8 @@ from fid.studies.disturbance_study import (
 )
 from fid.studies.disturbances import LEVELS, DisturbedSource, PartSource
 
+pytestmark = pytest.mark.portable
+
 pytest.importorskip("skimage", reason="the extra [disturbances] is not installed")
 
 OTHERS = np.random.default_rng(9).integers(0, 256, (5, 12, 12, 3), "uint8")

@@ -21,6 +21,8 @@ from fid.studies.disturbances import (
     disturb,
 )
 
+pytestmark = pytest.mark.portable
+
 pytest.importorskip("skimage", reason="the extra [disturbances] is not installed")
 
 

@@ -16,6 +16,8 @@ from fid.files import InputError
 from tf_ttur import callbacks
 from tf_ttur.runs import WALL_CLOCK, read_rows
 
+pytestmark = pytest.mark.portable
+
 
 def near(value, one, two):
     """Equal to the distance of the same features, added up in another order."""

@@ -10,6 +10,8 @@ from parameters import count_trainable
 import tf_ttur
 from tf_ttur.networks import began
 
+pytestmark = pytest.mark.portable
+
 
 def small(compiled=False, gamma=0.5, lambda_k=0.001, rates=(1e-3, 1e-3), **settings):
     gan = began.BEGAN(

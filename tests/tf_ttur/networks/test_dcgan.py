@@ -8,6 +8,8 @@ from parameters import count_trainable
 
 from tf_ttur.networks import dcgan
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.mark.parametrize(
     ("size", "generator", "discriminator"),

@@ -10,6 +10,8 @@ from parameters import count_trainable
 import tf_ttur
 from tf_ttur.networks import resnet
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.mark.parametrize(
     ("size", "generator", "discriminator"),

@@ -11,6 +11,8 @@ import tf_ttur
 from tf_ttur.datasets.text import Vocabulary
 from tf_ttur.networks import text
 
+pytestmark = pytest.mark.portable
+
 
 def small_gan(vocabulary_size=9, seed=0, **settings):
     gan = text.TextGAN(

@@ -20,6 +20,8 @@ from tf_ttur.optimizers import ttur
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.images import Images
 
+pytestmark = pytest.mark.portable
+
 
 def read(path):
     return np.concatenate(list(open_images(path).batches(3)))

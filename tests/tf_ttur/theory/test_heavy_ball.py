@@ -9,6 +9,8 @@ from scipy.special import j0, j1
 from tf_ttur.theory import heavy_ball
 from tf_ttur.theory.stochastic_approximation import power_slope
 
+pytestmark = pytest.mark.portable
+
 
 def test_adam_path_is_keras_adam():
     rate, memory, alpha = 0.05, 4.0, 0.5  # beta_1 = 0.8, beta_2 = 0.9

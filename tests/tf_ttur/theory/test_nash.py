@@ -10,6 +10,8 @@ import tf_ttur
 from fid.files import InputError
 from tf_ttur.theory import nash
 
+pytestmark = pytest.mark.portable
+
 
 class Quadratic:
     """Losses whose Hessians are known: the logits' own quadratics."""

@@ -6,6 +6,8 @@ import rounding
 
 from tf_ttur.theory import saddle
 
+pytestmark = pytest.mark.portable
+
 
 def test_the_first_steps_are_those_of_the_notebook():
     # By hand, without noise: x = 0.5 - 0.01 * 2 * 0.5 * (100 - 0.16) = -0.4984,

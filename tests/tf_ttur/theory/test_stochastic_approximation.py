@@ -8,6 +8,8 @@ from tf_ttur import schedules
 from tf_ttur.theory import stochastic_approximation
 from tf_ttur.theory.stochastic_approximation import DiracGAN, LinearQuadratic
 
+pytestmark = pytest.mark.portable
+
 GAME = LinearQuadratic(p=1.0, c=1.0, q=0.5)
 
 
