@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import numpy as np
+import rounding
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
@@ -74,6 +75,33 @@ def v1_run(path, images, tensors):
                 for image in images
             ]
     return tuple(np.concatenate(arrays) for arrays in zip(*results, strict=True))
+
+
+# The sums on the longest way to the features, and one of 2048 terms to the logits: 27,
+# 288, 288, 64 and 720 terms up to the second pool; three convolutions of 1632, 1696 and
+# 1728 terms in mixed to mixed_2, and 1728 in mixed_3; five of 4352, 5248, 5248 and 6144
+# in mixed_4 to mixed_7; four of 5184, then three of 6464 and of 7232.
+TERMS = 50_000
+# The network multiplies a small relative change of an image's values by at most this,
+# on the way to the features and to the logits. A test measures it.
+AMPLIFIED = 10
+
+
+def rounding_error(outputs):
+    """The root mean square difference of two programs' features, or logits.
+
+    Features are not negative, and so have a larger root mean square than what their
+    sums vary by, which is to the safe side.
+    """
+    size = np.sqrt(np.mean(np.square(outputs, dtype=np.float64)))
+    return size * rounding.random_sums(TERMS, amplified=AMPLIFIED)
+
+
+def allowed(outputs):
+    """What two programs' features, or logits, may differ by at most."""
+    size = np.sqrt(np.mean(np.square(outputs, dtype=np.float64)))
+    most = rounding.random_sums(TERMS, np.size(outputs), amplified=AMPLIFIED)
+    return {"rtol": 0, "atol": size * most}
 
 
 def v1_features(path, images):

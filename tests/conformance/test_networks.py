@@ -14,10 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import rounding
 import tensorflow as tf
 
 from tf_ttur import networks, xla
 from tf_ttur.networks import began, dcgan, resnet, text
+
+pytestmark = pytest.mark.portable
 
 CHANNELS, WIDTH, LATENTS, SYMBOLS = 3, 4, 5, 7
 BATCH = 6
@@ -219,14 +222,14 @@ every_size = pytest.mark.parametrize(
 
 
 def rounding_error(model):
-    """The largest relative error that another order of additions can make in float32.
+    """The largest error of two programs in float32, relative to the largest output.
 
-    A sum of k terms is right to k units in its last place, and the layers' errors add
-    up, where no layer amplifies what comes into it.
+    A sum of k terms is off by at most gamma(k) of its magnitudes in either program, and
+    the layers' errors add up, where no layer amplifies what comes into it.
     """
     kernels = (v.shape for v in model.trainable_variables if len(v.shape) > 1)
     terms = sum(np.prod(shape) / min(shape[-2:]) for shape in kernels)
-    return terms * np.finfo("float32").eps
+    return 2 * rounding.gamma(terms, "float32")
 
 
 def weighted_sum(outputs):

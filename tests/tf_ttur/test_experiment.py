@@ -12,11 +12,13 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import rounding
 import tensorflow as tf
 from metrics_rows import rows_without_clock as rows
 from PIL import Image
 from repository import TESTS
 
+import fid
 from fid.files import InputError
 from tf_ttur import callbacks, datasets, experiment, presets
 from tf_ttur.gan import GAN
@@ -121,7 +123,9 @@ def test_the_run_folder_is_complete(whole):
     last = RunFolder(workdir).rows()[-1]
     assert 0 < last["measure_minutes"] < last["minutes"]
     share = last["measure_minutes"] / last["minutes"]
-    assert summary["measuring_share"] == pytest.approx(share, abs=1e-4)
+    # It has four decimals, and the minutes it is of have as many digits in either.
+    few = 2 * rounding.printed(4)
+    assert summary["measuring_share"] == pytest.approx(share, rel=0, abs=few)
     assert f"{100 * share:.0f}% of them measuring; the best" in log.splitlines()[-1]
 
 
@@ -136,9 +140,14 @@ def test_the_best_model_has_the_distance_that_is_recorded(whole, classifier):
         extractor=classifier.extractor,
         seed=MEASUREMENT_SEED,
     )
-    assert distance.measure(model) == pytest.approx(
-        summary["best"]["frechet_digits"], rel=1e-6
-    )
+    # The classifier's sums have 9, 144 and 512 terms, and means of 4 three times; what
+    # it makes of the generator's rounding is within what it may amplify.
+    reference = fid.Statistics.load(workdir / "reference.npz")
+    size = np.sqrt(np.mean(reference.mu**2 + np.diag(reference.sigma)))
+    error = size * rounding.random_sums(9 + 144 + 512 + 3 * 4, amplified=10.0)
+    best = summary["best"]["frechet_digits"]
+    moved = rounding.frechet_of_features(best, error)
+    assert distance.measure(model) == pytest.approx(best, rel=0, abs=moved)
 
 
 def test_equal_seeds_give_equal_runs(whole, tmp_path):
@@ -523,8 +532,10 @@ def test_a_run_of_an_earlier_version_resumes(old_run):
     after = folder.rows()
     assert after[:2] == before[:2]
     assert [row["step"] for row in after] == [0, 2, 4]
-    # Another processor sums in another order, which changes the last digits of a loss:
-    # by some 1e-6 in two steps. From step 2 to step 4 it changes by 3e-2.
+    # Another processor sums in another order. What is allowed is not derived from that:
+    # a leaky unit that falls to the other side of its kink changes a gradient by a
+    # pixel's share, which is less than a thousandth. From step 2 to step 4 a loss
+    # changes by 3e-2.
     for key in ("d_loss", "g_loss"):
         assert after[2][key] == pytest.approx(before[2][key], rel=1e-3)
         assert abs(before[1][key] / before[2][key] - 1) > 1e-2

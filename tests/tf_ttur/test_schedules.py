@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import rounding
 
 import tf_ttur
 from fid.files import InputError
@@ -15,7 +16,10 @@ def test_power_law_is_a_power_also_after_serialisation():
         keras.saving.serialize_keras_object(law)
     )
     steps = np.arange(1000)
-    np.testing.assert_allclose(again(steps), 0.3 / (steps + 1) ** 0.6, rtol=2e-6)
+    # The power is exp(0.6 log 1000 = 4.1), whose error is that of the function and of
+    # its argument, relative to 1.
+    rtol = rounding.gamma(5 * rounding.FUNCTION + 2, "float32")
+    np.testing.assert_allclose(again(steps), 0.3 / (steps + 1) ** 0.6, rtol=rtol)
 
 
 def test_an_optimizer_follows_the_power_law():
@@ -27,8 +31,11 @@ def test_an_optimizer_follows_the_power_law():
     for _ in range(3):
         adam.apply([keras.ops.ones(1)], [weight])
         path.append(float(weight.numpy()[0]))
-    # Adam's step on a constant gradient of 1 is the rate itself.
-    np.testing.assert_allclose(np.diff([0.0, *path]), [-0.5, -0.25, -0.5 / 3], 1e-4)
+    # Adam's step on a constant gradient of 1 is the rate itself, to some 16 operations,
+    # of which one divides by 1 - 0.999^n, that is by at least 0.001.
+    few = rounding.gamma(16, "float32") + rounding.unit("float32") / 0.001
+    np.testing.assert_allclose(np.diff([0.0, *path]), [-0.5, -0.25, -0.5 / 3], few)
+    assert few < 1e-4
 
 
 @pytest.mark.parametrize(

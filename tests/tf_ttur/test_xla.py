@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import rounding
 import tensorflow as tf
 
 from tf_ttur import xla
+
+pytestmark = pytest.mark.portable
 
 
 def random(*shape, seed=0):
@@ -92,8 +95,11 @@ def test_convolutions_are_tensorflows(image, kernel, vertical, horizontal, compi
             return xla.convolve(images, kernel, vertical, horizontal)
 
     found = derivatives(ours, images, kernel)
+    # Sums over the kernel's weights, and for its gradient over pixels.
+    terms = tf.size(kernel).numpy() + tf.size(images[..., 0]).numpy()
+    relative = rounding.second_derivatives(terms, found[0])
     for one, two in zip(found, derivatives(stock, images, kernel), strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-12 * np.abs(two).max())
+        np.testing.assert_allclose(one, two, rtol=0, atol=relative * np.abs(two).max())
 
 
 def test_a_large_array_is_transposed_by_a_product_with_the_unit_matrix():
@@ -125,8 +131,11 @@ def test_every_pixel_gets_the_values_of_its_channels(compiled):
     # The sum over pixels is its adjoint: <spread(v), x> = <v, sum_pixels(x)>.
     with xla.for_xla(compiled):
         total = xla.sum_pixels(images)
+    # Sums of the same 120 products, by pixels first or by channels first.
+    products = (values * images).numpy()
+    atol = rounding.of_sum(products, further=1) * 2
     assert float(tf.reduce_sum(found * images)) == pytest.approx(
-        math.fsum((values * total).numpy()), rel=1e-12
+        math.fsum((values * total).numpy()), rel=0, abs=atol
     )
 
 
@@ -140,7 +149,8 @@ def test_a_gradient_may_be_taken_outside_of_for_xla():
     with xla.for_xla(False):
         by_x, by_v = tape.gradient(y, [x, v])
     np.testing.assert_array_equal(by_x, tf.ones_like(x))
-    np.testing.assert_allclose(by_v, np.sum(x, (0, 1, 2)), rtol=1e-12)
+    atol = 2 * rounding.of_sum(x, (0, 1, 2)).max()
+    np.testing.assert_allclose(by_v, np.sum(x, (0, 1, 2)), rtol=0, atol=atol)
 
 
 @pytest.fixture
@@ -173,8 +183,16 @@ def test_sums_over_pixels_and_their_adjoint(shape):
     by_x, by_v = tape.gradient(product, [x, v])
     x, v = x.numpy(), v.numpy()
     cosine = np.cos(v * x)
-    np.testing.assert_allclose(by_x, cosine * v + 2 * x * v, rtol=1e-11)
+    # A cosine's error is that of the function and of its argument.
+    few = rounding.FUNCTION + 5
+    largest = np.abs(v).max() * (1 + 2 * np.abs(x).max()) * (1 + np.abs(v * x).max())
+    atol = 2 * rounding.gamma(few) * largest
+    np.testing.assert_allclose(by_x, cosine * v + 2 * x * v, rtol=0, atol=atol)
     squares = np.square(x).sum(axes)
-    np.testing.assert_allclose(total, squares, rtol=1e-12)
+    terms = x[..., 0].size
+    rtol = 2 * rounding.gamma(terms + 1)
+    np.testing.assert_allclose(total, squares, rtol=rtol, atol=0)
     expected = (cosine * x).sum(axes) + squares
-    np.testing.assert_allclose(by_v, expected, rtol=1e-11)
+    sizes = np.abs(x) * (1 + np.abs(v * x)) + np.square(x)
+    atol = 2 * rounding.of_sum(sizes, axes, further=few).max()
+    np.testing.assert_allclose(by_v, expected, rtol=0, atol=atol)

@@ -3,11 +3,14 @@
 import keras
 import numpy as np
 import pytest
+import rounding
 import tensorflow as tf
 from parameters import count_trainable
 
 import tf_ttur
 from tf_ttur.networks import began
+
+pytestmark = pytest.mark.portable
 
 
 def small(compiled=False, gamma=0.5, lambda_k=0.001, rates=(1e-3, 1e-3), **settings):
@@ -78,7 +81,10 @@ def test_the_decoder_doubles_the_map_before_the_convolution():
     x = tf.repeat(tf.repeat(x, 2, 1), 2, 2)
     x = conv(conv(x, "decoder_2_conv_1"), "decoder_2_conv_2")
     expected = conv(x, "decoder_conv", tf.identity)
-    np.testing.assert_allclose(generator(latents), expected, atol=1e-6)
+    # A product of 3 terms, five convolutions of 18, and four calls of ELU, in float32.
+    few = rounding.random_sums(3 + 5 * 18 + 4 * rounding.FUNCTION, np.size(expected))
+    atol = few * np.abs(expected).max()
+    np.testing.assert_allclose(generator(latents), expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -93,14 +99,18 @@ def test_one_step_follows_the_formulas(compiled):
     fake = before.generator(latents).numpy()
     real_error, fake_error = error(before, real), error(before, fake)
     logs = gan.train_on_batch(real, return_dict=True)
-    assert logs["d_loss"] == pytest.approx(real_error - 0.25 * fake_error, rel=1e-5)
+    # Means over all pixels of distances that some twelve convolutions left.
+    few = 2 * rounding.likely(real.size + 12 * 9 * 8, "float32")
+    few = {"rel": 0, "abs": few * (real_error + fake_error)}
+    assert few["abs"] < 1e-3 * fake_error
+    assert logs["d_loss"] == pytest.approx(real_error - 0.25 * fake_error, **few)
     # The generator meets the discriminator already updated, on the same latents.
     updated = error(gan, fake)
-    assert logs["g_loss"] == pytest.approx(updated, rel=1e-5)
+    assert logs["g_loss"] == pytest.approx(updated, **few)
     balance = 0.5 * real_error - updated
-    assert logs["convergence"] == pytest.approx(real_error + abs(balance), rel=1e-5)
+    assert logs["convergence"] == pytest.approx(real_error + abs(balance), **few)
     assert logs["k"] == pytest.approx(0.25)
-    assert float(gan.k.numpy()) == pytest.approx(0.25 + 0.5 * balance, rel=1e-5)
+    assert float(gan.k.numpy()) == pytest.approx(0.25 + 0.5 * balance, **few)
 
 
 def test_the_generators_gradient_flows_into_both_sides():
@@ -111,7 +121,9 @@ def test_the_generators_gradient_flows_into_both_sides():
         loss = gan.generator_loss(fake, fake)["g_loss"]
     gradient = tape.gradient(loss, fake).numpy()
     step = 1e-2
-    # At the first of them, the reconstruction's part is a quarter of the gradient.
+    # At the first of them, the reconstruction's part is a quarter of the gradient. What
+    # is allowed is not rounding, but that the loss has a kink where a pixel equals its
+    # reconstruction, and one pixel in twenty may be that near.
     for index in ((1, 7, 6, 0), (0, 3, 4, 0)):
         values = []
         for sign in (1, -1):

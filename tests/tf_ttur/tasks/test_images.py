@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import rounding
 from PIL import Image
 from repository import ROOT
 
@@ -18,6 +19,8 @@ from tf_ttur.networks import began, dcgan
 from tf_ttur.optimizers import ttur
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.images import Images
+
+pytestmark = pytest.mark.portable
 
 
 def read(path):
@@ -61,7 +64,11 @@ def test_a_checkpoint_is_found_by_what_it_is(trained):
         gan = Images.open(RunFolder(workdir), checkpoint)
         assert gan.steps == step
         images = gan.generate(12, seed=7, batch_size=12)
-        np.testing.assert_allclose(images, samples[step], atol=1e-6)
+        # The generator's sums have less than 200 terms in a row. A step changes more.
+        atol = rounding.random_sums(200, images.size)
+        np.testing.assert_allclose(images, samples[step], rtol=0, atol=atol)
+        others = [each for key, each in samples.items() if key != step]
+        assert min(np.abs(images - other).max() for other in others) > 10 * atol
 
 
 def sample(workdir, *flags):
