@@ -20,7 +20,7 @@ PACKAGES = ("fid", "tf_ttur")
 # two names that fit, the longer one counts.
 LAYERS = {
     "fid": (
-        ("files", "npz", "program", "drawing", "tfds", "versions"),
+        ("files", "npz", "program", "drawing", "tfds", "values", "versions"),
         ("sources",),
         ("extractors",),
         ("statistics",),
