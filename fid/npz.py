@@ -20,11 +20,11 @@ import numpy as np
 
 from fid.files import InputError, printable
 
-__all__ = ["read_header", "reading"]
+__all__ = ["DAMAGE", "read_header", "reading"]
 
-# A damaged or hostile archive or array can end in any of these: `zipfile` unpacks its
-# table of contents as it stands, and NumPy parses a header as Python's syntax.
-_DAMAGE = (
+# `zipfile` unpacks its table of contents as it stands, and NumPy parses a header as
+# Python's syntax.
+DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
@@ -38,6 +38,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What reading a damaged archive or array may end in."""
 # An error of NumPy repeats the header, so it is cut to this many characters.
 _LONGEST = 200
 
@@ -78,7 +79,7 @@ check. Copy or make it again.
             f"Cannot read {label}: {error.strerror or error}. Correct the path, or "
             "make the file readable."
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(
             f"{label} is damaged or no {suffix} file: "
             f"{printable(str(error)[:_LONGEST])}. Copy or make it again."

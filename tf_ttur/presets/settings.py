@@ -55,6 +55,10 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         values[key] = _convert(setting, _types(kind)[key], text)
         if key not in mine:
             preset.refuse_other(key, values.pop(key))
+    if values.get("text_files") is not None:
+        values.setdefault("dataset", "text_files")
+    # Another data set has a size and a split of its own, which may be given beside it.
+    preset = preset.with_dataset(values.get("dataset", preset.dataset))
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
     return dataclasses.replace(preset, **values)

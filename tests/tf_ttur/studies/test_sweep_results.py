@@ -125,3 +125,26 @@ def test_what_there_is_can_be_told_at_any_time(tmp_path):
     lost.summary.write_text('{"metric": "jsd_4", "metric_title": "JSD-4"}')
     with pytest.raises(InputError, match="different distances: .*jsd_4 in .*seed_0"):
         sweep_results.report(tmp_path)
+
+
+def test_a_run_that_lost_its_rows_is_named(by_hand):
+    run = sweep.run_folder(by_hand, A, 0)
+    text = run.metrics.read_text()
+    run.metrics.unlink()
+    with pytest.raises(
+        InputError, match="d_0.0001_g_0.0001/seed_0/metrics.* has no fi"
+    ):
+        sweep_results.report(by_hand)
+    run.metrics.write_text(text)
+    facts = {"metric": "fid", "metric_title": "FID", "last": {"step": 30}}
+    run.summary.write_text(json.dumps(facts))
+    with pytest.raises(
+        InputError, match=r"has fid up to step 20, .*json up to step 30"
+    ):
+        sweep_results.report(by_hand)
+    run.summary.write_text(json.dumps(facts | {"last": 30}))
+    with pytest.raises(InputError, match="last is 30; it must be a JSON object"):
+        sweep_results.report(by_hand)
+    run.summary.write_text(json.dumps(facts | {"metric": ["fid"]}))
+    with pytest.raises(InputError, match="metric is .'fid'.; it must be a text"):
+        sweep_results.report(by_hand)
