@@ -94,7 +94,9 @@ def sample(folder, whole):
 
 
 def settings(folder, whole):
-    preset, data_dir = RunFolder(folder).preset()
+    run = RunFolder(folder)
+    preset, data_dir = run.preset()
+    run.check_checkpoint(run.checkpoint("last"), "Choose another.")
     tasks.of(preset, data_dir=data_dir).check()
     return preset, data_dir
 

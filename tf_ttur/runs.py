@@ -493,12 +493,20 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
 
     Args:
         folder: The folder, which need not exist.
+
+    Raises:
+        InputError: What has the name of a checkpoint is a folder.
     """
-    return {
-        int(found[1]): path
-        for path in pathlib.Path(folder).glob("step_*.keras")
-        if (found := _CHECKPOINT_NAME.fullmatch(path.name))
-    }
+    found = {}
+    for path in pathlib.Path(folder).glob("step_*.keras"):
+        if (step := step_of(path)) is None:
+            continue
+        if path.is_dir():
+            raise InputError(
+                f"{printable(path)} is a folder and no checkpoint: remove or rename it."
+            )
+        found[step] = path
+    return found
 
 
 def step_of(path: str | os.PathLike[str]) -> int | None:

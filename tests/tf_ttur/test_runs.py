@@ -262,6 +262,12 @@ def test_checkpoints_are_found_by_what_they_are(kept):
     assert kept.checkpoint("6") == kept.checkpoint(6) == kept.checkpoint("last")
 
 
+def test_a_folder_with_the_name_of_a_checkpoint_is_named(kept):
+    (kept.checkpoints / checkpoint_name(8)).mkdir()
+    with pytest.raises(InputError, match=r"step_00000008.keras is a folder and no ch"):
+        kept.checkpoint("last")
+
+
 @pytest.mark.parametrize(
     ("which", "message"),
     [

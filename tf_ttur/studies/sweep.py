@@ -160,12 +160,24 @@ def load(workdir: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[Cell, in
             check_settings(found["settings"])
         except SettingsError as error:
             wrong = f"{error}".rstrip(".")
+        wrong = wrong or _run_of_no_cell(path.parent, cells)
     if wrong:
         raise InputError(
             f"{printable(path)} does not say what a sweep is made of: {wrong}. Bring "
             "the sweep's own file back, or choose another --workdir."
         )
     return found["settings"], cells
+
+
+def _run_of_no_cell(workdir: pathlib.Path, cells: dict[Cell, int]) -> str | None:
+    """Says which run there is that a sweep should not have."""
+    seeds = {run_folder(workdir, x, 0).path.parent: n for x, n in cells.items()}
+    for config in sorted(workdir.glob("d_*_g_*/seed_*/config.json")):
+        run = config.parent
+        number = run.name.removeprefix("seed_")
+        if number.isdecimal() and int(number) >= seeds.get(run.parent, 0):
+            return f"no cell has the run {run.relative_to(workdir)}"
+    return None
 
 
 def run_sweep(

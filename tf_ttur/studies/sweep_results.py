@@ -12,7 +12,7 @@ import numpy as np
 
 from fid.files import InputError, atomic_path, printable, write_json
 from tf_ttur import plots
-from tf_ttur.runs import RunFolder
+from tf_ttur.runs import RunFolder, checkpoints
 from tf_ttur.studies.sweep import Cell, load, run_folder
 
 __all__ = ["Result", "Run", "compare", "read", "report", "table"]
@@ -131,6 +131,10 @@ def read(
 def _run(seed: int, folder: RunFolder, key: str | None) -> Run:
     rows = [row for row in folder.rows() if row.get(key) is not None]
     divergence, summary = folder.read_divergence(), folder.read_summary()
+    # The last checkpoint says by a digest which rows it was made after.
+    if kept := checkpoints(folder.checkpoints):
+        again = f"Or delete {printable(folder)} to have the run made again."
+        folder.check_checkpoint(kept[max(kept)], again, rows=True)
     # A run that diverged may have no distance; one that is finished has its last one.
     reached = rows[-1]["step"] if rows else None
     if divergence is None and reached != summary.get("last", {"step": reached})["step"]:

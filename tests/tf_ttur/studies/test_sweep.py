@@ -313,6 +313,15 @@ def test_a_sweep_of_settings_that_cannot_be_is_refused(tmp_path):
     path.write_text(json.dumps(right | {"cells": 2 * right["cells"]}))
     with pytest.raises(InputError, match="a pair of rates stands twice"):
         sweep.load(tmp_path)
+    path.write_text(json.dumps(right))
+    for name in ("d_0.0001_g_0.0001/seed_0", "d_0.0001_g_0.0001/seed_1"):
+        (tmp_path / name).mkdir(parents=True)
+        sweep.load(tmp_path)
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match="no cell has the run d_0.0001_g_0.0001/seed_1"
+    ):
+        sweep.load(tmp_path)
 
 
 def test_a_failure_costs_its_run_only(tmp_path, workers):

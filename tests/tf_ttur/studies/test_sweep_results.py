@@ -1,6 +1,7 @@
 """The table of a sweep and its curves, against numbers by hand."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy import stats
 
 from fid.files import InputError
 from tf_ttur import presets
+from tf_ttur.runs import checkpoint_name, stamp
 from tf_ttur.studies import sweep, sweep_results
 from tf_ttur.studies.sweep import Cell
 
@@ -147,4 +149,18 @@ def test_a_run_that_lost_its_rows_is_named(by_hand):
         sweep_results.report(by_hand)
     run.summary.write_text(json.dumps(facts | {"metric": ["fid"]}))
     with pytest.raises(InputError, match="metric is .'fid'.; it must be a text"):
+        sweep_results.report(by_hand)
+
+
+def test_rows_that_a_runs_last_checkpoint_contradicts_are_refused(by_hand):
+    run = sweep.run_folder(by_hand, A, 0)
+    path = run.checkpoints / checkpoint_name(20)
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    rows = {"metrics.jsonl": run.digest_of_rows(20)}
+    stamp(path, rows, {"step": 20, "fid": 70.0})
+    sweep_results.report(by_hand)
+    run.metrics.write_text(run.metrics.read_text().replace("60.0", "6.0"))
+    with pytest.raises(InputError, match="was made with another metrics.jsonl than"):
         sweep_results.report(by_hand)
