@@ -270,7 +270,7 @@ LAST = "checkpoints/step_00000007.keras"
     ("name", "message"),
     [
         (LAST, "made with another config.json than"),
-        ("metrics.jsonl", "made with another metrics.jsonl than"),
+        ("metrics.jsonl", "best.json says that frechet_digits is"),
         ("best/best.json", "best.json says that frechet_digits is"),
     ],
 )
@@ -312,15 +312,15 @@ class Removed(Small):
 
     def measurement(self, data, folder):
         measurement = super().measurement(data, folder)
-        compare = measurement.compare
+        observe = measurement.observe
 
-        def remove(observed):
-            if measurement.model.steps == 4:
+        def remove(gan, count):
+            if gan.steps == 4:
                 shutil.rmtree(folder.path)
                 self.then(folder.path)
-            return compare(observed)
+            return observe(gan, count)
 
-        measurement.compare = remove
+        measurement.observe = remove
         return measurement
 
 
