@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -315,7 +316,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         InputError: The file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return _parsed(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"Cannot read {printable(path)}: {error.strerror or error}."
@@ -358,17 +359,19 @@ def read_json_lines(path: str | os.PathLike[str], *keys: str) -> list[dict[str, 
         InputError: Another line is none, or the file cannot be read.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        text = pathlib.Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {printable(path)}: {error}.") from error
+    *lines, last = text.split("\n")
     values = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate([*lines, last] if last else lines, start=1):
         try:
-            values.append(json.loads(line))
+            values.append(_parsed(line))
         except (ValueError, RecursionError) as error:
-            if number == len(lines):
+            # A line is written with its end, so one that has an end is whole.
+            if number > len(lines):
                 break
             raise InputError(
                 f"{printable(path)}, line {number} is not JSON: {error}. Mend or "
@@ -402,6 +405,32 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         raise InputError(
             f"Cannot read {printable(path)}: {error.strerror or error}."
         ) from error
+
+
+def _parsed(text: str) -> Any:
+    """Parses JSON as the standard has it, which `write_json` keeps to."""
+    return json.loads(
+        text,
+        parse_constant=_finite,
+        parse_float=_finite,
+        object_pairs_hook=_without_twice,
+    )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON's")
+    return value
+
+
+def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in an object")
+    return found
 
 
 @contextlib.contextmanager

@@ -21,11 +21,11 @@ import numpy as np
 from fid.files import InputError, printable
 from fid.mistaken import BEGINNING, check_local, other_kind
 
-__all__ = ["read_header", "reading"]
+__all__ = ["DAMAGE", "read_header", "reading"]
 
-# A damaged or hostile archive or array can end in any of these: `zipfile` unpacks its
-# table of contents as it stands, and NumPy parses a header as Python's syntax.
-_DAMAGE = (
+# `zipfile` unpacks its table of contents as it stands, and NumPy parses a header as
+# Python's syntax.
+DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
@@ -39,6 +39,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What reading a damaged archive or array may end in."""
 # An error of NumPy repeats the header, so it is cut to this many characters.
 _LONGEST = 200
 
@@ -81,7 +82,7 @@ check. Copy or make it again.
             f"Cannot read {label}: {error.strerror or error}. Correct the path, or "
             "make the file readable."
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if found := _other_kind(path):
             what, advice = found
             raise InputError(f"{label} is {what}, no {suffix} file. {advice}") from None

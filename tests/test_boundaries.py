@@ -21,7 +21,16 @@ PACKAGES = ("fid", "tf_ttur")
 # two names that fit, the longer one counts.
 LAYERS = {
     "fid": (
-        ("files", "mistaken", "npz", "program", "drawing", "tfds", "versions"),
+        (
+            "files",
+            "mistaken",
+            "npz",
+            "program",
+            "drawing",
+            "tfds",
+            "values",
+            "versions",
+        ),
         ("sources",),
         ("extractors",),
         ("statistics",),

@@ -34,10 +34,10 @@ def train(argv: Sequence[str] | None = None) -> int:
         if values.list_presets:
             print(presets.table())
             return
+        preset = _chosen(values)
         if values.describe:
             print(presets.describe(values.preset))
             return
-        preset = _chosen(values)
         if values.dry_run:
             tasks.of(preset).check()
             print(json.dumps(preset.settings(), indent=2))

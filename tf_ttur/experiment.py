@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 from typing import Any
 
 import keras
@@ -17,12 +16,13 @@ import tensorflow as tf
 
 from fid.files import InputError, write_json
 from fid.versions import versions
-from tf_ttur import callbacks, plots, presets, tasks, termination
+from tf_ttur import callbacks, plots, presets, runs, tasks, termination
 from tf_ttur.runs import RunFolder
 
 __all__ = ["run", "train"]
 
 _log = logging.getLogger(__name__)
+_DELETE_IT = "Delete it to go on from the one before it."
 
 
 def run(
@@ -78,8 +78,15 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
         folder.claim(config)
         measurement = task.measurement(data, folder)
         samples = task.samples(data, folder)
+        identity = folder.identity()
         checkpoints = callbacks.Checkpoints(
-            folder.checkpoints, folder.best, measurement.key, measurement.facts
+            folder.checkpoints,
+            folder.best,
+            measurement.key,
+            measurement.facts,
+            run=lambda step: (
+                identity | {folder.metrics.name: folder.digest_of_rows(step)}
+            ),
         )
         metrics = callbacks.MetricsLog(folder.metrics, measurement)
         _log.info(
@@ -90,16 +97,25 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
         )
         try:
             with termination.handled():
-                folder.tidy()
                 start = _resume(gan, folder, checkpoints)
+                folder.tidy()
+                folder.diverged.unlink(missing_ok=True)
                 if start is None:
-                    start = _begin(gan, task, measurement, metrics, checkpoints)
+                    start = _begin(gan, task, folder, measurement, metrics, checkpoints)
+                held = keras.callbacks.LambdaCallback(
+                    on_train_begin=lambda logs: folder.check_held(),
+                    on_train_batch_end=lambda batch, logs: folder.check_held(),
+                    on_epoch_end=lambda epoch, logs: folder.check_held(),
+                )
                 in_order = [
                     callbacks.NaNGuard(),
                     measurement,
+                    held,  # and again before each that takes a while after another
                     samples,
+                    held,
                     metrics,
                     callbacks.TensorBoardLog(folder.tensorboard, samples, config),
+                    held,
                     checkpoints,
                     callbacks.Progress(task.preset.steps, measurement.key),
                     keras.callbacks.LambdaCallback(
@@ -109,6 +125,10 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
                 _fit(gan, task, data, start, measurement.every, in_order)
         except termination.Terminated:
             _log.warning("%s", _parting_words(gan, checkpoints))
+            raise
+        except callbacks.Diverged as error:
+            folder.check_held()
+            write_json(folder.diverged, {"step": error.step, "message": str(error)})
             raise
         return _finish(task, folder, measurement)
 
@@ -127,7 +147,9 @@ def _resume(
 ) -> int | None:
     """Loads the newest checkpoint; returns its step, or None where there is none."""
     latest = checkpoints.latest()
+    # Nothing is written before it is known that all of it is of this run.
     rows = folder.rows()
+    checkpoints.check_best(rows)
     if latest is None:
         # Only the row of step 0 can stand alone: its checkpoint comes right after it.
         if rows and rows[-1]["step"] > 0:
@@ -139,32 +161,27 @@ def _resume(
         folder.cut(-1)
         return None
     step, path = latest
-    _load_weights(gan, path)
-    # Nothing is cut before it is known that the run can go on.
     if step not in (row["step"] for row in rows):
         raise InputError(
             f"{folder.metrics} lacks the row of step {step}, which {path} stands for: "
             "bring it back, delete that checkpoint to go on from the one before it, or "
             "start in another --workdir."
         )
+    record = folder.check_checkpoint(path, _DELETE_IT, rows=True)
+    for best in runs.checkpoints(folder.best).values():
+        folder.check_checkpoint(best, "Delete it to have the next best one.")
+    tasks.load_weights(gan, path, _DELETE_IT)
+    if record is None:
+        _log.info("%s does not say which run it is of, as those do today.", path)
     checkpoints.mend(folder.cut(step))
     _log.info("Going on from step %d.", step)
     return step
 
 
-def _load_weights(gan: Any, path: pathlib.Path) -> None:
-    try:
-        gan.load_weights(path)
-    except Exception as error:
-        raise InputError(
-            f"The checkpoint {path} cannot be loaded ({error}). Delete it to go on "
-            "from the one before it."
-        ) from error
-
-
 def _begin(
     gan: Any,
     task: tasks.Task,
+    folder: RunFolder,
     measurement: callbacks.Measurement,
     metrics: callbacks.MetricsLog,
     checkpoints: callbacks.Checkpoints,
@@ -173,6 +190,7 @@ def _begin(
     measurement.announce(gan)
     value = measurement.measure(gan)
     _log.info("step 0/%d  %s %.4g", task.preset.steps, measurement.key, value)
+    folder.check_held()
     metrics.write(0, {measurement.key: value, **measurement.further})
     checkpoints.save(gan, 0, value)
     return 0
@@ -216,6 +234,7 @@ def _finish(
     task: tasks.Task, folder: RunFolder, measurement: callbacks.Measurement
 ) -> dict[str, Any]:
     """Draws the curve, and writes what the run came to."""
+    folder.check_held()
     key, title = measurement.key, measurement.title
     rows = folder.rows()
     measured = [row for row in rows if row.get(key) is not None]

@@ -2,7 +2,7 @@
 
     config.json  metrics.jsonl  log.txt  reference.npz  tensorboard/
     samples/step_00001000.png   checkpoints/   best/   curve.png   summary.json
-    diverged.json, where a run of a sweep diverged
+    diverged.json, where the run diverged
 
 A run of text has vocabulary.json in place of reference.npz, and samples that end in
 `.txt`. Training, sweeps, reproductions, samples and `nash.py` all use one `RunFolder`.
@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import re
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, TextIO
 
 from tqdm import tqdm
 
@@ -31,22 +34,47 @@ from fid.files import (
     printable,
     read_json_lines,
     read_object,
+    sha256_of_file,
     temporary_files,
     write_json,
 )
+from fid.npz import DAMAGE, reading
+from fid.values import Between, Count, Step, check_values, fault, read_checked
 from tf_ttur import presets
 
 __all__ = [
     "WALL_CLOCK",
     "RunFolder",
+    "agree",
     "as_line",
+    "check_step",
     "checkpoint_name",
     "checkpoints",
+    "read_best",
     "read_rows",
+    "stamp",
+    "step_of",
 ]
 
 WALL_CLOCK = ("minutes", "measure_minutes")
 """Fields of a row in which two runs that are equal otherwise differ."""
+
+# What config.json says beside the settings: facts of the data and of the extractor.
+_FACTS = {
+    "data_dir": str | None,
+    "num_examples": Count,
+    "image_shape": list[Count],
+    "extractor_name": str,
+    "extractor_sha256": str,
+    "text_shape": list[Count],
+    "text_sha256": str,
+}
+# What a row has beside its step. A value that was not finite is null.
+_CLOCK = Annotated[float, Between(0)]
+_VALUE = float | None
+# The file in a checkpoint, a ZIP, that says which run and step it is of.
+_STAMP = "run.json"
+_BRING_BACK = "Bring the run's own file back."
 
 _CHECKPOINT_NAME = re.compile(r"step_(\d+)\.keras")
 # Names of the files in a run folder that appear whole or not at all.
@@ -75,7 +103,7 @@ class RunFolder:
         tensorboard: TensorBoard's folder.
         curve: The figure of losses and distance.
         summary: The file of what the run came to.
-        diverged: The file that a sweep leaves of a run that diverged.
+        diverged: The file that a run leaves which diverged.
 
     Example:
         >>> import tempfile
@@ -101,6 +129,7 @@ class RunFolder:
         self.curve = path / "curve.png"
         self.summary = path / "summary.json"
         self.diverged = path / "diverged.json"
+        self._lock: TextIO | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -139,7 +168,33 @@ class RunFolder:
                     f"Another process is training in {self}; wait for it, or choose "
                     "another --workdir."
                 ) from error
-            yield
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def check_held(self) -> None:
+        """Makes sure that this is still the folder that the run has locked.
+
+        To be called before each file is written: a new folder in the place of one that
+        was removed would have neither lock nor configuration. Where nobody is in it by
+        `in_use`, there is nothing to look at.
+
+        Raises:
+            InputError: The folder was removed, renamed or replaced.
+        """
+        if self._lock is None:
+            return
+        with contextlib.suppress(OSError):
+            mine = os.fstat(self._lock.fileno())
+            if os.path.samestat(os.stat(self.path / ".lock"), mine):
+                return
+        raise InputError(
+            f"{self} was removed, renamed or replaced under the run, or its .lock was; "
+            "the run stops, and writes nothing more there. Put the folder back and "
+            "start again to go on from its last checkpoint."
+        )
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, or makes sure that the one there says the same.
@@ -148,14 +203,21 @@ class RunFolder:
             config: All that the run depends on, JSON-able.
 
         Raises:
-            InputError: The folder holds a run with another configuration; the message
-                says what differs.
+            InputError: The folder holds a run with another configuration, and the
+                message says what differs; or checkpoints without a configuration.
         """
+        self.check_held()
         if not self.config.exists():
+            if kept := checkpoints(self.checkpoints) | checkpoints(self.best):
+                raise InputError(
+                    f"{self} has checkpoints, such as {kept[max(kept)].name}, and no "
+                    "config.json that says of which settings: bring it back, or choose "
+                    "another --workdir."
+                )
             write_json(self.config, config)
             return
         check_same(
-            _renamed(read_object(self.config), config.get("extractor")),
+            self._read_config(config.get("extractor")),
             config,
             f"{self} holds a run with another configuration",
             "Give its settings to go on with it, or choose another --workdir.",
@@ -182,7 +244,15 @@ class RunFolder:
                 f"{printable(self)} is no run folder: it has no config.json. Name a "
                 "--workdir of train.py."
             )
-        return _renamed(read_object(self.config), "auto")
+        return self._read_config("auto")
+
+    def _read_config(self, extractor: Any) -> dict[str, Any]:
+        """Reads config.json, and looks at all of it that it has; see `_renamed`."""
+        config = _renamed(read_object(self.config), extractor)
+        with self._of_a_run():
+            presets.check_settings(config)
+        check_values(config, _FACTS, self.config, _BRING_BACK)
+        return config
 
     def preset(self) -> tuple[presets.Preset, str | None]:
         """Returns the settings of the run, and where its data are.
@@ -194,14 +264,19 @@ class RunFolder:
             InputError: As for `read_config`, or a setting is missing or cannot be.
         """
         config = self.read_config()
-        try:
+        with self._of_a_run():
             if "data_dir" not in config:
                 raise presets.SettingsError("it lacks 'data_dir'.")
             return presets.from_settings(config), config["data_dir"]
+
+    @contextlib.contextmanager
+    def _of_a_run(self) -> Iterator[None]:
+        try:
+            yield
         except presets.SettingsError as error:
             raise InputError(
                 f"{printable(self.config)} is not the configuration of a training run: "
-                f"{error}"
+                f"{error} {_BRING_BACK}"
             ) from error
 
     # ---- rows
@@ -220,6 +295,7 @@ class RunFolder:
             The rows that stay.
         """
         rows = [row for row in self.rows() if row["step"] <= step]
+        self.check_held()
         with atomic_path(self.metrics) as temporary:
             temporary.write_text("".join(map(as_line, rows)), encoding="utf-8")
         return rows
@@ -246,7 +322,7 @@ class RunFolder:
             return kept[max(kept)]
         if which == "best":
             # It names the one that counts, where a crash left two.
-            step = read_object(self.best / "best.json", "step")["step"]
+            step = read_best(self.best)["step"]
         else:
             try:
                 step = int(which)
@@ -261,6 +337,76 @@ class RunFolder:
             )
         return kept[step]
 
+    def identity(self) -> dict[str, str]:
+        """Returns digests of the files that say which run this is, by their names.
+
+        They are those of the settings, of the real images' statistics and of a text's
+        symbols; not of their bytes but of what they say: the same statistics computed
+        again are the same, and `data_dir` may change when the data are moved.
+        """
+        digests = {
+            self.config: _digest_of_settings,
+            self.reference: _digest_of_arrays,
+            self.vocabulary: sha256_of_file,
+        }
+        return {x.name: digest(x) for x, digest in digests.items() if x.exists()}
+
+    def digest_of_rows(self, step: int) -> str:
+        """Returns the digest of the rows of metrics.jsonl up to a step.
+
+        Args:
+            step: The last one that counts.
+        """
+        rows = (as_line(row) for row in self.rows() if row["step"] <= step)
+        return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+    def check_checkpoint(
+        self, path: str | os.PathLike[str], fix: str, rows: bool = False
+    ) -> dict[str, Any] | None:
+        """Makes sure that a checkpoint is of this run, and of the step in its name.
+
+        Args:
+            path: The checkpoint.
+            fix: What to do where it is not, a sentence.
+            rows: Whether its rows must be those of this run, too, since it is going to
+                be continued.
+
+        Returns:
+            What was recorded with it: `step`, the measured value, and what that rests
+            on. None where it does not say, as those of version 0.1 and of 0.2.
+
+        Raises:
+            InputError: It is of another run or step, or damaged.
+        """
+        found = _read_stamp(path, fix)
+        if found is None:
+            return None
+        mine = self.identity()
+        if rows:
+            mine[self.metrics.name] = self.digest_of_rows(found["record"]["step"])
+        for name, digest in found["run"].items():
+            if mine.get(name, digest) != digest:
+                raise InputError(
+                    f"The checkpoint {printable(path)} was made with another {name} "
+                    f"than {printable(self.path / name)}: bring the run's own one "
+                    f"back. {fix}"
+                )
+        record = found["record"]
+        check_step(path, record["step"], fix)
+        note = self.best / "best.json"
+        if pathlib.Path(path).parent != self.best or not note.exists():
+            return record
+        best = read_best(self.best)
+        wrong = [x for x in record if not agree(best.get(x), record[x])]
+        # After a crash it may name another one that is kept beside this one.
+        if wrong and best["step"] == record["step"]:
+            raise InputError(
+                f"{printable(note)} says that {wrong[0]} is {best.get(wrong[0])!r} at "
+                f"step {best['step']}, and {pathlib.Path(path).name} beside it says "
+                f"{record[wrong[0]]!r}. {_BRING_BACK}"
+            )
+        return record
+
     # ---- the outcome
 
     @property
@@ -272,11 +418,16 @@ class RunFolder:
         """Returns what summary.json says; None where the run is not finished."""
         if not self.summary.exists():
             return None
-        return read_object(self.summary, "metric", "metric_title")
+        kinds = {"metric": str, "metric_title": str}
+        summary = read_checked(self.summary, kinds, _BRING_BACK)
+        check_values(summary, {"last": {"step": Step}}, self.summary, _BRING_BACK)
+        return summary
 
     def read_divergence(self) -> dict[str, Any] | None:
         """Returns `step` and `message` of a run that diverged; None of any other."""
-        return read_object(self.diverged, "step") if self.diverged.exists() else None
+        if not self.diverged.exists():
+            return None
+        return read_checked(self.diverged, {"step": Step}, _BRING_BACK)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -286,12 +437,33 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         path: The file; a missing one has no rows.
 
     Returns:
-        The rows in order. A last line that a crash cut short is left out.
+        The rows in order of their steps. A last line that a crash cut short is left
+        out.
 
     Raises:
-        InputError: Another line is no row, or the file cannot be read.
+        InputError: Another line is no row, a row is out of order, or the file cannot be
+            read.
     """
-    return read_json_lines(path, "step", "minutes")
+    rows = read_json_lines(path, "step", "minutes")
+    before = {"step": -1}
+    for number, row in enumerate(rows, start=1):
+        where, fix = f"{printable(path)}, line {number}", "Mend or delete it."
+        kinds = dict.fromkeys(row, _VALUE) | {"step": Step}
+        kinds |= {key: _CLOCK for key in WALL_CLOCK if key in row}
+        check_values(row, kinds, where, fix)
+        if row["step"] <= before["step"]:
+            raise InputError(
+                f"{where} is damaged: it is of step {row['step']}, the row before of "
+                f"step {before['step']}; the steps must rise. {fix}"
+            )
+        for key in WALL_CLOCK:
+            if (now := row.get(key, 0)) < (then := before.get(key, 0)):
+                raise InputError(
+                    f"{where} is damaged: {key} is {now}, less than {then} in the row "
+                    f"before. {fix}"
+                )
+        before = row
+    return rows
 
 
 def as_line(row: Mapping[str, Any]) -> str:
@@ -321,12 +493,145 @@ def checkpoints(folder: str | os.PathLike[str]) -> dict[int, pathlib.Path]:
 
     Args:
         folder: The folder, which need not exist.
+
+    Raises:
+        InputError: What has the name of a checkpoint is a folder.
     """
-    return {
-        int(found[1]): path
-        for path in pathlib.Path(folder).glob("step_*.keras")
-        if (found := _CHECKPOINT_NAME.fullmatch(path.name))
-    }
+    found = {}
+    for path in pathlib.Path(folder).glob("step_*.keras"):
+        if (step := step_of(path)) is None:
+            continue
+        if path.is_dir():
+            raise InputError(
+                f"{printable(path)} is a folder and no checkpoint: remove or rename it."
+            )
+        found[step] = path
+    return found
+
+
+def step_of(path: str | os.PathLike[str]) -> int | None:
+    """Returns the step in the name of a checkpoint; None where the name is another.
+
+    Args:
+        path: The checkpoint.
+
+    Example:
+        >>> step_of("checkpoints/step_00001000.keras"), step_of("mine.keras")
+        (1000, None)
+    """
+    found = _CHECKPOINT_NAME.fullmatch(pathlib.Path(path).name)
+    return int(found[1]) if found else None
+
+
+def check_step(path: str | os.PathLike[str], step: int, fix: str) -> None:
+    """Makes sure that a checkpoint holds the step that its name says.
+
+    Args:
+        path: The checkpoint.
+        step: What it holds.
+        fix: What to do where that is another, a sentence.
+
+    Raises:
+        InputError: It is another step; a name that says none is as good as any.
+    """
+    named = step_of(path)
+    if named not in (None, step):
+        raise InputError(
+            f"The checkpoint {printable(path)} holds step {step}, not {named}: bring "
+            f"the run's own one back. {fix}"
+        )
+
+
+def read_best(
+    folder: str | os.PathLike[str], key: str | None = None
+) -> dict[str, Any] | None:
+    """Returns what `best.json` says.
+
+    Args:
+        folder: The folder of the best checkpoint.
+        key: The name of the value that is best when lowest. Without it, an entry
+            `step` is enough.
+
+    Returns:
+        Its entries; None where there is no such file, and `key` is given.
+
+    Raises:
+        InputError: It cannot be read, or an entry is missing or cannot be.
+    """
+    path = pathlib.Path(folder, "best.json")
+    if key is None:
+        kinds = {"step": Step}
+    elif path.exists():
+        kinds = {"file": str, "step": Step, key: float}
+    else:
+        return None
+    best = read_checked(path, kinds, _BRING_BACK)
+    if best.get("file", name := checkpoint_name(best["step"])) != name:
+        raise InputError(
+            f"{printable(path)} is damaged: file is {best['file']!r}, and step is "
+            f"{best['step']}. {_BRING_BACK}"
+        )
+    return best
+
+
+def agree(one: Any, two: Any) -> bool:
+    """Says whether two values of a fact are the same one.
+
+    Args:
+        one: A value of JSON's.
+        two: Another. Facts that are computed at each start differ in their last digits
+            from one processor to another.
+    """
+    if isinstance(one, float) and isinstance(two, float):
+        return math.isclose(one, two, rel_tol=1e-6)
+    return one == two
+
+
+def stamp(
+    path: str | os.PathLike[str], run: Mapping[str, str], record: Mapping[str, Any]
+) -> None:
+    """Writes into a checkpoint which run and step it is of.
+
+    Args:
+        path: The checkpoint, a ZIP; Keras does not look at what is added.
+        run: What `RunFolder.identity` says, and the digest of the rows.
+        record: `step`, the value measured there, and what that rests on.
+    """
+    text = json.dumps({"run": dict(run), "record": dict(record)}, allow_nan=False)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(_STAMP, text)
+
+
+def _read_stamp(path: str | os.PathLike[str], fix: str) -> dict[str, Any] | None:
+    """Returns what `stamp` wrote, or None where it did not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _STAMP not in archive.namelist():
+                return None
+            found = json.loads(archive.read(_STAMP))
+        kinds = {"run": Mapping[str, Any], "record": {"step": Step}}
+        if wrong := fault(_STAMP, found, kinds):
+            raise ValueError(wrong)
+    except (OSError, *DAMAGE) as error:
+        raise InputError(
+            f"The checkpoint {printable(path)} cannot be loaded ({error}). {fix}"
+        ) from error
+    return found
+
+
+def _digest_of_settings(path: pathlib.Path) -> str:
+    settings = read_object(path)
+    settings.pop("data_dir", None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_arrays(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with reading(path), zipfile.ZipFile(path) as archive:
+        # The time of making stands beside the arrays, in the provenance.
+        for name in sorted({*archive.namelist()} - {"provenance.npy"}):
+            digest.update(name.encode() + archive.read(name))
+    return digest.hexdigest()
 
 
 def _renamed(config: dict[str, Any], extractor: Any) -> dict[str, Any]:

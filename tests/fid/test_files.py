@@ -220,6 +220,35 @@ def test_json_round_trips_and_bad_json_is_named(tmp_path):
             read(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": NaN}', "NaN is no number"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ("1e999", "1e999 is no number"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
+    ],
+)
+def test_what_the_standard_does_not_have_is_no_json(tmp_path, text, message):
+    for name, read in (("x.json", files.read_json), ("x", files.read_json_lines)):
+        path = tmp_path / name
+        path.write_text(f"{text}\n")
+        with pytest.raises(files.InputError, match=f"is not JSON: {message}"):
+            read(path)
+
+
+def test_only_a_line_without_an_end_was_cut_short(tmp_path):
+    path = tmp_path / "x.jsonl"
+    assert files.read_json_lines(path) == []
+    for text, rows in (("", 0), ('{"a": 1}', 1), ('{"a": 1}\n{"a"', 1)):
+        path.write_text(text)
+        assert len(files.read_json_lines(path, "a")) == rows
+    for text in ('{"a": 1}\n{"a"\n', '{"a": 1}\n\n{"a": 2}\n', "\0\n"):
+        path.write_text(text)
+        with pytest.raises(files.InputError, match=r"line [12] is not JSON"):
+            files.read_json_lines(path, "a")
+
+
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("TTUR_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

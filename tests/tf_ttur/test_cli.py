@@ -38,6 +38,11 @@ def test_settings_can_be_looked_at(capsys):
         (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
         (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
         (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
+        (["--dry_run", "--set=image_size=0"], 1, "image_size is 0; it must be >= 1"),
+        (["--dry_run", "--set=width=2.5"], 1, "expected a whole number; got '2.5'"),
+        (["--dry_run", "--generator_lr=nan"], 1, "generator_lr is nan; it must be fin"),
+        (["--describe", "--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0"),
+        (["--describe", "--steps=0"], 1, "steps is 0"),
         (["--batch_size=5000"], 1, "lower the batch size"),
     ],
 )

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import types
 import zipfile
 
 import keras
@@ -17,6 +16,7 @@ import tensorflow as tf
 from metrics_rows import rows_without_clock as rows
 from PIL import Image
 from repository import TESTS
+from small_runs import Small
 
 import fid
 from fid.files import InputError
@@ -24,48 +24,11 @@ from tf_ttur import callbacks, datasets, experiment, presets
 from tf_ttur.gan import GAN
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies import kill_drill
-from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import MEASUREMENT_SEED
 
 SMALL = presets.get("digits_dcgan_ttur").override(
     width=2, steps=7, every=2, batch_size=16, num_samples=200, jit_compile=False
 )
-
-
-def generator(size, channels, width, latent_dimension, seed):
-    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
-    return keras.Sequential(
-        [
-            keras.Input((latent_dimension,)),
-            keras.layers.Dense(width, kernel_initializer=initializer),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dense(
-                size * size * channels, "tanh", kernel_initializer=initializer
-            ),
-            keras.layers.Reshape((size, size, channels)),
-        ]
-    )
-
-
-def discriminator(size, channels, width, seed):
-    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
-    return keras.Sequential(
-        [
-            keras.Input((size, size, channels)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(1, kernel_initializer=initializer),
-        ]
-    )
-
-
-class Small(Images):
-    """Most tests are not about DCGAN, and tracing it takes longer than they do."""
-
-    def networks(self, shape):
-        networks = types.SimpleNamespace(
-            generator=generator, discriminator=discriminator
-        )
-        return networks, GAN, (shape[0], shape[2])
 
 
 def run(preset, workdir):
@@ -300,6 +263,88 @@ def test_lost_checkpoints_are_an_error(whole, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    """A run with another seed."""
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    run(SMALL.override(seed=1), workdir)
+    return workdir
+
+
+LAST = "checkpoints/step_00000007.keras"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (LAST, "made with another config.json than"),
+        ("metrics.jsonl", "best.json says that frechet_digits is"),
+        ("best/best.json", "best.json says that frechet_digits is"),
+    ],
+)
+def test_a_file_of_another_run_is_refused(whole, other_run, tmp_path, name, message):
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.copy(other_run / name, tmp_path / "run" / name)
+    before = contents(tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        run(SMALL, tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_statistics_of_other_images_are_refused(whole, classifier, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    reference = tmp_path / "run" / "reference.npz"
+    noise = np.random.default_rng(0).integers(0, 256, (1797, 32, 32, 1), np.uint8)
+    for count, message in ((1797, "with another reference.npz"), (200, "is of 200 im")):
+        fid.compute_statistics(noise[:count], classifier.extractor).save(reference)
+        with pytest.raises(InputError, match=message):
+            run(SMALL, tmp_path / "run")
+    reference.unlink()  # the right ones are made again
+    run(SMALL, tmp_path / "run")
+    assert kill_drill.differences(tmp_path / "run", whole[0]) == []
+
+
+def contents(workdir):
+    """All files whose names are not hidden, the log aside."""
+    return {
+        path: path.read_bytes()
+        for path in workdir.rglob("[!.]*")
+        if path.is_file() and path.name != "log.txt"
+    }
+
+
+class Removed(Small):
+    """The folder disappears while the model is measured at step 4."""
+
+    then = staticmethod(lambda path: None)
+
+    def measurement(self, data, folder):
+        measurement = super().measurement(data, folder)
+        observe = measurement.observe
+
+        def remove(gan, count):
+            if gan.steps == 4:
+                shutil.rmtree(folder.path)
+                self.then(folder.path)
+            return observe(gan, count)
+
+        measurement.observe = remove
+        return measurement
+
+
+class Replaced(Removed):
+    then = staticmethod(lambda path: path.mkdir())
+
+
+@pytest.mark.parametrize("task", [Removed, Replaced])
+def test_a_run_whose_folder_is_removed_stops_and_writes_nothing(tmp_path, task):
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(InputError, match="was removed, renamed or replaced under the"):
+        experiment.train(task(SMALL), folder)
+    assert folder.path.exists() == (task is Replaced)
+    assert list(tmp_path.rglob("*")) == [folder.path][: task is Replaced]
+
+
 def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path):
     """The networks of the preset, here and not in the other tests."""
     with pytest.raises(InputError, match="lower the batch size"):
@@ -502,6 +547,11 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(
     assert [row["step"] for row in rows(tmp_path)] == [0, 2]
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000000.keras", "step_00000002.keras"]
+    assert RunFolder(tmp_path).read_divergence()["step"] == 3
+    # A run that comes further is no longer one that diverged.
+    monkeypatch.setattr(GAN, "train_step", original)
+    run(SMALL, tmp_path)
+    assert RunFolder(tmp_path).read_divergence() is None
 
 
 # A folder of an earlier version -------------------------------------------------------
@@ -540,6 +590,19 @@ def test_a_run_of_an_earlier_version_resumes(old_run):
         assert after[2][key] == pytest.approx(before[2][key], rel=1e-3)
         assert abs(before[1][key] / before[2][key] - 1) > 1e-2
     assert folder.config.read_text() == config
+    # It says once that its checkpoints do not say whose they are; now they do.
+    log = folder.log.read_text()
+    assert log.count("step_00000002.keras does not say which run it is of") == 1
+    experiment.run(preset, folder)
+    assert folder.log.read_text().count("does not say which run") == 1
+
+
+def test_a_step_of_an_earlier_version_is_believed_as_far_as_it_is_right(old_run):
+    folder, preset = old_run
+    kept = folder.checkpoints / "step_00000002.keras"
+    kept.rename(folder.checkpoints / "step_00000004.keras")
+    with pytest.raises(InputError, match="step_00000004.keras holds step 2, not 4"):
+        experiment.run(preset, folder)
 
 
 def test_a_run_of_an_earlier_version_is_still_one_of_its_settings(old_run):

@@ -4,15 +4,18 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 from repository import ROOT
 
 from fid.files import InputError, atomic_path
 from tf_ttur import presets
-from tf_ttur.runs import RunFolder, as_line, checkpoint_name, checkpoints
+from tf_ttur.runs import RunFolder, as_line, checkpoint_name, checkpoints, stamp
 
 
 @pytest.fixture
@@ -72,6 +75,10 @@ def test_the_preset_is_that_of_the_run(folder):
             "config.json is not the configuration of a training run: it lacks 'da",
         ),
         ('{"data_dir": null}', "configuration of a training run: it lacks 'name'"),
+        ('{"sample_batch": "x"}', "sample_batch is 'x'; it must be a whole number"),
+        ('{"quantize": "zzz"}', "quantize is 'zzz'; choose from none, "),
+        ('{"data_dir": [1]}', "data_dir is .1.; it must be a text or none. Bring"),
+        ('{"seed": NaN}', "config.json is not JSON: NaN is no number"),
     ],
 )
 def test_what_is_no_run_is_told(folder, config, message):
@@ -140,6 +147,39 @@ def test_only_what_a_killed_process_left_is_removed(folder):
     assert left == {folder.metrics, folder.checkpoints / checkpoint_name(7), *mine}
 
 
+def test_a_folder_that_is_removed_or_replaced_is_not_written_to(folder, tmp_path):
+    folder.check_held()  # nobody is in it
+    with folder.in_use():
+        folder.check_held()
+        os.rename(folder.path, tmp_path / "renamed")
+        for write in (
+            folder.check_held,
+            lambda: folder.claim({}),
+            lambda: folder.cut(0),
+        ):
+            with pytest.raises(InputError, match="run was removed, renamed or"):
+                write()
+        assert not folder.path.exists()
+        # Another run's, in its place.
+        with (
+            RunFolder(folder).in_use(),
+            pytest.raises(InputError, match="removed, renamed or replaced under the"),
+        ):
+            folder.check_held()
+        shutil.rmtree(folder.path)
+        os.rename(tmp_path / "renamed", folder.path)
+        folder.check_held()
+    folder.check_held()
+
+
+def test_checkpoints_without_a_configuration_are_not_claimed(folder):
+    folder.checkpoints.mkdir(parents=True)
+    (folder.checkpoints / checkpoint_name(4)).touch()
+    with pytest.raises(InputError, match="has checkpoints, such as step_00000004"):
+        folder.claim({"steps": 5})
+    assert not folder.config.exists()
+
+
 # Rows
 
 
@@ -154,6 +194,40 @@ def test_rows_are_read_and_cut(folder):
     assert folder.cut(2) == ROWS[:3]
     assert folder.rows() == ROWS[:3]
     assert folder.metrics.read_text() == "".join(map(as_line, ROWS[:3]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS[::-1], "line 2 is damaged: it is of step 2, the row before of step 3"),
+        ([*ROWS[:2], *ROWS[1:]], "line 3 is damaged: it is of step 1, the row"),
+        ([ROWS[0], ROWS[1] | {"step": 1.0}], "line 2 is damaged: step is 1.0; it"),
+        ([ROWS[0] | {"step": True}], "line 1 .* step is True; it must be a whole"),
+        ([ROWS[0] | {"step": -1}], "line 1 .* step is -1; it must be >= 0"),
+        ([ROWS[0] | {"step": "0"}], "line 1 .* step is '0'; it must be a whole"),
+        ([ROWS[0] | {"fid": "low"}], "line 1 .* fid is 'low'; it must be a number"),
+        ([ROWS[0] | {"fid": [1]}], "line 1 .* fid is .1.; it must be a number"),
+        ([ROWS[0] | {"fid": float("nan")}], "line 1 is not JSON: NaN is no number"),
+        ([ROWS[0] | {"minutes": None}], "line 1 .* minutes is None; it must be a n"),
+        ([ROWS[0] | {"minutes": -1}], "line 1 .* minutes is -1; it must be >= 0"),
+        ([ROWS[0] | {"minutes": 9}, ROWS[1]], "line 2 .* minutes is 0.5, less than 9"),
+    ],
+)
+def test_rows_that_cannot_be_are_named_by_their_line(folder, rows, message):
+    folder.path.mkdir()
+    folder.metrics.write_text("".join(f"{json.dumps(x)}\n" for x in rows))
+    before = folder.metrics.read_bytes()
+    for read in (folder.rows, lambda: folder.cut(1)):
+        with pytest.raises(InputError, match=f"metrics.jsonl, {message}"):
+            read()
+    assert folder.metrics.read_bytes() == before
+
+
+def test_a_value_that_was_not_finite_is_null(folder):
+    folder.path.mkdir()
+    rows = [{**ROWS[0], "fid": None}, {"step": 1, "minutes": 0}]
+    folder.metrics.write_text("".join(map(as_line, rows)))
+    assert folder.rows() == rows
 
 
 def test_a_row_holds_no_number_that_json_has_not():
@@ -188,6 +262,12 @@ def test_checkpoints_are_found_by_what_they_are(kept):
     assert kept.checkpoint("6") == kept.checkpoint(6) == kept.checkpoint("last")
 
 
+def test_a_folder_with_the_name_of_a_checkpoint_is_named(kept):
+    (kept.checkpoints / checkpoint_name(8)).mkdir()
+    with pytest.raises(InputError, match=r"step_00000008.keras is a folder and no ch"):
+        kept.checkpoint("last")
+
+
 @pytest.mark.parametrize(
     ("which", "message"),
     [
@@ -203,6 +283,114 @@ def test_a_checkpoint_that_is_not_there_is_told(kept, which, message):
 def test_a_run_without_checkpoints_is_told(folder):
     with pytest.raises(InputError, match="has no checkpoint yet"):
         folder.checkpoint("best")
+
+
+# Whose a checkpoint is
+
+
+def make_run(path, settings):
+    """A run whose checkpoint of step 4 is an archive, as Keras writes one."""
+    folder = RunFolder(path)
+    folder.claim(settings)
+    np.savez_compressed(folder.reference, mu=np.zeros(2), sigma=np.eye(2))
+    folder.metrics.write_text("".join(map(as_line, ROWS)))
+    for step in (2, 3):
+        kept = folder.checkpoints / checkpoint_name(step)
+        kept.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(kept, "w") as archive:
+            archive.writestr("model.weights.h5", b"")
+        rows = {"metrics.jsonl": folder.digest_of_rows(step)}
+        stamp(kept, folder.identity() | rows, {"step": step, "fid": 9.0 - step})
+    return folder
+
+
+SETTINGS = {"steps": 5, "seed": 0, "data_dir": "/a"}
+FIX = "Choose another."
+
+
+def test_a_checkpoint_says_what_was_recorded_with_it(tmp_path):
+    run = make_run(tmp_path / "run", SETTINGS)
+    path = run.checkpoint(3)
+    assert run.check_checkpoint(path, FIX, rows=True) == {"step": 3, "fid": 6.0}
+    assert zipfile.ZipFile(path).testzip() is None
+    # Data may be moved, the folder may be, and equal statistics may be made again.
+    config = json.loads(run.config.read_text()) | {"data_dir": "/b"}
+    run.config.write_text(json.dumps(config))
+    made = np.array('{"created": "later"}')
+    np.savez(run.reference, sigma=np.eye(2), mu=np.zeros(2), provenance=made)
+    with open(run.metrics, "a") as file:
+        file.write(as_line({"step": 4, "minutes": 9.0}))
+    moved = RunFolder(shutil.move(run.path, tmp_path / "moved"))
+    assert moved.check_checkpoint(moved.checkpoint(3), FIX, rows=True)["fid"] == 6.0
+
+
+def test_a_checkpoint_of_another_step_or_run_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", SETTINGS)
+    other = make_run(tmp_path / "other", SETTINGS | {"seed": 1})
+    path = run.checkpoint(3)
+
+    def refused(message, rows=False):
+        with pytest.raises(InputError, match=rf"step_00000003.keras {message}.*Choose"):
+            run.check_checkpoint(path, FIX, rows)
+
+    shutil.copy(run.checkpoint(2), path)
+    refused("holds step 2, not 3: bring")
+    shutil.copy(other.checkpoint(3), path)
+    refused("was made with another config.json than")
+    make_run(run.path, SETTINGS)
+    np.savez(run.reference, mu=np.ones(2), sigma=np.eye(2))
+    refused("was made with another reference.npz than")
+    run.reference.unlink()  # it is made again
+    assert run.check_checkpoint(path, FIX)
+    changed = [ROWS[0] | {"fid": 8.9}, *ROWS[1:]]
+    run.metrics.write_text("".join(map(as_line, changed)))
+    assert run.check_checkpoint(path, FIX)  # who samples reads no rows
+    refused("was made with another metrics.jsonl than", rows=True)
+    run.vocabulary.write_text("{}")
+    assert run.check_checkpoint(path, FIX)  # that the run had none of
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"run": {}}', '{"run": {}, "record": {"step": "3"}}']
+)
+def test_a_checkpoint_that_says_nonsense_is_damaged(tmp_path, text):
+    path = tmp_path / checkpoint_name(3)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("run.json", text)
+    with pytest.raises(InputError, match=r"step_00000003.keras cannot be .*\. Choose"):
+        RunFolder(tmp_path).check_checkpoint(path, FIX)
+
+
+def test_a_checkpoint_of_an_earlier_version_says_nothing(tmp_path):
+    path = tmp_path / checkpoint_name(3)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    assert RunFolder(tmp_path).check_checkpoint(path, FIX) is None
+
+
+def test_the_best_and_its_file_say_the_same(tmp_path):
+    run = make_run(tmp_path / "run", SETTINGS)
+    run.best.mkdir()
+    best = shutil.copy(run.checkpoint(3), run.best)
+    note = run.best / "best.json"
+    right = {"file": "step_00000003.keras", "step": 3, "fid": 6.0}
+    note.write_text(json.dumps(right))
+    assert run.checkpoint("best") == run.checkpoints / "step_00000003.keras"
+    assert run.check_checkpoint(best, FIX)["fid"] == 6.0
+    note.unlink()  # A crash came before it was written.
+    assert run.check_checkpoint(best, FIX)["fid"] == 6.0
+    note.write_text(json.dumps(right | {"fid": 5.0}))
+    with pytest.raises(
+        InputError, match="best.json says that fid is 5.0 at step 3, and"
+    ):
+        run.check_checkpoint(best, FIX)
+    for wrong, message in (
+        ({"step": [3]}, "best.json is damaged: step is .3.; it must be a whole number"),
+        ({"step": 2}, "best.json is damaged: file is 'step_00000003.keras', and step "),
+    ):
+        note.write_text(json.dumps(right | wrong))
+        with pytest.raises(InputError, match=message):
+            run.checkpoint("best")
 
 
 # The outcome

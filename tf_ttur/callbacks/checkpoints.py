@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from fid.files import atomic_path, read_object, write_json
+from fid.files import InputError, atomic_path, printable, write_json
 from tf_ttur import runs
 from tf_ttur.callbacks.steps import Diverged, StepCallback
 
@@ -25,7 +25,7 @@ class Checkpoints(StepCallback):
 
     A checkpoint is a `.keras` file: both networks, both optimizers, the step and the
     random state. The best one is a copy of a checkpoint, so that it never runs ahead
-    of what a resumed run starts from.
+    of what a resumed run starts from. A file says which run, step and value it is of.
 
     Args:
         folder: Where checkpoints go, `step_00001000.keras`.
@@ -33,6 +33,8 @@ class Checkpoints(StepCallback):
         key: Name in the logs of what is best when lowest.
         facts: Added to `best.json`, such as the number of samples.
         keep: Checkpoints to keep.
+        run: Says which run a step is of, by digests; written into its checkpoint, for
+            `RunFolder.check_checkpoint`.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Checkpoints(StepCallback):
         key: str,
         facts: dict[str, Any] | None = None,
         keep: int = 2,
+        run: Callable[[int], Mapping[str, str]] = lambda step: {},
     ):
         super().__init__()
         self.folder, self.best = pathlib.Path(folder), pathlib.Path(best)
         self.key, self.facts, self.keep = key, dict(facts or {}), keep
+        self.run = run
 
     def latest(self) -> tuple[int, pathlib.Path] | None:
         """Returns the step and path of the newest checkpoint, or None."""
@@ -73,20 +77,52 @@ class Checkpoints(StepCallback):
             InputError: It cannot be written.
         """
         _check_finite(gan, step)
+        if value is not None:
+            # As a row has it: a row of a value that is not finite has none.
+            value = float(np.mean(value)) if np.isfinite(value).all() else None
         path = self.folder / runs.checkpoint_name(step)
         with atomic_path(path) as temporary:
             gan.save(temporary)
+            runs.stamp(temporary, self.run(step), self._record(step, value))
         # First of all, since it makes room.
         self._forget_old()
-        if value is not None and math.isfinite(value):
+        if value is not None:
             best = self.read_best()
-            if best is None or value < best[self.key]:
+            # A step is reached again where a checkpoint was deleted: the best of that
+            # step is this one.
+            if best is None or value < best[self.key] or best["step"] == step:
                 self._set_best(path, step, value)
 
     def read_best(self) -> dict[str, Any] | None:
-        """Returns what `best.json` says, or None where there is none."""
-        path = self.best / "best.json"
-        return read_object(path, "file", "step", self.key) if path.exists() else None
+        """Returns what `best.json` says, or None where there is none; see `runs`."""
+        return runs.read_best(self.best, self.key)
+
+    def _record(self, step: int, value: float | None) -> dict[str, Any]:
+        return {"step": step, self.key: value, **self.facts}
+
+    def check_best(self, rows: list[dict[str, Any]]) -> None:
+        """Makes sure that `best.json` does not contradict the rows.
+
+        Args:
+            rows: The rows of metrics.
+
+        Raises:
+            InputError: It is damaged, it has another value for its step, or what that
+                value rests on is another.
+        """
+        best = self.read_best()
+        if best is None:
+            return
+        step, path = best["step"], self.best / "best.json"
+        values = {row["step"]: row.get(self.key) for row in rows}
+        wanted = self._record(step, values.get(step, best[self.key]))
+        for name, value in wanted.items():
+            if not runs.agree(best.get(name, value), value):
+                raise InputError(
+                    f"{printable(path)} says that {name} is {best[name]!r} at step "
+                    f"{step}, where the run has {value!r}: bring the run's own files "
+                    f"back, or delete {printable(self.best)} to have the next best one."
+                )
 
     def mend(self, rows: list[dict[str, Any]]) -> None:
         """Makes the best agree with the rows up to the newest checkpoint.
@@ -129,7 +165,7 @@ class Checkpoints(StepCallback):
         # This file decides: until it is replaced, the former best is the best.
         write_json(
             self.best / "best.json",
-            {"file": path.name, "step": step, self.key: value, **self.facts},
+            {"file": path.name, **self._record(step, value)},
         )
         self._only(path.name)
 

@@ -11,13 +11,15 @@ import dataclasses
 import fcntl
 import logging
 import pathlib
+from typing import Annotated
 
 import keras
 import numpy as np
 from keras import layers
 
 from fid.extractors.extractor import KerasExtractor, weights_sha256
-from fid.files import InputError, atomic_path, cache_dir, read_json, write_json
+from fid.files import InputError, atomic_path, cache_dir, write_json
+from fid.values import Between, read_checked
 
 __all__ = ["DigitsClassifier", "digits_classifier"]
 
@@ -27,6 +29,7 @@ _SEED = 2017
 # One image of so many is held out to measure the accuracy.
 _HOLD_OUT_EVERY = 5
 _EPOCHS = 12
+_SHARE = Annotated[float, Between(0, 1)]
 # This is part of the file name. Whoever changes the settings above or the network
 # raises it.
 _VERSION = 1
@@ -74,21 +77,24 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (path.exists() and _record_path(path).exists()):
                 _train(images, labels, path)
-    record = read_json(_record_path(path))
+    facts = {"accuracy": _SHARE, "weights_sha256": str}
+    record = read_checked(
+        _record_path(path), facts, f"Delete it and {path.name}: both are made again."
+    )
     try:
         model = keras.models.load_model(path, compile=False)
+        features = keras.Model(model.inputs, model.get_layer("features").output)
     except MemoryError:
         raise
     except Exception as error:
         raise InputError(
             f"{path} is damaged ({error}); delete it and it is made again."
         ) from error
-    if weights_sha256(model) != record.get("weights_sha256"):
+    if weights_sha256(model) != record["weights_sha256"]:
         raise InputError(
             f"{path} does not have the weights that {_record_path(path).name} records; "
             "delete both and they are made again."
         )
-    features = keras.Model(model.inputs, model.get_layer("features").output)
     return DigitsClassifier(
         extractor=KerasExtractor(features, "digits"),
         accuracy=record["accuracy"],

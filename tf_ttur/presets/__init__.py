@@ -13,6 +13,7 @@ from tf_ttur.presets.preset import (
     Preset,
     SettingsError,
     TextPreset,
+    check_settings,
     from_settings,
     kind_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Published",
     "SettingsError",
     "TextPreset",
+    "check_settings",
     "describe",
     "from_settings",
     "get",

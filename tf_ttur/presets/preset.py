@@ -7,11 +7,14 @@ fields of the subclass are the settings that only this kind has.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fid.files import InputError
 from fid.sources.images import QUANTIZE
+from fid.values import LARGEST, Between, Count, Step, fault
 
 __all__ = [
     "KINDS",
@@ -20,6 +23,7 @@ __all__ = [
     "Preset",
     "SettingsError",
     "TextPreset",
+    "check_settings",
     "from_settings",
     "kind_of",
     "owner",
@@ -30,6 +34,11 @@ class SettingsError(InputError):
     """Settings that were read from a file are not those of an experiment."""
 
 
+Rate = Annotated[float, Between(above=0)]
+"""A learning rate."""
+Decay = Annotated[float, Between(0, below=1)]
+"""A share of what was that is kept at every step."""
+
 # Sides of images that are not 64, where the data set decides.
 _SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
 
@@ -37,6 +46,9 @@ _SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
     """Settings that an experiment of any kind has.
+
+    The annotations say what each may be, ranges included, and `choices` which texts;
+    whatever makes a preset, from flags or from a file, is held to them.
 
     Attributes:
         name: Its name, for `--preset`.
@@ -63,30 +75,21 @@ class Preset:
     """What is generated, as messages call it: `images`."""
     example: ClassVar[str] = ""
     """A preset of this kind, for messages."""
-    # The least that a whole number may be.
-    least: ClassVar[dict[str, int]] = {
-        "steps": 1,
-        "batch_size": 1,
-        "every": 1,
-        "width": 1,
-        "sample_batch": 1,
-        "num_samples": 2,
-    }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     name: str
     summary: str
     dataset: str
     network: str
-    width: int
-    batch_size: int
-    steps: int
-    every: int
-    num_samples: int
-    sample_batch: int = 250
-    ema_decay: float = 0.0
+    width: Count
+    batch_size: Count
+    steps: Count
+    every: Count
+    num_samples: Annotated[int, Between(2)]
+    sample_batch: Count = 250
+    ema_decay: Decay = 0.0
     jit_compile: bool | None = None
-    seed: int = 0
+    seed: Annotated[int, Between(0, LARGEST)] = 0
 
     def override(self, **changes: Any) -> Preset:
         """Returns the preset with some settings changed.
@@ -166,19 +169,29 @@ class Preset:
         """What the data are, in words, for `describe`."""
         raise NotImplementedError
 
+    @classmethod
+    def fault(cls, settings: Mapping[str, Any]) -> str | None:
+        """Says which setting cannot be, each looked at by itself.
+
+        Args:
+            settings: Values by setting, with more than these or not.
+
+        Returns:
+            What was found and what was expected; None where all can be.
+        """
+        for key, kind in _kinds(cls).items():
+            if key not in settings:
+                continue
+            value, choices = settings[key], cls.choices.get(key)
+            if choices and value not in choices:
+                return f"{key} is {value!r}; choose from {', '.join(choices)}"
+            if found := fault(key, value, kind):
+                return found
+        return None
+
     def __post_init__(self) -> None:
-        for key, least in self.least.items():
-            if (value := getattr(self, key)) < least:
-                raise InputError(f"{key} is {value}; it must be >= {least}.")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}; it must be in [0, 1).")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed is {self.seed}; it must be in 0..{2**31 - 1}.")
-        for key, choices in self.choices.items():
-            if (value := getattr(self, key)) not in choices:
-                raise InputError(
-                    f"{key} is {value!r}; choose from {', '.join(choices)}."
-                )
+        if found := self.fault(vars(self)):
+            raise InputError(f"{found}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,40 +217,21 @@ class GANPreset(Preset):
         discriminator_options: Further arguments of the network's `discriminator`.
     """
 
-    least: ClassVar[dict[str, int]] = {
-        **Preset.least,
-        "latent_dimension": 1,
-        "discriminator_steps": 1,
-        "halve_every": 0,
-    }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"latent": ("uniform", "normal")}
 
     latent: str
-    latent_dimension: int
+    latent_dimension: Count
     loss: str
-    gradient_penalty: float
-    discriminator_steps: int
+    gradient_penalty: Annotated[float, Between(0)]
+    discriminator_steps: Count
     reuse_latents: bool
-    discriminator_lr: float
-    generator_lr: float
-    beta_1: float
-    beta_2: float
-    halve_every: int = 0
+    discriminator_lr: Rate
+    generator_lr: Rate
+    beta_1: Decay
+    beta_2: Decay
+    halve_every: Step = 0
     generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("discriminator_lr", "generator_lr"):
-            if not 0 < (value := getattr(self, key)) < float("inf"):
-                raise InputError(f"{key} is {value}; it must be positive.")
-        for key in ("beta_1", "beta_2"):
-            if not 0 <= (value := getattr(self, key)) < 1:
-                raise InputError(f"{key} is {value}; it must be in [0, 1).")
-        if not 0 <= self.gradient_penalty < float("inf"):
-            raise InputError(
-                f"gradient_penalty is {self.gradient_penalty}; it must be >= 0."
-            )
 
     @property
     def sample_size(self) -> int | None:
@@ -280,7 +274,7 @@ class ImagePreset(GANPreset):
         "extractor": ("auto", "inception", "pixels"),
     }
 
-    image_size: int | None = None
+    image_size: Count | None = None
     split: str | None = None
     quantize: str = "none"
     extractor: str = "auto"
@@ -359,7 +353,7 @@ class TextPreset(GANPreset):
 
     unit: str | None = None
     text_files: str | None = None
-    max_lines: int | None = None
+    max_lines: Count | None = None
 
     @property
     def sample_size(self) -> int:
@@ -418,10 +412,21 @@ def from_settings(settings: Mapping[str, Any]) -> Preset:
         return kind(**{key: settings[key] for key in _fields(kind)})
     except KeyError as error:
         raise SettingsError(f"it lacks {error}.") from error
-    except (AttributeError, TypeError) as error:
-        raise SettingsError(f"{error}.") from error
     except InputError as error:
         raise SettingsError(str(error)) from error
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Makes sure that what a file says of settings can be, missing ones aside.
+
+    Args:
+        settings: Values by setting, as in config.json, with more than these or not.
+
+    Raises:
+        SettingsError: A setting cannot have its value.
+    """
+    if found := kind_of(settings).fault(settings):
+        raise SettingsError(f"{found}.")
 
 
 def kind_of(settings: Mapping[str, Any]) -> type[Preset]:
@@ -435,6 +440,13 @@ def kind_of(settings: Mapping[str, Any]) -> type[Preset]:
     """
     network = settings.get("network")
     return next((x for x in KINDS if network in x.choices["network"]), ImagePreset)
+
+
+@functools.cache
+def _kinds(kind: type[Preset]) -> dict[str, Any]:
+    """Returns what each setting may be, as `fid.values` has it."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {key: hints[key] for key in _fields(kind)}
 
 
 def _fields(kind: type[Preset]) -> dict[str, dataclasses.Field]:

@@ -12,20 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fid.files import InputError
+from fid.values import alternatives, words
 from tf_ttur.presets.preset import Preset, owner
 
 __all__ = ["override"]
 
 # These name a run, or have flags of their own in every program.
 _FIXED = ("name", "summary", "discriminator_lr", "generator_lr", "seed")
-# Messages call the kinds of settings by these words.
-_KINDS = {
-    "NoneType": "none",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-    "Mapping": "a JSON object",
-}
 
 
 def override(preset: Preset, settings: Sequence[str]) -> Preset:
@@ -62,6 +55,10 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         values[key] = _convert(setting, _types(kind)[key], text)
         if key not in mine:
             preset.refuse_other(key, values.pop(key))
+    if values.get("text_files") is not None:
+        values.setdefault("dataset", "text_files")
+    # Another data set has a size and a split of its own, which may be given beside it.
+    preset = preset.with_dataset(values.get("dataset", preset.dataset))
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
     return dataclasses.replace(preset, **values)
@@ -74,20 +71,19 @@ def _types(kind: type[Preset]) -> dict[str, Any]:
 
 
 def _convert(setting: str, kind: Any, text: str) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = alternatives(kind)
     if types.NoneType in kinds and text.lower() == "none":
         return None
-    for kind in kinds:
-        if kind is str:
+    for each in kinds:
+        if each is str:
             return text
-        if kind is bool and text.lower() in ("true", "false"):
+        if each is bool and text.lower() in ("true", "false"):
             return text.lower() == "true"
-        if kind in (int, float):
+        if each in (int, float):
             with contextlib.suppress(ValueError):
-                return kind(text)
-        if typing.get_origin(kind) is collections.abc.Mapping:
+                return each(text)
+        if typing.get_origin(each) is collections.abc.Mapping:
             with contextlib.suppress(ValueError):
                 if isinstance(value := json.loads(text), dict):
                     return value
-    names = " or ".join(_KINDS.get(kind.__name__, kind.__name__) for kind in kinds)
-    raise InputError(f"--set={setting}: expected {names}; got {text!r}.")
+    raise InputError(f"--set={setting}: expected {words(kind)}; got {text!r}.")

@@ -12,11 +12,12 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
-from fid.files import InputError, check_same, read_json, write_json
-from tf_ttur.presets import Preset
+from fid.files import InputError, check_same, printable, read_json, write_json
+from fid.values import Between, fault
+from tf_ttur.presets import Preset, SettingsError, check_settings
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies.workers import Workers, terminable
 
@@ -25,6 +26,11 @@ __all__ = ["Cell", "Sweep", "claim", "grid", "load", "run_folder", "run_sweep"]
 _MANIFEST = "sweep.json"
 # Settings that tell the runs of a sweep apart.
 _VARIED = ("discriminator_lr", "generator_lr", "seed")
+# The seeds are counted, and each is a folder.
+_SEEDS = Annotated[int, Between(1, 10_000)]
+_RATE = Annotated[float, Between(above=0)]
+_CELL = {"discriminator_lr": _RATE, "generator_lr": _RATE, "seeds": _SEEDS}
+_CELLS = list[_CELL]
 # So many failures with nothing finished in between mean that all would fail.
 _FAILURES_IN_A_ROW = 3
 
@@ -67,8 +73,8 @@ class Sweep:
                 "each a list with commas, or --pairs."
             )
         for cell, seeds in self.cells.items():
-            if seeds < 1:
-                raise InputError(f"The number of seeds is {seeds}; it must be >= 1.")
+            if wrong := fault("The number of seeds", seeds, _SEEDS):
+                raise InputError(f"{wrong}.")
             self.preset.override(**cell._asdict())
 
     @property
@@ -142,19 +148,36 @@ def load(workdir: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[Cell, in
     """
     path = pathlib.Path(workdir, _MANIFEST)
     found = read_json(path)
-    try:
+    wrong = fault("it", found, {"settings": Mapping[str, Any], "cells": _CELLS})
+    if not wrong:
         cells = {
-            Cell(float(x["discriminator_lr"]), float(x["generator_lr"])): int(
-                x["seeds"]
-            )
+            Cell(float(x["discriminator_lr"]), float(x["generator_lr"])): x["seeds"]
             for x in found["cells"]
         }
-        return dict(found["settings"]), cells
-    except (KeyError, TypeError, ValueError) as error:
+        if len(cells) < len(found["cells"]):
+            wrong = "a pair of rates stands twice in cells"
+        try:
+            check_settings(found["settings"])
+        except SettingsError as error:
+            wrong = f"{error}".rstrip(".")
+        wrong = wrong or _run_of_no_cell(path.parent, cells)
+    if wrong:
         raise InputError(
-            f"{path} does not say what a sweep is made of ({error!r}); choose another "
-            "--workdir."
-        ) from error
+            f"{printable(path)} does not say what a sweep is made of: {wrong}. Bring "
+            "the sweep's own file back, or choose another --workdir."
+        )
+    return found["settings"], cells
+
+
+def _run_of_no_cell(workdir: pathlib.Path, cells: dict[Cell, int]) -> str | None:
+    """Says which run there is that a sweep should not have."""
+    seeds = {run_folder(workdir, x, 0).path.parent: n for x, n in cells.items()}
+    for config in sorted(workdir.glob("d_*_g_*/seed_*/config.json")):
+        run = config.parent
+        number = run.name.removeprefix("seed_")
+        if number.isdecimal() and int(number) >= seeds.get(run.parent, 0):
+            return f"no cell has the run {run.relative_to(workdir)}"
+    return None
 
 
 def run_sweep(
@@ -274,7 +297,6 @@ def train_run(preset: Preset, folder: RunFolder, **sources: Any) -> dict[str, An
     try:
         summary = experiment.run(preset, folder, **sources)
     except callbacks.Diverged as error:
-        write_json(folder.diverged, {"step": error.step, "message": str(error)})
         return {"text": f"diverged at step {error.step}"}
     key, best, last = summary["metric"], summary["best"], summary["last"]
     return {

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, atomic_path, write_json
+from fid.files import InputError, atomic_path, printable, write_json
 from tf_ttur import plots
-from tf_ttur.runs import RunFolder
+from tf_ttur.runs import RunFolder, checkpoints
 from tf_ttur.studies.sweep import Cell, load, run_folder
 
 __all__ = ["Result", "Run", "compare", "read", "report", "table"]
@@ -130,7 +130,24 @@ def read(
 
 def _run(seed: int, folder: RunFolder, key: str | None) -> Run:
     rows = [row for row in folder.rows() if row.get(key) is not None]
-    divergence = folder.read_divergence()
+    divergence, summary = folder.read_divergence(), folder.read_summary()
+    # The last checkpoint says by a digest which rows it was made after.
+    if kept := checkpoints(folder.checkpoints):
+        again = f"Or delete {printable(folder)} to have the run made again."
+        folder.check_checkpoint(kept[max(kept)], again, rows=True)
+    # A run that diverged may have no distance; one that is finished has its last one.
+    reached = rows[-1]["step"] if rows else None
+    if divergence is None and reached != summary.get("last", {"step": reached})["step"]:
+        raise InputError(
+            f"{printable(folder.metrics)} has {key} up to step {reached}, and "
+            f"{printable(folder.summary)} up to step {summary['last']['step']}: bring "
+            "the run's own files back."
+        )
+    if divergence is None and not rows:
+        raise InputError(
+            f"{printable(folder.metrics)} has no {key}, which "
+            f"{printable(folder.summary)} says was measured: bring it back."
+        )
     return Run(
         seed,
         *([row[x] for row in rows] for x in ("step", "minutes", key)),

@@ -25,7 +25,7 @@ from tf_ttur.tasks.task import (
     MEASUREMENT_SEED,
     SampleRequest,
     check_kind,
-    load_checkpoint,
+    open_checkpoint,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Images(GANTask):
 
         preset, extractor = self.preset, self.extractor(data)
         return callbacks.FrechetDistance(
-            _reference(folder.reference, data, extractor),
+            _reference(folder, data, extractor),
             every=min(preset.every, preset.steps),
             num_samples=preset.num_samples,
             extractor=extractor,
@@ -165,8 +165,7 @@ class Images(GANTask):
     def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> GAN:
         """Loads the model of a run, to sample images from; see `Task.open`."""
         check_kind(folder, ImagePreset)
-        path = folder.checkpoint(checkpoint)
-        model = load_checkpoint(path)
+        path, model = open_checkpoint(folder, checkpoint)
         from tf_ttur.gan import GAN
 
         if not isinstance(model, GAN) or len(model.sample_shape) != 3:
@@ -270,18 +269,27 @@ def _grid(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _reference(path: pathlib.Path, data: ImageData, extractor: Extractor) -> Statistics:
+def _reference(folder: RunFolder, data: ImageData, extractor: Extractor) -> Statistics:
     """Computes the statistics of the real images once, and keeps them in the folder."""
     from fid.measure import compute_statistics
     from fid.statistics import Statistics
 
-    if path.exists():
-        return Statistics.load(path)
-    _log.info("Computing the statistics of %d real images.", data.num_examples)
-    reference = compute_statistics(_RealImages(data), extractor)
-    reference.save(path)
-    # Read back, since the file has no rows: a resumed run must use the same formula.
-    return Statistics.load(path)
+    path = folder.reference
+    if not path.exists():
+        _log.info("Computing the statistics of %d real images.", data.num_examples)
+        reference = compute_statistics(_RealImages(data), extractor)
+        folder.check_held()
+        reference.save(path)
+    # Read back, since the file may have no rows: a resumed run must use the same
+    # formula.
+    reference = Statistics.load(path)
+    if reference.n != data.num_examples:
+        raise InputError(
+            f"{printable(path)} is of {reference.n} images, the run of "
+            f"{data.num_examples}: bring the run's own file back, or delete it to have "
+            "it made again."
+        )
+    return reference
 
 
 class _RealImages(Source):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import os
+import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fid.files import InputError, printable
 from tf_ttur.presets import Preset, kind_of
-from tf_ttur.runs import RunFolder
+from tf_ttur.runs import RunFolder, check_step, step_of
 
 if TYPE_CHECKING:
     from tf_ttur.callbacks import Measurement, Samples
@@ -21,6 +24,8 @@ __all__ = [
     "Task",
     "check_kind",
     "load_checkpoint",
+    "load_weights",
+    "open_checkpoint",
 ]
 
 GRID_SEED = 1
@@ -237,6 +242,24 @@ def check_kind(folder: RunFolder, kind: type[Preset]) -> None:
         )
 
 
+def open_checkpoint(folder: RunFolder, which: str | int) -> tuple[pathlib.Path, Any]:
+    """Loads a checkpoint of a run whole, to sample from.
+
+    Args:
+        folder: The run folder.
+        which: As for `Task.open`.
+
+    Returns:
+        The path, and the model, not compiled.
+
+    Raises:
+        InputError: There is none such, or it is damaged or not of this run.
+    """
+    path = folder.checkpoint(which)
+    folder.check_checkpoint(path, _CHOOSE)
+    return path, load_checkpoint(path)
+
+
 def load_checkpoint(path: os.PathLike[str]) -> Any:
     """Loads a checkpoint whole, whatever model of this project it holds.
 
@@ -247,12 +270,40 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
         The model, not compiled.
 
     Raises:
-        InputError: It cannot be loaded.
+        InputError: It cannot be loaded, or holds another step than its name says.
     """
     import keras
 
+    with _loading(path, _CHOOSE):
+        model = keras.models.load_model(path, compile=False)
+    check_step(path, getattr(model, "steps", step_of(path)), _CHOOSE)
+    return model
+
+
+def load_weights(model: Any, path: os.PathLike[str], fix: str) -> None:
+    """Loads the weights of a checkpoint into a model.
+
+    Args:
+        model: The model, built.
+        path: A `.keras` file.
+        fix: What to do where it is damaged or another, a sentence.
+
+    Raises:
+        InputError: It cannot be loaded, or holds another step than its name says.
+    """
+    with _loading(path, fix):
+        model.load_weights(path)
+    check_step(path, model.steps, fix)
+
+
+_CHOOSE = "Choose another --checkpoint."
+
+
+@contextlib.contextmanager
+def _loading(path: os.PathLike[str], fix: str) -> Iterator[None]:
+    """Turns whatever Keras ends in into one line that names the checkpoint."""
     try:
-        return keras.models.load_model(path, compile=False)
+        yield
     except MemoryError:
         raise
     except Exception as error:
@@ -260,6 +311,5 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
         # it; the reason stands after the last of these.
         reason = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
         raise InputError(
-            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). "
-            "Choose another --checkpoint."
+            f"The checkpoint {printable(path)} cannot be loaded ({reason[:300]}). {fix}"
         ) from error

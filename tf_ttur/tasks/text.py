@@ -15,7 +15,7 @@ from tf_ttur.tasks.task import (
     MEASUREMENT_SEED,
     SampleRequest,
     check_kind,
-    load_checkpoint,
+    open_checkpoint,
 )
 
 if TYPE_CHECKING:
@@ -100,8 +100,17 @@ class Text(GANTask):
     def samples(self, data: TextData, folder: RunFolder) -> TextSamples:
         """Makes the callback that writes lines; keeps the symbols in the folder."""
         from tf_ttur import callbacks
+        from tf_ttur.datasets.text import Vocabulary
 
-        data.vocabulary.save(folder.vocabulary)
+        if not folder.vocabulary.exists():
+            folder.check_held()
+            data.vocabulary.save(folder.vocabulary)
+        elif Vocabulary.load(folder.vocabulary) != data.vocabulary:
+            raise InputError(
+                f"{printable(folder.vocabulary)} has other symbols than the text that "
+                "is trained on: bring the run's own file back, or delete it to have it "
+                "made again."
+            )
         return callbacks.TextSamples(folder.samples, data.vocabulary, seed=GRID_SEED)
 
     def describe_data(self, data: TextData, measurement: NgramJSD) -> str:
@@ -124,14 +133,13 @@ class Text(GANTask):
     ) -> tuple[TextGAN, Vocabulary]:
         """Loads the model of a run and its symbols, to sample text; see `Task.open`."""
         check_kind(folder, TextPreset)
-        path = folder.checkpoint(checkpoint)
-        model = load_checkpoint(path)
         from tf_ttur.datasets.text import Vocabulary
         from tf_ttur.networks.text import TextGAN
 
+        vocabulary = Vocabulary.load(folder.vocabulary)
+        path, model = open_checkpoint(folder, checkpoint)
         if not isinstance(model, TextGAN):
             raise InputError(f"{printable(path)} holds no GAN of text.")
-        vocabulary = Vocabulary.load(folder.vocabulary)
         if len(vocabulary) != model.sample_shape[-1]:
             raise InputError(
                 f"{printable(folder.vocabulary)} has {len(vocabulary)} token ids, "
@@ -153,9 +161,9 @@ class Text(GANTask):
             raise InputError(f"--{names[0]} is for images; {folder} is a run on text.")
         check_writable(output)
         gan, vocabulary = cls.open(folder, request.checkpoint)
-        config = folder.read_config()
-        count = request.num_samples or config["num_samples"]
-        batch_size = request.batch_size or config["sample_batch"]
+        preset, _ = folder.preset()
+        count = request.num_samples or preset.num_samples
+        batch_size = request.batch_size or preset.sample_batch
         lines = gan.generate_text(count, vocabulary, request.seed, batch_size)
         from tf_ttur import sampling
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from absl import flags
 
-from fid.files import InputError, check_writable, printable, write_json
+from fid.files import InputError, check_writable, write_json
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.runs import RunFolder
 
 __all__ = ["heavy_ball", "nash", "saddle", "two_time_scales"]
+
+_CHOOSE = "Choose another --checkpoint."
 
 
 def saddle(argv: Sequence[str] | None = None) -> int:
@@ -223,6 +225,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
                 f"{folder} is a run on {preset.kind}; choose one on images."
             )
         checkpoint = _checkpoint(folder, values.checkpoint)
+        folder.check_checkpoint(checkpoint, _CHOOSE)
 
         import numpy as np
 
@@ -239,17 +242,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
         stages = {}
         for stage in ("before training", checkpoint.name):
             if stage == checkpoint.name:
-                try:
-                    gan.load_weights(checkpoint)
-                except MemoryError:
-                    raise
-                except Exception as error:
-                    # Keras lists every layer, one by one.
-                    reason = " ".join(str(error).split())[:300]
-                    raise InputError(
-                        f"The checkpoint {printable(checkpoint)} cannot be loaded "
-                        f"({reason}). Choose another --checkpoint."
-                    ) from error
+                tasks.load_weights(gan, checkpoint, _CHOOSE)
             players = examine(
                 gan,
                 images,

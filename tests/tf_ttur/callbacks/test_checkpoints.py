@@ -1,9 +1,14 @@
 """Checkpoints and the best of them, with a model that is not trained."""
 
+import json
+import zipfile
+
+import keras
 import pytest
 import tensorflow as tf
 from toy_gan import small_gan
 
+from fid.files import InputError
 from tf_ttur import callbacks
 
 
@@ -40,6 +45,59 @@ def test_the_best_is_the_lowest_and_the_first_of_equals(tmp_path):
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
         "step_00000004.keras", "step_00000005.keras", "step_mine.keras",
     ]  # fmt: skip
+
+
+def test_a_checkpoint_says_which_run_and_step_it_is_of(tmp_path):
+    gan = small_gan()
+    checkpoints = callbacks.Checkpoints(
+        tmp_path / "c", tmp_path / "best", "fid", {"num_samples": 40},
+        run=lambda step: {"rows": f"of {step}"},
+    )  # fmt: skip
+    checkpoints.save(gan, 0, 5.0)
+    checkpoints.save(gan, 1, float("inf"))  # as a row has it
+    for step, value in ((0, 5.0), (1, None)):
+        path = tmp_path / "c" / f"step_0000000{step}.keras"
+        with zipfile.ZipFile(path) as archive:
+            assert json.loads(archive.read("run.json")) == {
+                "run": {"rows": f"of {step}"},
+                "record": {"step": step, "fid": value, "num_samples": 40},
+            }
+        assert keras.models.load_model(path).steps == 0
+    best = tmp_path / "best" / "step_00000000.keras"
+    assert best.read_bytes() == (tmp_path / "c" / best.name).read_bytes()
+
+
+def test_a_best_that_the_run_contradicts_is_refused(tmp_path):
+    checkpoints = callbacks.Checkpoints(
+        tmp_path / "c", tmp_path / "best", "fid", {"floor": 0.1}
+    )
+    checkpoints.check_best([])  # There is none yet.
+    checkpoints.save(small_gan(), 1, 5.0)
+    rows = [{"step": 0, "fid": 9.0}, {"step": 1, "fid": 5.0}]
+    checkpoints.check_best(rows)
+    checkpoints.check_best(rows[:1])  # of a step that was cut off
+    note = tmp_path / "best" / "best.json"
+    right = json.loads(note.read_text())
+    # On another processor the last digits are others.
+    note.write_text(json.dumps(right | {"floor": 0.1 + 1e-12}))
+    checkpoints.check_best(rows)
+    for wrong, message in (
+        ({"fid": 0.5}, "fid is 0.5 at step 1, where the run has 5.0"),
+        ({"floor": 0.2}, "floor is 0.2 at step 1, where the run has 0.1"),
+        ({"fid": "5"}, "fid is '5'; it must be a number"),
+    ):
+        note.write_text(json.dumps(right | wrong))
+        with pytest.raises(InputError, match=f"best.json .*{message}"):
+            checkpoints.check_best(rows)
+
+
+def test_the_best_of_a_step_that_is_reached_again_is_the_new_one(tmp_path):
+    checkpoints = callbacks.Checkpoints(tmp_path / "c", tmp_path / "best", "fid")
+    checkpoints.save(small_gan(), 1, 5.0)
+    checkpoints.save(small_gan(), 1, 5.5)
+    assert checkpoints.read_best()["fid"] == 5.5
+    checkpoints.save(small_gan(), 2, 5.5)
+    assert checkpoints.read_best()["step"] == 1
 
 
 def test_what_a_crash_left_undone_is_mended(tmp_path, caplog):

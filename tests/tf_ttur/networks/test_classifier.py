@@ -57,6 +57,19 @@ def test_the_digits_classifier_is_made_once_and_guarded(
     facts.write_text(before.replace(json.loads(before)["weights_sha256"], "0" * 64))
     with pytest.raises(InputError, match="delete both"):
         digits_classifier(*digits)
+    right = json.loads(before)
+    for wrong, message in (
+        ({"accuracy": [1]}, "accuracy is .1.; it must be a number. Delete it and"),
+        ({"accuracy": 97.5}, r"accuracy is 97.5; it must be in 0\.\.1"),
+        ({"weights_sha256": None}, "weights_sha256 is None; it must be a text"),
+    ):
+        facts.write_text(json.dumps(right | wrong))
+        with pytest.raises(InputError, match=message):
+            digits_classifier(*digits)
+    facts.write_text("[]")
+    with pytest.raises(InputError, match="a JSON object with accuracy, weights_sha256"):
+        digits_classifier(*digits)
+    facts.write_text(before)
     (tmp_path / "cache" / classifier.path.name).write_bytes(b"PK")
     with pytest.raises(InputError, match="is damaged"):
         digits_classifier(*digits)

@@ -7,6 +7,7 @@ import pytest
 
 from fid.files import InputError
 from tf_ttur import presets
+from tf_ttur.presets.settings import override
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,52 @@ from tf_ttur import presets
 def test_a_setting_that_cannot_be_is_refused(setting):
     with pytest.raises(InputError, match=f"^{next(iter(setting))} is .*; (it|choose)"):
         presets.get("digits_dcgan_ttur").override(**setting)
+
+
+# What JSON can hold that no setting can be. Texts stand apart: most settings of text
+# may be any.
+WRONG = (True, 5.5, -1, 0, 2**31, 10**400, float("nan"), float("inf"), [1], {"a": 1})
+
+
+def can_be(preset, key, value):
+    try:
+        dataclasses.replace(preset, **{key: value})
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["digits_dcgan_ttur", "text_wgan_gp_ttur"])
+def test_every_setting_has_a_type_and_a_range(name):
+    preset = presets.get(name)
+    for field in dataclasses.fields(preset):
+        key, now = field.name, getattr(preset, field.name)
+        accepted = [
+            value for value in (*WRONG, "x", None) if can_be(preset, key, value)
+        ]
+        types = {type(x) for x in accepted} - {type(None)}
+        assert len(types) <= 2, (key, accepted)
+        assert not any(isinstance(x, float) and not abs(x) < 1e9 for x in accepted)
+        if isinstance(now, int) and not isinstance(now, bool):
+            assert accepted in ([], [0], [None]), key
+        if isinstance(now, float):
+            assert not any(isinstance(x, bool) for x in accepted), key
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["image_size=0", "image_size=-8", "latent_dimension=0", "sample_batch=0"],
+)
+def test_a_setting_given_as_text_is_held_to_its_range(text):
+    with pytest.raises(InputError, match="must be >= 1"):
+        override(presets.get("digits_dcgan_ttur"), [text])
+
+
+def test_settings_of_a_file_are_looked_at_even_where_some_are_missing():
+    presets.check_settings({"num_samples": 20, "quantize": "none", "more": [1]})
+    for wrong in ({"sample_batch": "x"}, {"sample_batch": 0}, {"quantize": "zzz"}):
+        with pytest.raises(presets.SettingsError, match=f"{next(iter(wrong))} is"):
+            presets.check_settings({"num_samples": 20, **wrong})
 
 
 def test_quirks_are_added_to_the_options_that_are_set():
@@ -64,7 +111,7 @@ def test_files_list_the_settings_of_both_first_kinds_in_one_order():
     ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0; it must be >= 1"),
-        ({"steps": "many"}, "'<' not supported"),
+        ({"steps": "many"}, "steps is 'many'; it must be a whole number"),
         ({"network": "vgg"}, "network is 'vgg'; choose from dcgan"),
         ({"network": None}, "network is None; choose from dcgan"),
     ],

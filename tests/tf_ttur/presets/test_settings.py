@@ -43,3 +43,16 @@ def test_the_original_packs_four_images_where_they_have_32_pixels():
     for size, dataset in ((None, "cifar10"), (32, "folder")):
         small = dataclasses.replace(preset, dataset=dataset, image_size=size)
         assert small.quirks["discriminator_options"] == {"pack": 4}
+
+
+def test_another_data_set_brings_its_own_size_and_split():
+    """As `--dataset` of train.py does."""
+    preset = presets.get("celeba_dcgan_ttur")
+    for texts in (["dataset=folder"], ["split=test", "dataset=folder"]):
+        changed = settings.override(preset, texts)
+        assert (changed.dataset, changed.image_size) == ("folder", None)
+        assert changed.split == ("test" if len(texts) == 2 else None)
+    same = settings.override(preset, ["dataset=celeb_a"])
+    assert (same.image_size, same.split) == (preset.image_size, "all")
+    text = presets.get("text_wgan_gp_ttur")
+    assert settings.override(text, ["text_files=*.txt"]).dataset == "text_files"

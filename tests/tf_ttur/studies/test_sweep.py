@@ -281,6 +281,49 @@ def test_another_sweeps_folder_is_refused(tmp_path, workers):
         run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"seeds": float("inf")}, "Infinity is no number"),
+        ({"seeds": 1e9}, r"cells.0..seeds is 1000000000.0; it must be a whole number"),
+        ({"seeds": 10**9}, r"seeds is 1000000000; it must be in 1\.\.10000"),
+        ({"seeds": True}, "seeds is True; it must be a whole number"),
+        ({"generator_lr": float("nan")}, "NaN is no number"),
+        ({"generator_lr": "1e-4"}, "generator_lr is '1e-4'; it must be a number"),
+        ({"discriminator_lr": -1}, "discriminator_lr is -1; it must be positive"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_refused(tmp_path, cell, message):
+    sweep.claim(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    path = tmp_path / "sweep.json"
+    right = json.loads(path.read_text())
+    cells = [right["cells"][0] | cell]
+    path.write_text(json.dumps(right | {"cells": cells}))
+    with pytest.raises(InputError, match=f"sweep.json .*{message}"):
+        sweep.load(tmp_path)
+
+
+def test_a_sweep_of_settings_that_cannot_be_is_refused(tmp_path):
+    sweep.claim(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    path = tmp_path / "sweep.json"
+    right = json.loads(path.read_text())
+    path.write_text(json.dumps(right | {"settings": {"steps": 0}}))
+    with pytest.raises(InputError, match=r"sweep.json .*: steps is 0; it must be >= 1"):
+        sweep.load(tmp_path)
+    path.write_text(json.dumps(right | {"cells": 2 * right["cells"]}))
+    with pytest.raises(InputError, match="a pair of rates stands twice"):
+        sweep.load(tmp_path)
+    path.write_text(json.dumps(right))
+    for name in ("d_0.0001_g_0.0001/seed_0", "d_0.0001_g_0.0001/seed_1"):
+        (tmp_path / name).mkdir(parents=True)
+        sweep.load(tmp_path)
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match="no cell has the run d_0.0001_g_0.0001/seed_1"
+    ):
+        sweep.load(tmp_path)
+
+
 def test_a_failure_costs_its_run_only(tmp_path, workers):
     workers.outcomes = {(B, 0): {"error": "no luck"}}
     with pytest.raises(

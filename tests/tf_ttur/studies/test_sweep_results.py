@@ -1,6 +1,7 @@
 """The table of a sweep and its curves, against numbers by hand."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy import stats
 
 from fid.files import InputError
 from tf_ttur import presets
+from tf_ttur.runs import checkpoint_name, stamp
 from tf_ttur.studies import sweep, sweep_results
 from tf_ttur.studies.sweep import Cell
 
@@ -128,3 +130,40 @@ def test_what_there_is_can_be_told_at_any_time(tmp_path):
     lost.summary.write_text('{"metric": "jsd_4", "metric_title": "JSD-4"}')
     with pytest.raises(InputError, match="different distances: .*jsd_4 in .*seed_0"):
         sweep_results.report(tmp_path)
+
+
+def test_a_run_that_lost_its_rows_is_named(by_hand):
+    run = sweep.run_folder(by_hand, A, 0)
+    text = run.metrics.read_text()
+    run.metrics.unlink()
+    with pytest.raises(
+        InputError, match="d_0.0001_g_0.0001/seed_0/metrics.* has no fi"
+    ):
+        sweep_results.report(by_hand)
+    run.metrics.write_text(text)
+    facts = {"metric": "fid", "metric_title": "FID", "last": {"step": 30}}
+    run.summary.write_text(json.dumps(facts))
+    with pytest.raises(
+        InputError, match=r"has fid up to step 20, .*json up to step 30"
+    ):
+        sweep_results.report(by_hand)
+    run.summary.write_text(json.dumps(facts | {"last": 30}))
+    with pytest.raises(InputError, match="last is 30; it must be a JSON object"):
+        sweep_results.report(by_hand)
+    run.summary.write_text(json.dumps(facts | {"metric": ["fid"]}))
+    with pytest.raises(InputError, match="metric is .'fid'.; it must be a text"):
+        sweep_results.report(by_hand)
+
+
+def test_rows_that_a_runs_last_checkpoint_contradicts_are_refused(by_hand):
+    run = sweep.run_folder(by_hand, A, 0)
+    path = run.checkpoints / checkpoint_name(20)
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    rows = {"metrics.jsonl": run.digest_of_rows(20)}
+    stamp(path, rows, {"step": 20, "fid": 70.0})
+    sweep_results.report(by_hand)
+    run.metrics.write_text(run.metrics.read_text().replace("60.0", "6.0"))
+    with pytest.raises(InputError, match="was made with another metrics.jsonl than"):
+        sweep_results.report(by_hand)

@@ -296,6 +296,21 @@ def test_a_run_without_its_own_symbols_is_refused(whole, tmp_path):
             Text.open(folder)
 
 
+def test_a_run_goes_on_with_its_own_symbols_only(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    found = json.loads(folder.vocabulary.read_text())
+    text = json.dumps(found | {"codes": found["codes"][::-1]})
+    folder.vocabulary.write_text(text)
+    task = Text(folder.preset()[0])
+    with pytest.raises(InputError, match="vocabulary.json has other symbols than the"):
+        task.samples(task.load(), folder)
+    assert folder.vocabulary.read_text() == text
+    folder.vocabulary.unlink()
+    task.samples(task.load(), folder)
+    assert json.loads(folder.vocabulary.read_text()) == found
+
+
 def test_a_model_of_text_is_none_of_images(whole, tmp_path, capsys):
     shutil.copytree(whole[0], tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -304,7 +319,7 @@ def test_a_model_of_text_is_none_of_images(whole, tmp_path, capsys):
     folder.config.write_text('{"network": "dcgan"}')
     with pytest.raises(InputError, match="is a run on images; it makes no text"):
         Text.open(folder)
-    with pytest.raises(InputError, match="holds no GAN of images"):
+    with pytest.raises(InputError, match="made with another config.json"):
         Images.open(folder)
     assert sample(folder, "--output=x.txt") == 1
     assert "expected a .png, a .zip or" in capsys.readouterr().err
@@ -336,8 +351,8 @@ def test_a_run_of_an_earlier_version_resumes(old_run):
     after = folder.rows()
     assert after[:2] == before[:2]
     assert [row["step"] for row in after] == [0, 2, 4]
-    # Rounding changes the last digits of a loss on another processor. What is allowed is
-    # not derived from that: a unit that falls to the other side of its kink changes a
+    # Rounding changes the last digits of a loss on another processor. What is allowed
+    # is not derived from that: a unit that falls to the other side of its kink changes a
     # gradient by a position's share, which is less than a thousandth. From step 2 to
     # step 4 a loss changes by a tenth.
     assert after[2]["d_loss"] == pytest.approx(before[2]["d_loss"], rel=1e-3)

@@ -118,6 +118,8 @@ def test_damaged_runs_are_refused_in_a_line(tmp_path, capsys):
         ([1], "config.json is damaged: expected a JSON object"),
         (config | {"batch_size": 0}, "batch_size is 0"),
         (config | {"batch_size": "x"}, "not the configuration"),
+        (config | {"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        (config | {"data_dir": 5}, "data_dir is 5; it must be a text or none"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(changed))
         assert cli.nash(["nash.py", str(tmp_path)]) == 1
