@@ -11,7 +11,14 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint install clean
+# What changes how numbers are rounded, on any x86-64 processor: instructions without
+# AVX-512, kernels without oneDNN, one thread and many. A "+" joins the settings of a run.
+THREADS_1 = TF_NUM_INTRAOP_THREADS=1+TF_NUM_INTEROP_THREADS=1+OMP_NUM_THREADS=1+OPENBLAS_NUM_THREADS=1
+THREADS_8 = TF_NUM_INTRAOP_THREADS=8+TF_NUM_INTEROP_THREADS=8+OMP_NUM_THREADS=8+OPENBLAS_NUM_THREADS=8
+AVX2 = ONEDNN_MAX_CPU_ISA=AVX2+XLA_FLAGS=--xla_cpu_max_isa=AVX2
+PORTABLE = $(AVX2)+$(THREADS_1) TF_ENABLE_ONEDNN_OPTS=0+$(THREADS_8)
+
+.PHONY: run test test-portable lint install clean
 
 run: install
 	$(BIN)/python scripts/train.py --workdir=$(WORKDIR)
@@ -19,6 +26,14 @@ run: install
 test: install lint
 	$(BIN)/python -m pytest -m "$(MARK)" --durations=10 \
 		-n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests that depend on rounding, once for each set of settings.
+test-portable: install
+	for settings in $(PORTABLE); do \
+		echo "$$settings" | tr + ' '; \
+		env $$(echo "$$settings" | tr + ' ') $(BIN)/python -m pytest -q \
+			-m "portable and not slow" -n $(WORKERS) --dist loadfile || exit 1; \
+	done
 
 lint: install
 	$(BIN)/ruff check .

@@ -352,8 +352,8 @@ def test_a_run_of_an_earlier_version_resumes(old_run):
     assert after[:2] == before[:2]
     assert [row["step"] for row in after] == [0, 2, 4]
     # Rounding changes the last digits of a loss on another processor. What is allowed
-    # is not derived from that: a unit that falls to the other side of its kink changes a
-    # gradient by a position's share, which is less than a thousandth. From step 2 to
+    # is not derived from that: a unit that falls to the other side of its kink changes
+    # a gradient by a position's share, which is less than a thousandth. From step 2 to
     # step 4 a loss changes by a tenth.
     assert after[2]["d_loss"] == pytest.approx(before[2]["d_loss"], rel=1e-3)
     assert abs(before[1]["d_loss"] / before[2]["d_loss"] - 1) > 0.1
