@@ -42,7 +42,7 @@ LAYERS = {
             "replicas",
             "schedules",
             "xla",
-        ),  # fmt: skip
+        ),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),
