@@ -71,6 +71,7 @@ LAYERS = {
 # What works where neither TensorFlow nor Keras is installed, down to its last import.
 WITHOUT_TENSORFLOW = (
     "tf_ttur.runs",
+    "tf_ttur.theory.critical_batch",
     "tf_ttur.theory.saddle",
     "tf_ttur.theory.heavy_ball",
     "tf_ttur.theory.stochastic_approximation",
