@@ -17,6 +17,8 @@ from repository import ROOT
 import tf_ttur
 from tf_ttur import replicas
 
+pytestmark = pytest.mark.portable
+
 # What two devices and one may differ by. They add the same float32 numbers in another
 # order. A weight's gradient is of the order of 1, a sum over 8 images and up to 64
 # pixels. Adam divides it by at least its epsilon of 1e-3 and multiplies by a rate of
