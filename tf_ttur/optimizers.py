@@ -79,8 +79,8 @@ def get(optimizer: Any, name: str) -> keras.optimizers.Optimizer:
 
     Example:
         >>> from tf_ttur import optimizers
-        >>> optimizers.get("adam", "generator").name
-        'adam'
+        >>> type(optimizers.get("adam", "generator")).__name__
+        'Adam'
     """
     if isinstance(optimizer, type) and issubclass(optimizer, keras.Optimizer):
         return optimizer()

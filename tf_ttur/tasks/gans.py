@@ -65,9 +65,11 @@ class GANTask(Task):
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
+            reason = " ".join(str(error).split())
+            if self.preset.generator_options:
+                reason += " If that is a size, leave out what generator_options says."
             raise InputError(
-                f"{name} cannot be built with these settings: "
-                f"{' '.join(str(error).split())}"
+                f"{name} cannot be built with these settings: {reason}"
             ) from error
         if gan.sample_shape != tuple(shape):
             raise InputError(
