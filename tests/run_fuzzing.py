@@ -30,7 +30,7 @@ from small_runs import Small
 
 from fid.files import InputError
 from fid.program import one_line
-from tf_ttur import experiment, presets, sample_cli, tasks
+from tf_ttur import experiment, presets, runs, sample_cli, tasks
 from tf_ttur.runs import RunFolder, checkpoint_name
 from tf_ttur.studies import kill_drill, sweep, sweep_results
 
@@ -252,6 +252,7 @@ def exchange(folder, folders, rng):
     """Puts a file of another run, or of another step, in the place of one."""
     mine = sorted((folder / "checkpoints").iterdir())
     best = next((folder / "best").glob("*.keras"))
+    note = folder / "best" / "best.json"
     config, metrics = folder / "config.json", folder / "metrics.jsonl"
     other = folders["other"]
     target, source = rng.choice(
@@ -264,9 +265,16 @@ def exchange(folder, folders, rng):
             (best, other / "checkpoints" / checkpoint_name(4)),
             (config, other / "config.json"),
             (metrics, other / "metrics.jsonl"),
-            (folder / "best" / "best.json", other / "best" / "best.json"),
+            (note, other / "best" / "best.json"),
+            (note, None),
         )
     )
+    if source is None:
+        # Step and file together, to a checkpoint that the run keeps.
+        step = rng.choice(sorted(runs.checkpoints(folder / "checkpoints")))
+        edited = {"file": checkpoint_name(step), "step": step}
+        note.write_text(json.dumps(json.loads(note.read_text()) | edited))
+        return target, f"names step {step}"
     shutil.copy(source, target)
     return target, f"is that of {source.parent.parent.name}/{source.name}"
 

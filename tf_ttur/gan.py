@@ -111,7 +111,7 @@ class GAN(Players):
         self.latent = latent
         self.image_key = image_key
         self.sample_shape = tuple(shape[1:])
-        self._logits_shape = tuple(logits_shape[1:])
+        self._logits_shape = tuple(logits_shape)
         self._one_pass = structure.looks_at_each_image_alone(discriminator)
         self._generate = None
 
@@ -195,7 +195,13 @@ class GAN(Players):
     def _check_logits(self, loss: Any, gradient_penalty: float) -> None:
         if type(self).discriminator_loss is not GAN.discriminator_loss:
             return  # a loss of its own, of whatever the discriminator gives
-        shape = self._logits_shape
+        if not self._logits_shape or self._logits_shape[0] == 1:
+            raise ValueError(
+                "The discriminator gives one number for the whole batch, of shape "
+                f"{self._logits_shape}; it must give one logit per image, (n, 1) or "
+                "(n,): end it in Dense(1), and take no mean over axis 0."
+            )
+        shape = self._logits_shape[1:]
         patches = bool(shape) and shape[-1] in (1, None)
         if shape and not (patches and (len(shape) == 1 or not gradient_penalty)):
             raise ValueError(
@@ -208,8 +214,7 @@ class GAN(Players):
         if squashing and losses.takes_logits(loss):
             raise ValueError(
                 f"The discriminator ends in a {squashing}, and the loss "
-                f"{loss.name!r} takes logits, to which it applies its own function: "
-                f"leave the {squashing} out."
+                f"{loss.name!r} takes unbounded scores: leave the {squashing} out."
             )
 
     @property
@@ -500,15 +505,28 @@ class GAN(Players):
     ) -> None:
         """Exports the generator that samples, as `keras.Model.export` does a model.
 
-        `tf.saved_model.load(filepath).serve(latents)` then gives images, without Keras
-        and this package. The discriminator and the optimizers are not in it; to train
-        on, use `save`.
+        What `tf.saved_model.load` loads then gives images by its `serve`, without Keras
+        and this package. It must be kept while `serve` is used, since it holds the
+        weights. The discriminator and the optimizers are not in it; to train on, use
+        `save`.
 
         Args:
             filepath: Where to.
             format: As for `keras.Model.export`.
             **kwargs: Likewise. The default signature is latents, float32
                 (n, latent.dimension).
+
+        Example:
+            >>> import keras, tempfile, tensorflow as tf, tf_ttur
+            >>> gan = tf_ttur.GAN(
+            ...     keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]),
+            ...     keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]),
+            ...     latent=tf_ttur.NormalLatent(2))
+            >>> folder = tempfile.mkdtemp()
+            >>> gan.export(folder, verbose=False)
+            >>> loaded = tf.saved_model.load(folder)
+            >>> loaded.serve(tf.zeros((4, 2))).shape
+            TensorShape([4, 3])
         """
         given = {
             "input_signature": [

@@ -105,5 +105,5 @@ def check_callbacks(callbacks: Any, optimizers: Iterable[str]) -> None:
             raise ValueError(
                 f"{kind} is for a model with one optimizer; here are "
                 f"{', '.join(names)}. Say which it is for, with one callback for each: "
-                f"tf_ttur.callbacks.ForOptimizer({names[0]}, {kind}(...))."
+                f"tf_ttur.ForOptimizer({names[0]}, {kind}(...))."
             )

@@ -8,6 +8,7 @@ then, and its own registration takes the placeholder's place.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
@@ -55,17 +56,26 @@ class _Placeholder:
 class _AfterKeras:
     """Registers the names when Keras has been imported; looks for nothing itself."""
 
+    _asking = False
+
     def find_spec(self, name: str, *args: Any) -> ModuleSpec | None:
-        if name != "keras":
+        if name != "keras" or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        # The others are asked, and so is this one once more. It stays until Keras has
+        # been imported: who looks for Keras may not import it, or not yet.
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
                 execute(module)
                 _register(module)
+                with contextlib.suppress(ValueError):  # removed already
+                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = exec_module
         return spec

@@ -321,21 +321,35 @@ class RunFolder:
         if which == "last":
             return kept[max(kept)]
         if which == "best":
-            # It names the one that counts, where a crash left two.
-            step = read_best(self.best)["step"]
-        else:
-            try:
-                step = int(which)
-            except ValueError as error:
-                raise InputError(
-                    f"--checkpoint={which}: expected best, last or a step."
-                ) from error
+            return self._best_checkpoint()
+        try:
+            step = int(which)
+        except ValueError as error:
+            raise InputError(
+                f"--checkpoint={which}: expected best, last or a step."
+            ) from error
         if step not in kept:
             raise InputError(
                 f"{printable(self)} keeps no checkpoint of step {step}; it has those "
                 f"of {', '.join(map(str, sorted(kept)))}."
             )
         return kept[step]
+
+    def _best_checkpoint(self) -> pathlib.Path:
+        """Returns the file beside best.json that it names.
+
+        It names the one that counts, where a crash left two. Those of another folder
+        are none: the best one is a copy, which `check_checkpoint` compares with it.
+        """
+        step, beside = read_best(self.best)["step"], checkpoints(self.best)
+        if step not in beside:
+            steps = ", ".join(map(str, sorted(beside))) or "none"
+            raise InputError(
+                f"{printable(self.best / 'best.json')} says that step {step} is the "
+                f"best; the checkpoints beside it are of step {steps}. Bring the run's "
+                "own files back, or choose another --checkpoint."
+            )
+        return beside[step]
 
     def identity(self) -> dict[str, str]:
         """Returns digests of the files that say which run this is, by their names.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ __all__ = ["build", "looks_at_each_image_alone", "squashing"]
 _SQUASHING = ("sigmoid", "hardsigmoid", "softmax")
 # Layers after which a probability is still one.
 _PASSING = (
+    keras.layers.Dropout,
     keras.layers.Flatten,
     keras.layers.GlobalAveragePooling2D,
     keras.layers.Reshape,
@@ -86,9 +88,12 @@ def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
             network.build(shape)
         outputs = getattr(network, "outputs", None) or ()
         _check_one(name, "outputs", len(outputs))
+        found = network.compute_output_shape(shape)
+        if not _is_shape(found):
+            _check_bare(name, found)
         if outputs and None not in outputs[0].shape[1:]:
             return tuple(outputs[0].shape)
-        return tuple(network.compute_output_shape(shape))
+        return tuple(found)
     # A subclass of keras.Model: only its `call` says what it makes, and of what.
     try:
         output = network(keras.KerasTensor(shape, dtype="float32"))
@@ -97,8 +102,29 @@ def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
             f"The {name}, a {type(network).__name__}, cannot be called on inputs of "
             f"{_one(shape)}: {' '.join(str(error).split())}"
         ) from error
-    _check_one(name, "outputs", 1 if hasattr(output, "shape") else len(output))
+    if not hasattr(output, "shape"):
+        _check_bare(name, output)
     return tuple(output.shape)
+
+
+def _check_bare(name: str, structure: Any) -> None:
+    """Refuses what holds tensors, or their shapes, and is no tensor itself."""
+    count = len(structure) if hasattr(structure, "__len__") else 0
+    _check_one(name, "outputs", count)
+    kind = type(structure).__name__
+    if count:
+        keys = f" with the key {next(iter(structure))!r}"
+        kind = f"{kind} of one tensor{keys if isinstance(structure, Mapping) else ''}"
+    raise ValueError(
+        f"The {name} returns a {kind}; GAN takes networks that return a tensor: return "
+        "the tensor itself."
+    )
+
+
+def _is_shape(found: Any) -> bool:
+    if isinstance(found, Mapping) or not hasattr(found, "__len__"):
+        return False
+    return all(size is None or isinstance(size, int) for size in found)
 
 
 def _tells_its_shape(network: keras.layers.Layer) -> bool:

@@ -558,6 +558,18 @@ def test_a_discriminator_of_something_else_than_logits_is_refused():
         own(None, patches, gradient_penalty=1.0)
     own(toy_images(8), network(flatten, dense(1), keras.layers.Reshape(())))
 
+    class OfAll(Judge):
+        def __init__(self, keepdims):
+            super().__init__()
+            self.keepdims = keepdims
+
+        def call(self, images):
+            return tf.reduce_mean(super().call(images)[:, 0], keepdims=self.keepdims)
+
+    for keepdims in (False, True):
+        with pytest.raises(ValueError, match="gives one number for the whole batch"):
+            own(None, OfAll(keepdims))
+
 
 def test_no_data_are_an_error_and_not_an_empty_history():
     gan = small_gan()

@@ -1,10 +1,14 @@
 """What Keras takes of other models: each is refused with what to use."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 
+import tf_ttur
 from tf_ttur import refusals
+from tf_ttur.callbacks import ForOptimizer
 
 
 def test_arguments_have_names_however_they_are_given():
@@ -44,6 +48,10 @@ def test_settings_of_keras_are_refused_with_what_to_use():
 def test_callbacks_for_one_optimizer_are_refused_wherever_they_stand():
     plateau = keras.callbacks.ReduceLROnPlateau("fid", mode="min")
     listed = keras.callbacks.CallbackList([plateau])
+    with pytest.raises(ValueError, match="ForOptimizer") as refused:
+        refusals.check_callbacks(plateau, ["a"])
+    (name,) = re.findall(r"(tf_ttur\.\S+)\(", str(refused.value))
+    assert eval(name, {"tf_ttur": tf_ttur}) is ForOptimizer
     for given in (plateau, [[plateau]], listed):
         with pytest.raises(ValueError, match=r"are 'a', 'b'\. .*ForOptimizer\('a'"):
             refusals.check_callbacks(given, ["a", "b"])

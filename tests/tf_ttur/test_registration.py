@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import keras
+import pytest
 from repository import ROOT
 from toy_gan import small_gan
 
@@ -44,13 +45,17 @@ def test_a_name_is_registered_at_once_where_keras_is_there(monkeypatch):
     assert known["tf_ttur>GAN"] is GAN
 
 
-def test_a_model_loads_after_a_bare_import(tmp_path):
+@pytest.mark.parametrize("looked", ["", "importlib.util.find_spec('keras')"])
+def test_a_model_loads_after_a_bare_import(tmp_path, looked):
     path = tmp_path / "gan.keras"
     small_gan().save(path)
     code = f"""
-import sys, tf_ttur
+import importlib.util, sys, tf_ttur
+(finder,) = [x for x in sys.meta_path if "tf_ttur" in type(x).__module__]
+{looked}
 assert "keras" not in sys.modules
 import keras
+assert finder not in sys.meta_path
 assert "tf_ttur.gan" not in sys.modules
 gan = keras.models.load_model({str(path)!r})
 print(type(gan).__name__, gan.latent)

@@ -375,7 +375,7 @@ def test_the_best_and_its_file_say_the_same(tmp_path):
     note = run.best / "best.json"
     right = {"file": "step_00000003.keras", "step": 3, "fid": 6.0}
     note.write_text(json.dumps(right))
-    assert run.checkpoint("best") == run.checkpoints / "step_00000003.keras"
+    assert run.checkpoint("best") == run.best / "step_00000003.keras"
     assert run.check_checkpoint(best, FIX)["fid"] == 6.0
     note.unlink()  # A crash came before it was written.
     assert run.check_checkpoint(best, FIX)["fid"] == 6.0
@@ -391,6 +391,27 @@ def test_the_best_and_its_file_say_the_same(tmp_path):
         note.write_text(json.dumps(right | wrong))
         with pytest.raises(InputError, match=message):
             run.checkpoint("best")
+
+
+@pytest.mark.parametrize(
+    ("edited", "message"),
+    [
+        ({"file": "step_00000002.keras", "step": 2}, "step 2 is .* are of step 3. Br"),
+        ({"file": None, "step": 2}, "says that step 2 is the best; .* are of step 3."),
+        ({"fid": 5.0}, "says that fid is 5.0 at step 3, and"),
+    ],
+)
+def test_no_other_checkpoint_is_the_best(tmp_path, edited, message):
+    """Though it is kept among the last ones, and would load."""
+    run = make_run(tmp_path / "run", SETTINGS)
+    run.best.mkdir()
+    shutil.copy(run.checkpoint(3), run.best)
+    note = {"file": "step_00000003.keras", "step": 3, "fid": 6.0} | edited
+    note = {key: value for key, value in note.items() if value is not None}
+    (run.best / "best.json").write_text(json.dumps(note))
+    assert checkpoints(run.checkpoints).keys() == {2, 3}
+    with pytest.raises(InputError, match=message):
+        run.check_checkpoint(run.checkpoint("best"), FIX)
 
 
 # The outcome

@@ -76,6 +76,35 @@ def test_several_inputs_or_outputs_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("wrap", "found"),
+    [
+        (lambda y: [y], "a list of one tensor"),
+        (lambda y: (y,), "a tuple of one tensor"),
+        (lambda y: {"logits": y}, "a dict of one tensor with the key 'logits'"),
+    ],
+)
+def test_a_tensor_in_a_structure_is_refused(wrap, found):
+    class Wrapped(Subclass):
+        def call(self, x, training=False):
+            return wrap(super().call(x))
+
+    x = keras.Input((12,))
+    functional = keras.Model(x, wrap(keras.layers.Dense(1)(x)))
+    for made in (Wrapped(), functional, keras.Sequential([x, functional])):
+        with pytest.raises(ValueError, match=f"The critic returns {found}; GAN takes"):
+            structure.build(made, (None, 12), "critic")
+
+
+def test_what_returns_nothing_is_refused():
+    class Nothing(Subclass):
+        def call(self, x, training=False):
+            return None
+
+    with pytest.raises(ValueError, match="The critic returns a NoneType; "):
+        structure.build(Nothing(), (None, 12), "critic")
+
+
+@pytest.mark.parametrize(
     ("last", "expected"),
     [
         ([keras.layers.Dense(1)], None),
@@ -84,6 +113,7 @@ def test_several_inputs_or_outputs_are_refused():
         ([keras.layers.Dense(1, activation=keras.layers.Softmax())], "softmax"),
         ([keras.layers.Dense(2, "sigmoid"), keras.layers.Reshape((2, 1))], "sigmoid"),
         ([network(keras.layers.Dense(1, "sigmoid"))], "sigmoid"),
+        ([keras.layers.Dense(2, "sigmoid"), keras.layers.Dropout(0.1)], "sigmoid"),
         ([keras.layers.Dense(3, "sigmoid"), keras.layers.Dense(1)], None),
         ([keras.layers.Dense(1, "tanh")], None),
     ],
