@@ -365,7 +365,7 @@ def test_text_is_swept_and_reproduced(small, tmp_path, capsys):
     command = [sys.executable, "scripts/sweep.py", f"--workdir={tmp_path}/sweep",
                "--preset=text_wgan_gp_ttur", "--pairs=3e-4:1e-4,1e-4:1e-4", "--seeds=1",
                "--steps=3", "--every=2", "--num_samples=50", "--set=width=2",
-               "--set=batch_size=4"]  # fmt: skip
+               "--set=batch_size=4", "--set=jit_compile=false"]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True)
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())
     assert table["metric"] == "jsd_4"
