@@ -300,8 +300,30 @@ def test_what_is_not_encrypted_is_taken_only_if_the_user_says_so(
         assert serve(data).read_bytes() == small
 
     run = program.run
-    monkeypatch.setenv("TTUR_PLAIN_HTTP", "")  # so that it is forgotten after the test
-    assert run(main, program.Flags.inception, "", ["x", "--plain_http"]) == 0
+    for former in (None, "0"):
+        if former is not None:
+            monkeypatch.setenv("TTUR_PLAIN_HTTP", former)
+        assert run(main, program.Flags.inception, "", ["x", "--plain_http"]) == 0
+        assert os.environ.get("TTUR_PLAIN_HTTP") == former
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("0", "not encrypted; --plain_http"),
+        ("false", "not encrypted; --plain_http"),
+        ("No", "not encrypted; --plain_http"),
+        ("", "not encrypted; --plain_http"),
+        ("perhaps", r"\$TTUR_PLAIN_HTTP is 'perhaps'; expected 1, true or yes"),
+        ("TRUE", "refused"),
+        ("yes", "refused"),
+    ],
+)
+def test_the_variable_for_plain_http_is_on_or_off(tmp_path, monkeypatch, value, words):
+    monkeypatch.setenv("TTUR_PLAIN_HTTP", value)
+    with pytest.raises(InputError, match=words):
+        # Nothing listens at this port.
+        download.download_graph(tmp_path / NAME, urls=["http://127.0.0.1:9/x.tgz"])
 
 
 def test_the_first_download_is_said_to_be_trusted(small, serve, caplog):
@@ -339,7 +361,10 @@ def test_a_body_that_trickles_is_given_up(tmp_path):
             self.send_header("Content-Length", "100000")
             self.end_headers()
             with contextlib.suppress(OSError):
-                while not stop.wait(0.02):
+                # It ends by itself, so that a client that waits for more fails, too.
+                for _ in range(250):
+                    if stop.wait(0.02):
+                        break
                     self.wfile.write(b"x")
 
         def log_message(self, *args):
