@@ -353,7 +353,7 @@ def test_a_graph_whose_digest_is_known_must_have_it(tmp_path, small, caplog):
 
 
 def test_a_body_that_trickles_is_given_up(tmp_path):
-    stop = threading.Event()
+    stop, ended = threading.Event(), threading.Event()
 
     class Trickles(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -361,11 +361,13 @@ def test_a_body_that_trickles_is_given_up(tmp_path):
             self.send_header("Content-Length", "100000")
             self.end_headers()
             with contextlib.suppress(OSError):
-                # It ends by itself, so that a client that waits for more fails, too.
-                for _ in range(250):
+                # It ends by itself, so that the test of a client that waits for all of
+                # it fails, and does not wait for ever.
+                for _ in range(150):
                     if stop.wait(0.02):
-                        break
+                        return
                     self.wfile.write(b"x")
+            ended.set()
 
         def log_message(self, *args):
             pass
@@ -377,5 +379,6 @@ def test_a_body_that_trickles_is_given_up(tmp_path):
             download.download_graph(
                 tmp_path / NAME, urls=[url], archive_bytes=100_000, body_seconds=0.3
             )
+        assert not ended.is_set()
         stop.set()
         served.shutdown()
