@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError, atomic_path, atomic_write, lock, printable
+from fid.mistaken import local_path
 from fid.sources.images import quantize
 
 __all__ = [
@@ -83,7 +84,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         path: Where it goes.
         image: uint8 (H, W, 1) or (H, W, 3).
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(local_path(path, writing=True)) as temporary:
         temporary.write_bytes(_png(image))
 
 
@@ -102,7 +103,7 @@ def save_text(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         lines: Text. What cannot be printed, such as line breaks of other kinds and the
             codes that steer terminals, is written as Python's escapes.
     """
-    with atomic_write(path) as file:
+    with atomic_write(local_path(path, writing=True)) as file:
         file.writelines(f"{_escaped(line)}\n".encode() for line in lines)
 
 
@@ -189,7 +190,8 @@ def save_images(
         >>> sorted(path.name for path in folder.iterdir())
         ['00000.png', '00001.png', '00002.png']
     """
-    path = pathlib.Path(os.path.abspath(path))  # "." has no name to write beside
+    # "." has no name to write beside.
+    path = pathlib.Path(os.path.abspath(local_path(path, writing=True)))
     digits = max(5, len(str(count - 1)))
 
     def write_all(write: Callable[[str, bytes], Any]) -> None:

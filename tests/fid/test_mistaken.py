@@ -11,7 +11,7 @@ from fid.extractors.inception import Inception
 from fid.measure import open_set
 from fid.mistaken import check_local, local_path, other_kind
 from fid.tfds import data_folder
-from tf_ttur import cli, datasets, sample_cli
+from tf_ttur import callbacks, cli, datasets, sample_cli, sampling
 from tf_ttur.datasets import text
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies import disturbance_cli, kill_drill, sweep_cli
@@ -82,6 +82,9 @@ def test_an_address_to_write_to_is_refused_with_the_way_back(address, command):
         lambda path: local_path(path, writing=True),
         Statistics(np.zeros(2), np.eye(2)).save,
         RunFolder,
+        lambda path: callbacks.Samples(path),
+        lambda path: sampling.save_images(path, [], 1),
+        lambda path: sampling.save_text(path, []),
     ):
         with pytest.raises(InputError, match="of this machine are written") as error:
             write(address)
