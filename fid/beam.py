@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 import apache_beam as beam
 import google_crc32c
 import numpy as np
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     PipelineOptions,
@@ -39,7 +39,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
 from fid.extractors.extractor import Extractor, check_interface
-from fid.files import InputError, check_writable, printable
+from fid.files import InputError, check_writable, printable, user_path
 from fid.measure import provenance
 from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
 from fid.sources.imagefiles import Found, is_shown
@@ -252,16 +252,18 @@ def run(
             written.
     """
     output = os.fspath(output)
+    _check_file_system(output)
     if _is_local(output):
-        output = os.path.abspath(output)  # A worker may be in another folder.
+        # A worker may be in another folder.
+        output = os.path.abspath(user_path(output))
         check_writable(output)
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     if not sources:
         raise InputError("There are no patterns; expected at least one, of images.")
+    patterns = [_pattern(os.fspath(each), recursive) for each in sources]
     if extractor is None:
         extractor = _inception(inception, batch_size)
     options = _options(pipeline_args)
-    patterns = [_pattern(os.fspath(each), recursive) for each in sources]
     facts = {
         "source": ", ".join(printable(os.fspath(each)) for each in sources),
         "source_kind": "beam",
@@ -523,10 +525,12 @@ def _some(names: Sequence[str], count: int) -> str:
 
 
 def _list_files(pattern: str) -> Iterator[tuple[str, int]]:
+    _check_file_system(pattern)
     try:
         (found,) = FileSystems.match([pattern])
-    except BeamIOError as error:
-        causes = "; ".join(map(str, (error.exception_details or {}).values()))
+    except (BeamIOError, ValueError) as error:  # Some lack an option, such as a host.
+        details = getattr(error, "exception_details", None) or {}
+        causes = "; ".join(map(str, details.values()))
         raise InputError(
             f"Cannot list {printable(pattern)}: {causes or error}."
         ) from error
@@ -677,12 +681,25 @@ def _options(pipeline_args: Sequence[str]) -> PipelineOptions:
 
 
 def _pattern(source: str, recursive: bool) -> str:
+    _check_file_system(source)
     if not _is_local(source):
         return source
-    path = os.path.abspath(source)  # A worker may be in another folder.
+    # A worker may be in another folder.
+    path = os.path.abspath(user_path(source))
     if os.path.isdir(path):
         return os.path.join(glob.escape(path), "**" if recursive else "*")
     return path
+
+
+def _check_file_system(path: str) -> None:
+    # Beam knows the addresses of those systems alone whose packages are installed.
+    schemes = {each.scheme() for each in FileSystem.get_all_subclasses()}
+    if (scheme := FileSystems.get_scheme(path)) not in schemes:
+        raise InputError(
+            f"Beam cannot use {printable(path)}: it has no file system for {scheme}:// "
+            "here. Install it, as pip install 'apache-beam[gcp]' does that for gs://, "
+            "or name files of this machine."
+        )
 
 
 def _is_local(path: str) -> bool:

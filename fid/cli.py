@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from absl import flags
 
 from fid.files import InputError, printable
 from fid.metrics import METRICS, all_options
-from fid.mistaken import check_local
 from fid.program import Flags, check_arguments, check_output, one_line, run
 from fid.sources.arrayfile import split_member
 from fid.sources.images import QUANTIZE, VALUE_RANGES
@@ -118,17 +118,17 @@ def precalc_stats(argv: Sequence[str] | None = None) -> int:
         if not values.beam:
             args += pipeline_args
         check_arguments(args, 1, "one source of images")
-        check_output(values.output, [str(split_member(path)[0]) for path in args])
-        check_local(values.output)
+        inputs = [str(split_member(path)[0]) for path in args]
+        output = check_output(values.output, inputs)
         if values.beam:
-            _precalc_with_beam(args[0], values, pipeline_args)
+            _precalc_with_beam(args[0], output, values, pipeline_args)
             return
         from fid import files, measure
 
         # It is tried first, so that an hour of work is not lost for want of a folder.
-        files.check_writable(values.output)
+        files.check_writable(output)
         statistics = measure.compute_statistics(args[0], **_measuring(values))
-        statistics.save(values.output)
+        statistics.save(output)
         print(_saved(values.output, statistics))
 
     def define(flag: Flags) -> None:
@@ -158,7 +158,10 @@ came about."""
 
 
 def _precalc_with_beam(
-    pattern: str, values: flags.FlagValues, pipeline_args: list[str]
+    pattern: str,
+    output: pathlib.Path,
+    values: flags.FlagValues,
+    pipeline_args: list[str],
 ) -> None:
     if values.value_range or values.quantize != "none":
         raise flags.Error("--value_range and --quantize are not for encoded images")
@@ -171,7 +174,7 @@ def _precalc_with_beam(
         ) from error
     statistics = beam.run(
         pattern,
-        values.output,
+        output,
         inception=values.inception,
         batch_size=values.batch_size,
         recursive=values.recursive,

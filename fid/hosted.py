@@ -12,7 +12,8 @@ import dataclasses
 import os
 import pathlib
 
-from fid.files import cache_dir, user_path
+from fid.files import cache_dir
+from fid.mistaken import local_path
 from fid.sources.images import is_statistics
 
 __all__ = ["HOSTED", "UNKNOWN", "Hosted", "local_files", "local_folder"]
@@ -116,7 +117,7 @@ def local_folder() -> pathlib.Path:
         not exist.
     """
     if folder := os.environ.get("TTUR_STATS"):
-        return user_path(folder)
+        return local_path(folder)
     return cache_dir() / "stats"
 
 

@@ -15,7 +15,7 @@ from fid.extractors.extractor import INCEPTION, Extractor
 from fid.files import InputError, printable, sha256_of_file
 from fid.measure import compute_statistics
 from fid.metrics.frechet import frechet_distance
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.statistics import INDEFINITE, Statistics, protocol_differences
 
 __all__ = ["Check", "Description", "describe", "verify"]
@@ -95,6 +95,7 @@ def describe(path: str | os.PathLike[str]) -> Description:
         >>> found.trace, found.rank, found.written_by
         (3.0, 2, "no provenance: as the authors' files have")
     """
+    path = local_path(path)
     statistics = Statistics.load(path)
     values = _eigenvalues(statistics)
     return Description(
@@ -147,7 +148,7 @@ def verify(
         InputError: The file cannot be opened, or the source or the graph cannot be
             used.
     """
-    check_local(path)
+    path = local_path(path)
     if not os.path.isfile(path):
         raise InputError(
             f"There is no file {printable(path)}; expected an .npz of statistics."

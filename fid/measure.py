@@ -12,7 +12,7 @@ import datetime
 import inspect
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,14 @@ from fid.extractors.extractor import check_interface
 from fid.files import InputError
 from fid.metrics import all_options, choose, needs_of
 from fid.metrics.metric import Measured
-from fid.sources.images import GeneratorSource, Source, is_statistics, open_images
+from fid.sources.images import (
+    GeneratorSource,
+    Source,
+    check_image_key,
+    is_statistics,
+    may_have_dicts,
+    open_images,
+)
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
 from fid.versions import versions
@@ -220,7 +227,10 @@ def compare(
     chosen = choose(metrics, of_metrics)
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
-    sets = [open_set(each, **reading) for each in (first, second)]
+    sets = [
+        open_set(each, **each_reading)
+        for each, each_reading in _reading_of((first, second), reading)
+    ]
     for each in sets:
         if isinstance(each, Source) and each.count is not None:
             _check_count(each.label, each.count)
@@ -386,11 +396,26 @@ def open_set(source: Any, **reading: Any) -> Statistics | Source:
     Raises:
         InputError: It is none of these.
     """
+    check_image_key(source, reading.get("image_key"))
     if isinstance(source, Statistics):
         return source
     if is_statistics(source):
         return Statistics.load(source)
     return open_images(source, **reading)
+
+
+def _reading_of(
+    sources: Sequence[Any], reading: dict[str, Any]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Gives each of several sources, with how it is read.
+
+    The key of the images is for those that may have dicts. Where none may, it is left
+    to be refused.
+    """
+    with_dicts = [may_have_dicts(source) for source in sources]
+    without = {k: v for k, v in reading.items() if k != "image_key"}
+    for source, its_own in zip(sources, with_dicts, strict=True):
+        yield source, reading if its_own or not any(with_dicts) else without
 
 
 def check_extractor(

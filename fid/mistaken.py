@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 
-from fid.files import InputError, printable
+from fid.files import InputError, printable, user_path
 
-__all__ = ["BEGINNING", "check_local", "other_kind"]
+__all__ = ["BEGINNING", "check_local", "local_path", "other_kind"]
 
 BEGINNING = 64
 """So many of a file's first bytes tell what it is."""
@@ -30,6 +31,11 @@ _COPY = {
     "http": "curl -LO {}",
     "https": "curl -LO {}",
     "hdfs": "hdfs dfs -get {}",
+}
+_COPY_TO = {
+    "gs": "gcloud storage cp -r HERE {}",
+    "s3": "aws s3 cp [--recursive] HERE {}",
+    "hdfs": "hdfs dfs -put HERE {}",
 }
 
 
@@ -55,15 +61,37 @@ def other_kind(beginning: bytes) -> tuple[str, str] | None:
     return None
 
 
-def check_local(path: str | os.PathLike[str]) -> None:
+def local_path(path: str | os.PathLike[str], writing: bool = False) -> pathlib.Path:
+    """Returns a path that a user gave, as a program may use it.
+
+    Args:
+        path: As it was given.
+        writing: Whether something is to be written there, rather than read.
+
+    Returns:
+        The path, with `~` and `~NAME` at its start made into home folders.
+
+    Raises:
+        InputError: It is an address of the network, or there is no such home folder.
+
+    Example:
+        >>> print(local_path("runs/~x"))
+        runs/~x
+    """
+    check_local(path, writing)
+    return user_path(path)
+
+
+def check_local(path: str | os.PathLike[str], writing: bool = False) -> None:
     """Refuses an address of the network where a path is expected.
 
     Args:
         path: What was given.
+        writing: Whether something is to be written there, rather than read.
 
     Raises:
         InputError: It begins as `gs://` and `https://` do. The message says how to copy
-            what is there.
+            what is there, or what is written here.
 
     Example:
         >>> check_local("gs://bucket/x.npz")
@@ -73,11 +101,18 @@ folders of this machine are read; copy it here first (gcloud storage cp -r \
 gs://bucket/x.npz .), or mount it as a folder.
     """
     found = _ADDRESS.match(os.fspath(path))
-    if found is None or os.path.exists(path):
+    # A folder may be named `gs:`, and is meant where a single slash follows.
+    if found is None or (found[1] is None and os.path.exists(path)):
         return
     scheme = (found[1] or found[2]).lower()
     address = printable(f"{scheme}://{found[3]}")
-    command = f" ({_COPY[scheme].format(address)})" if scheme in _COPY else ""
+    commands = _COPY_TO if writing else _COPY
+    command = f" ({commands[scheme].format(address)})" if scheme in commands else ""
+    if writing:
+        raise InputError(
+            f"{address} is an address, and only files and folders of this machine are "
+            f"written; write it here, then copy it{command}, or mount it as a folder."
+        )
     raise InputError(
         f"{address} is an address, and only files and folders of this machine are "
         f"read; copy it here first{command}, or mount it as a folder."

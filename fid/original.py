@@ -25,10 +25,10 @@ import numpy as np
 
 from fid.extractors.download import download_graph, find_graph
 from fid.extractors.graph import GRAPH_NAME, load_graph
-from fid.files import InputError, printable, user_path
+from fid.files import InputError, printable
 from fid.measure import compare
 from fid.metrics.frechet import frechet_distance
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.sources.imagefiles import FilesSource
 from fid.sources.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics
@@ -201,11 +201,10 @@ def calculate_fid_given_paths(
         InputError: There are not two paths, one cannot be used, or there is no graph.
     """
     del low_profile
-    paths = [os.fspath(path) for path in paths]
+    paths = list(paths)
     if len(paths) != 2:
         raise InputError(f"Expected two paths to compare; got {len(paths)}.")
-    for path in paths:
-        check_local(path)
+    paths = [os.fspath(local_path(path)) for path in paths]
     if missing := [path for path in paths if not os.path.exists(path)]:
         names = " and no ".join(printable(path) for path in missing)
         raise InputError(
@@ -238,8 +237,7 @@ def check_or_download_inception(inception_path: Any) -> str:
     """
     if inception_path is None:
         return str(find_graph())
-    check_local(inception_path)
-    path = user_path(inception_path)
+    path = local_path(inception_path)
     if not path.is_file():
         path = path if path.suffix == ".pb" else path / GRAPH_NAME
     return str(path if path.exists() else download_graph(path))

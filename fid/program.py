@@ -19,7 +19,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import os
+import pathlib
 import signal
 import sys
 import textwrap
@@ -30,12 +32,13 @@ from typing import Any
 from absl import flags
 
 from fid.files import InputError
+from fid.mistaken import local_path
 
 __all__ = ["PLAIN_HTTP", "Flags", "check_arguments", "check_output", "one_line", "run"]
 
 
 PLAIN_HTTP = "TTUR_PLAIN_HTTP"
-"""The variable that `--plain_http` sets, for this process and those it starts."""
+"""The variable that `--plain_http` sets, for a program and for those it starts."""
 
 
 class Flags:
@@ -166,24 +169,30 @@ def check_arguments(args: Sequence[str], count: int = 0, what: str = "") -> None
     raise flags.Error(f"expected {what}; got {len(args)}")
 
 
-def check_output(output: str | None, inputs: Sequence[str]) -> None:
+def check_output(output: str | None, inputs: Sequence[str]) -> pathlib.Path:
     """Makes sure that a result may go where the command line says.
 
     Args:
         output: The value of `--output`.
         inputs: Files that are going to be read.
 
+    Returns:
+        The path of the result.
+
     Raises:
         flags.Error: It is missing, names no `.npz` file, or is one of the inputs.
+        InputError: It is no path of this machine.
     """
     if not output:
         raise flags.Error("--output=FILE.npz is missing")
     if not output.lower().endswith(".npz"):
         raise flags.Error(f"--output={output} does not end in .npz")
+    result = local_path(output, writing=True)
     for path in inputs:
-        both = (path, output)
+        both = (path, result)
         if all(map(os.path.exists, both)) and os.path.samefile(*both):
             raise flags.Error(f"the output would replace {path}")
+    return result
 
 
 def run(
@@ -238,13 +247,18 @@ def run(
         return 1
     output = _Output(sys.stdout)
     try:
-        with _interruptible(interrupted), contextlib.redirect_stdout(output):
+        with (
+            _interruptible(interrupted),
+            contextlib.redirect_stdout(output),
+            _notices(),
+            contextlib.ExitStack() as stack,
+        ):
             args = _parsed(values, argv)[1:]
             if values.help:
                 print(f"{usage}\n\n{_flags_help(values)}")
             else:
                 if "plain_http" in values and values.plain_http:
-                    os.environ[PLAIN_HTTP] = "1"
+                    stack.enter_context(_variable(PLAIN_HTTP, "1"))
                 main(args, values)
             output.flush()
     except flags.Error as error:
@@ -278,6 +292,42 @@ def run(
         interrupted()
         return 130
     return 0
+
+
+class _Notices(logging.Handler):
+    """Prints each record on one line of stderr that begins as `warning:`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        # Standard error may be closed.
+        with contextlib.suppress(OSError, ValueError):
+            print(one_line(text), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _notices() -> Iterator[None]:
+    """Prints warnings that are logged and that nobody else prints or keeps."""
+    former = logging.lastResort
+    if former is not None:
+        logging.lastResort = _Notices(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.lastResort = former
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Sets a variable of the environment for as long as a program runs."""
+    former = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if former is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = former
 
 
 @contextlib.contextmanager

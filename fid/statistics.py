@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import reprlib
 import zipfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from fid.files import InputError, atomic_write, printable
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.npz import read_header, reading
 
 __all__ = [
@@ -96,8 +95,7 @@ class Statistics:
             InputError: It cannot be written there, or the provenance is not what
                 `load` would take.
         """
-        check_local(path)
-        with atomic_write(path) as file:
+        with atomic_write(local_path(path, writing=True)) as file:
             self.write(file)
 
     def write(self, file: BinaryIO) -> None:
@@ -134,6 +132,7 @@ class Statistics:
         """
         # Everything below is guarded: a file may exhaust the memory after it was read,
         # too.
+        path = local_path(path)
         with reading(path):
             return cls._load(path)
 
@@ -599,11 +598,8 @@ def _fault(facts: Any) -> str | None:
                 return f"says {key} = {reprlib.repr(each[key])}"
         # It becomes part of the metric's name, at the beginning of a line.
         name = each.get("extractor")
-        if name is not None and not re.fullmatch(r"[\w.-]+", name):
-            return (
-                f"says extractor = {reprlib.repr(name)}; expected letters, digits, "
-                "'_', '-' and '.'"
-            )
+        if name is not None and not (name.strip() and name.isprintable()):
+            return f"says extractor = {reprlib.repr(name)}; expected a text of one line"
         n = each.get("n")
         # Up to here floats count exactly.
         if n is not None and (type(n) is not int or not 2 <= n < 2**53):

@@ -11,8 +11,7 @@ from typing import Any
 from absl import flags
 
 from fid import files, hosted, inspection, measure
-from fid.files import InputError, printable
-from fid.mistaken import check_local
+from fid.files import InputError, printable, user_path
 from fid.program import Flags, check_arguments, check_output, run
 from fid.sources.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
@@ -281,13 +280,11 @@ def _verify(paths: list[str], values: flags.FlagValues) -> None:
 
 def _merge(paths: list[str], values: flags.FlagValues) -> None:
     _need(paths, "merge")
-    output = values.output
-    check_output(output, paths)
-    check_local(output)
+    output = check_output(values.output, [str(user_path(path)) for path in paths])
     files.check_writable(output)
     merged = merge_statistics([Statistics.load(path) for path in paths])
     merged.save(output)
-    print(f"{printable(output)}: {merged.n} images, {merged.dimension} features")
+    print(f"{printable(values.output)}: {merged.n} images, {merged.dimension} features")
 
 
 _COMMANDS: dict[str, Callable[[list[str], flags.FlagValues], None]] = {

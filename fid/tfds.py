@@ -9,8 +9,8 @@ import os
 import pathlib
 import re
 
-from fid.files import InputError, user_path
-from fid.mistaken import check_local
+from fid.files import InputError
+from fid.mistaken import local_path
 
 __all__ = [
     "data_folder",
@@ -36,8 +36,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
         InputError: It is an address of the network.
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    check_local(data_dir)
-    return user_path(data_dir)
+    return local_path(data_dir)
 
 
 def prepared_versions(

@@ -7,7 +7,8 @@ pip, for each release of Python and each platform below, which file it would ins
 and writes the hashes of these files; nothing is installed. pip then takes no other
 file, wherever it comes from. A pin that has no file for one of them is an error.
 
-Pins, comments and groups stay as they are. It needs pip 23.1 or later and nothing else,
+Pins, markers, comments and groups stay as they are; a comment behind a pin comes after
+its last hash. It needs pip 23.1 or later and nothing else,
 and takes some minutes.
 """
 
@@ -59,6 +60,26 @@ def without_hashes(text: str) -> str:
     return re.sub(r"( \\\n\s*--hash=\S+)+", "", text)
 
 
+def pin_of(line: str) -> tuple[str, str] | None:
+    """Returns the distribution and the version that a line pins.
+
+    Args:
+        line: Of the file, without hashes.
+
+    Returns:
+        The name, as `canonical` gives it, and the version; None where the line pins
+        nothing.
+
+    Example:
+        >>> pin_of('Six[x]==1.17.0 ; python_version > "3"  # why')
+        ('six', '1.17.0')
+        >>> pin_of("# six==1.17.0 would do") is None
+        True
+    """
+    found = re.match(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*==\s*([^\s;#]+)", line)
+    return found and (canonical(found[1]), found[2])
+
+
 def with_hashes(text: str, hashes: dict[str, set[str]]) -> str:
     r"""Returns requirements with hashes below each pin.
 
@@ -72,9 +93,14 @@ def with_hashes(text: str, hashes: dict[str, set[str]]) -> str:
     """
     lines = []
     for line in text.splitlines():
-        name, pinned, _ = line.partition("==")
-        found = sorted(hashes[canonical(name)]) if pinned else ()
-        lines.append(" \\\n    ".join([line, *(f"--hash=sha256:{x}" for x in found)]))
+        comment = ""
+        found = []
+        if pin := pin_of(line):
+            # pip would take a backslash behind a comment for a part of that.
+            line, comment = re.fullmatch(r"(.*?)(\s+#.*)?", line).groups("")
+            found = sorted(hashes[pin[0]])
+        hashed = [line, *(f"--hash=sha256:{x}" for x in found)]
+        lines.append(" \\\n    ".join(hashed) + comment)
     return "\n".join(lines) + "\n"
 
 
@@ -121,13 +147,16 @@ def main() -> None:
     )
     parser.parse_args()
     text = without_hashes(REQUIREMENTS.read_text(encoding="utf-8"))
-    pins = re.findall(r"^\S+==\S+$", text, re.MULTILINE)
-    built = [pin for pin in pins if not pin.startswith(SOURCE_ONLY)]
-    hashes = {canonical(pin.partition("==")[0]): set() for pin in pins}
+    found = [pin for line in text.splitlines() if (pin := pin_of(line))]
+    pins = dict(found)
+    if len(pins) < len(found):
+        sys.exit("pin_hashes.py: a distribution is pinned twice; leave one of its pins")
+    hashes = {name: set() for name in pins}
+    built = [f"{name}=={pins[name]}" for name in pins if name not in SOURCE_ONLY]
     asked = [
-        (f"the source of {pin}", [pin], ["--no-binary=:all:"])
-        for pin in pins
-        if pin not in built
+        (f"the source of {name}", [f"{name}=={pins[name]}"], ["--no-binary=:all:"])
+        for name in pins
+        if name in SOURCE_ONLY
     ]
     for version in PYTHONS:
         for name, tags in PLATFORMS.items():

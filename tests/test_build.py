@@ -217,6 +217,25 @@ def test_hashes_are_written_below_their_pins_and_nothing_else_is_changed(pin_has
     assert dict(re.findall(r"^([\w-]+)==(\S+)$", bare, re.M)) == PINS
 
 
+def test_pins_may_have_markers_and_comments(pin_hashes):
+    text = (
+        "# six==1.16.0 is too old\n"
+        "six==1.17.0  # why == not >=\n"
+        'A_b[c]==2.0 ; python_version < "3.12"\n'
+    )
+    written = pin_hashes.with_hashes(text, {"six": {"1" * 64}, "a-b": {"2" * 64}})
+    assert written.splitlines() == [
+        "# six==1.16.0 is too old",
+        "six==1.17.0 \\",
+        f"    --hash=sha256:{'1' * 64}  # why == not >=",
+        'A_b[c]==2.0 ; python_version < "3.12" \\',
+        f"    --hash=sha256:{'2' * 64}",
+    ]
+    assert pin_hashes.without_hashes(written) == text
+    pins = [pin_hashes.pin_of(line) for line in text.splitlines()]
+    assert pins == [None, ("six", "1.17.0"), ("a-b", "2.0")]
+
+
 def test_every_module_ships_in_the_wheel_and_nothing_else_does():
     files = WheelBuilder(str(ROOT)).recurse_included_files()
     assert sorted(file.distribution_path for file in files) == modules(*PACKAGES)

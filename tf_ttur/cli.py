@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from fid.files import InputError
+from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets, tasks
 from tf_ttur.compilation import compilation_cache
@@ -38,6 +39,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         if values.describe:
             print(presets.describe(values.preset))
             return
+        workdir = local_path(values.workdir or f"runs/{preset.name}", writing=True)
         if values.dry_run:
             tasks.of(preset).check()
             print(json.dumps(preset.settings(), indent=2))
@@ -46,7 +48,6 @@ def train(argv: Sequence[str] | None = None) -> int:
         # TensorFlow is imported here, not for --help.
         from tf_ttur import experiment
 
-        workdir = pathlib.Path(values.workdir or f"runs/{preset.name}")
         summary = experiment.run(
             preset, workdir, values.data_dir, values.inception, values.download
         )
@@ -200,6 +201,7 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             raise InputError(
                 f"There is no experiment {name!r}; choose from {', '.join(pairs)}."
             )
+        workdir = local_path(values.workdir or f"runs/{name}", writing=True)
         compilation_cache()
         # TensorFlow is imported here, not for --help.
         from tf_ttur.studies.reproduce import row, train_pair, warnings
@@ -207,7 +209,7 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
         results = train_pair(
             name,
             values.seeds,
-            values.workdir or f"runs/{name}",
+            workdir,
             values.data_dir,
             values.inception,
             values.original_quirks,

@@ -1,7 +1,9 @@
 """Where XLA keeps the programs that it compiles, from one start to the next.
 
 They are machine code, which TensorFlow runs as it finds it. So a folder of theirs is
-only used if nobody else can write there, and a program only if it is what was written:
+only used if it is the user's own and closed to all others, and a program only if it is
+what was written. The folders above it are not looked at: who may write to one of those
+can put another folder in its place.
 
     xla/<kind of machine>/           0700, of the user
         NAME.pb  NAME.pb.sha256      what was compiled, and its digest
@@ -9,7 +11,10 @@ only used if nobody else can write there, and a program only if it is what was w
 
 A process is given a folder of its own, with those of the programs that match their
 digests; what it compiles is digested and added to the others soon after it was written.
-So no process sees what another one is writing, or removes what another one reads.
+So no process sees what another one is writing, or removes what another one reads. The
+workers of a sweep are an exception: they inherit TF_XLA_FLAGS, and share the folder of
+the process that started them, which adds what they compile. TensorFlow writes a program
+beside and renames it, so they share whole programs.
 """
 
 from __future__ import annotations
@@ -65,9 +70,13 @@ def compilation_cache() -> pathlib.Path | None:
     if "tf_xla_persistent_cache_directory" in given or "tensorflow" in sys.modules:
         return None
     folder = cache_dir() / "xla" / kind_of_machine()
-    if any(map(str.isspace, str(folder))):
-        return None  # TensorFlow would take it for two flags
     try:
+        if any(map(str.isspace, str(folder))):
+            # TensorFlow would take it for two flags.
+            raise InputError(
+                "its path has a space, which TF_XLA_FLAGS cannot say; set $TTUR_CACHE "
+                "to a folder without one."
+            )
         programs = Programs(folder)
     except (OSError, InputError) as error:
         _log.warning(
@@ -201,7 +210,7 @@ class Programs:
                 continue
             damaged += 1
             for each in (path, _digest_path(path)):
-                each.unlink(missing_ok=True)
+                _remove(each)
         if damaged:
             _log.warning(
                 "In %s %d compiled programs were damaged or unfinished; they are "
@@ -227,13 +236,24 @@ def _check_private(folder: pathlib.Path) -> None:
     fault = None
     if not stat.S_ISDIR(found.st_mode):
         kind = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-        fault = f"it is {kind}, expected a folder; remove it"
+        fault = f"it is {kind}, expected a folder; remove it, or set $TTUR_CACHE"
     elif found.st_uid != os.geteuid():
         fault = f"it belongs to another user (ID {found.st_uid}); set $TTUR_CACHE"
     elif mode & 0o077:
-        fault = f"other users may enter it (mode {mode:04o}, expected 0700); delete it"
+        fault = (
+            f"other users may enter it (mode {mode:04o}, expected 0700); delete it, or "
+            "set $TTUR_CACHE"
+        )
     if fault:
         raise InputError(f"{fault}.")
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a file, a link, or a folder that has a file's name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _digest_path(program: pathlib.Path) -> pathlib.Path:

@@ -38,6 +38,7 @@ from fid.files import (
     temporary_files,
     write_json,
 )
+from fid.mistaken import local_path
 from fid.npz import DAMAGE, reading
 from fid.values import Between, Count, Step, check_values, fault, read_checked
 from tf_ttur import presets
@@ -88,7 +89,10 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        path: Where it is; it need not exist.
+        path: Where it is; it need not exist. `~` is the home folder.
+
+    Raises:
+        InputError: It is an address of the network, or there is no such home folder.
 
     Attributes:
         path: The folder.
@@ -116,7 +120,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = path = pathlib.Path(path)
+        self.path = path = local_path(path, writing=True)
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"

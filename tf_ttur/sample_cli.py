@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur.runs import RunFolder
 
@@ -26,7 +27,7 @@ def sample(argv: Sequence[str] | None = None) -> int:
         check_arguments(args, 1, "one run folder")
         from tf_ttur import tasks
 
-        folder = RunFolder(args[0])
+        folder = RunFolder(local_path(args[0]))
         request = tasks.SampleRequest(
             **{name: values[name].value for name in _REQUEST},
             given=frozenset(name for name in _REQUEST if values[name].present),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError, atomic_path, atomic_write, lock, printable
+from fid.mistaken import local_path
 from fid.sources.images import quantize
 
 __all__ = [
@@ -82,7 +84,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         path: Where it goes.
         image: uint8 (H, W, 1) or (H, W, 3).
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(local_path(path, writing=True)) as temporary:
         temporary.write_bytes(_png(image))
 
 
@@ -101,7 +103,7 @@ def save_text(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         lines: Text. What cannot be printed, such as line breaks of other kinds and the
             codes that steer terminals, is written as Python's escapes.
     """
-    with atomic_write(path) as file:
+    with atomic_write(local_path(path, writing=True)) as file:
         file.writelines(f"{_escaped(line)}\n".encode() for line in lines)
 
 
@@ -188,7 +190,8 @@ def save_images(
         >>> sorted(path.name for path in folder.iterdir())
         ['00000.png', '00001.png', '00002.png']
     """
-    path = pathlib.Path(os.path.abspath(path))  # "." has no name to write beside
+    # "." has no name to write beside.
+    path = pathlib.Path(os.path.abspath(local_path(path, writing=True)))
     digits = max(5, len(str(count - 1)))
 
     def write_all(write: Callable[[str, bytes], Any]) -> None:
@@ -203,8 +206,9 @@ def save_images(
             # A ZipInfo of its own has a fixed time.
             write_all(lambda name, data: archive.writestr(_entry(name), data))
         return
-    _remove_left(path)
+    _restore(path)
     check_folder(path, overwrite)
+    _remove_left(path)
     with _atomic_folder(path) as temporary:
         write_all(lambda name, data: (temporary / name).write_bytes(data))
 
@@ -247,7 +251,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 @contextlib.contextmanager
 def _atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a new folder beside `path` that takes its place on success."""
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.new")
+    temporary = path.with_name(f"{_beginning(path)}{secrets.token_hex(4)}.new")
     former = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
@@ -268,22 +272,40 @@ def _atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_left(path: pathlib.Path) -> None:
-    """Removes what killed processes have left of earlier attempts at `path`.
+def _beginning(path: pathlib.Path) -> str:
+    """Returns what the names of the temporary folders for `path` begin with.
 
-    A folder that one of them had moved out of the way takes its place again.
+    A name may have 255 bytes, so a long one is cut, and its digest tells it from others
+    that begin alike.
     """
-    names = re.compile(rf"\.{re.escape(path.name[:40])}\.[0-9a-f]+\.(new|old)")
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    return f".{path.name[:40]}.{digest}."
+
+
+def _left(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what earlier attempts at `path` have left, or are writing."""
+    names = re.compile(rf"{re.escape(_beginning(path))}[0-9a-f]{{8}}\.(new|old)")
     try:
-        found = [x for x in path.parent.iterdir() if names.fullmatch(x.name)]
+        return sorted(x for x in path.parent.iterdir() if names.fullmatch(x.name))
     except OSError:
-        return  # There is none, or `_atomic_folder` says why.
-    for folder in sorted(found):  # .new comes before .old of the same attempt
+        return []  # There is no folder, or `_atomic_folder` says why.
+
+
+def _restore(path: pathlib.Path) -> None:
+    """Puts a folder back that a process was killed with out of the way."""
+    for folder in _left(path):
         former = folder.with_suffix(".old")
-        if folder != former:
+        if folder != former and former.exists() and not path.exists():
             with lock(folder) as ours:
-                if ours and former.exists() and not path.exists():
+                if ours:
                     former.rename(path)
+
+
+def _remove_left(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of earlier attempts at `path`."""
+    for folder in _left(path):  # .new comes before .old of the same attempt
+        if folder.suffix == ".new":
+            with lock(folder) as ours:
                 if ours:
                     _remove_samples(folder)
         elif not folder.with_suffix(".new").exists():

@@ -25,10 +25,9 @@ from fid.files import (
     printable,
     read_json,
     sha256_of_file,
-    user_path,
     write_json,
 )
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.program import PLAIN_HTTP
 
 __all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]
@@ -122,9 +121,9 @@ def download_graph(
     Raises:
         InputError: No URL gave the archive, or it does not hold the 2015 graph.
     """
-    destination = pathlib.Path(destination or cache_dir() / GRAPH_NAME)
+    destination = local_path(destination or cache_dir() / GRAPH_NAME, writing=True)
     if plain_http is None:
-        plain_http = bool(os.environ.get(PLAIN_HTTP))
+        plain_http = _is_switched_on(PLAIN_HTTP)
     failures = []
     for url in urls:
         if not (plain_http or url.startswith("https:")):
@@ -177,6 +176,17 @@ def download_graph(
         f"there is a network, get {DOWNLOAD_URLS[0]} and extract {GRAPH_NAME} from it; "
         f"put that at {printable(destination)} or name it with --inception or "
         "$TTUR_INCEPTION."
+    )
+
+
+def _is_switched_on(variable: str) -> bool:
+    value = os.environ.get(variable, "").strip()
+    if value.lower() in ("1", "true", "yes"):
+        return True
+    if value.lower() in ("", "0", "false", "no"):
+        return False
+    raise InputError(
+        f"${variable} is {value!r}; expected 1, true or yes, or 0, false or no."
     )
 
 
@@ -292,8 +302,7 @@ def _recorded_sha256(graph: pathlib.Path) -> str | None:
 
 
 def _existing(given: str | os.PathLike[str], origin: str) -> pathlib.Path:
-    check_local(given)
-    path = user_path(given)
+    path = local_path(given)
     if not path.is_file():
         found = "does not exist"
         if path.exists():  # A pipe or a device might never end.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import numbers
-import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -75,14 +74,11 @@ fid.KerasExtractor(model, "name").
             f"The extractor is the class {extractor.__name__}; give an object of it, "
             f"{extractor.__name__}(...)."
         )
-    missing = [
-        name
-        for name in Extractor.__annotations__
-        if getattr(extractor, name, None) is None
-    ]
+    kind = type(extractor).__name__
+    values = {name: _value(extractor, kind, name) for name in Extractor.__annotations__}
+    missing = [name for name, value in values.items() if value is None]
     if not callable(extractor):
         missing.append("__call__")
-    kind = type(extractor).__name__
     if missing:
         *others, last = missing
         names = f"{', '.join(others)} and {last}" if others else last
@@ -91,27 +87,44 @@ fid.KerasExtractor(model, "name").
             "fid.extractors.extractor.Extractor. A Keras model becomes one by "
             'fid.KerasExtractor(model, "name").'
         )
-    for name, good, expected in (
-        ("name", _is_name(extractor.name), "letters, digits, '_', '-' and '.'"),
-        ("dimension", _is_count(extractor.dimension), "a number of features, >= 1"),
-        ("channels", _is_count(extractor.channels), "1 or 3"),
-        ("fingerprint", isinstance(extractor.fingerprint, str), "a text"),
-        ("protocol", _is_json(extractor.protocol), "a dict that JSON can hold"),
+    for name, is_good, expected in (
+        ("name", _is_line, "a text of one line, which becomes part of the key"),
+        ("dimension", _is_count, "a number of features, >= 1"),
+        ("channels", lambda value: _is_count(value) and value in (1, 3), "1 or 3"),
+        ("fingerprint", _is_line, "a text of one line"),
+        ("protocol", _is_json, "a dict that JSON can hold"),
     ):
-        if not good:
+        if not is_good(values[name]):
             raise InputError(
-                f"The {name} of the extractor, a {kind}, is "
-                f"{getattr(extractor, name)!r}; expected {expected}."
+                f"The {name} of the extractor, a {kind}, is {values[name]!r}; "
+                f"expected {expected}."
             )
 
 
-def _is_name(value: Any) -> bool:
-    # It becomes part of the metric's name.
-    return isinstance(value, str) and re.fullmatch(r"[\w.-]+", value) is not None
+def _value(extractor: Any, kind: str, name: str) -> Any:
+    try:
+        return getattr(extractor, name, None)
+    except MemoryError:
+        raise
+    except Exception as error:  # A property may do anything.
+        raise InputError(
+            f"The {name} of the extractor, a {kind}, cannot be read "
+            f"({type(error).__name__}: {error}); correct the extractor."
+        ) from error
+
+
+def _is_line(value: Any) -> bool:
+    # It is printed, and the name becomes part of the metric's name.
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and value >= 1
+    # To Python, True is the number 1.
+    return (
+        isinstance(value, numbers.Integral)
+        and not isinstance(value, bool)
+        and value >= 1
+    )
 
 
 def _is_json(value: Any) -> bool:

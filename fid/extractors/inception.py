@@ -31,7 +31,7 @@ from fid.extractors.graph import (
     load_graph,
 )
 from fid.files import InputError
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.sources.pixels import VALUE_RANGES, ValueRange, range_name, span
 
 __all__ = ["Inception"]
@@ -80,7 +80,7 @@ class Inception:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1.")
         if path is not None:
-            check_local(path)
+            path = local_path(path)
         weights = load_graph(find_graph(path))
         self.batch_size = batch_size
         self.fingerprint = weights.sha256

@@ -129,6 +129,16 @@ def inception_score(logits: np.ndarray, *, splits: int = 10) -> InceptionScore:
         >>> round(inception_score(sure, splits=5).mean, 12)
         4.0
     """
+    logits = _checked(logits, splits)
+    n = len(logits)
+    scores = [
+        _score(logits[k * n // splits : (k + 1) * n // splits]) for k in range(splits)
+    ]
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+
+
+def _checked(logits: np.ndarray, splits: int) -> np.ndarray:
+    """Returns logits that a score can be taken of."""
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.dtype.kind != "f" or 0 in logits.shape:
         raise InputError(
@@ -149,10 +159,7 @@ def inception_score(logits: np.ndarray, *, splits: int = 10) -> InceptionScore:
             f"The logits of image {int(np.argmin(finite))} (counted from 0) are not "
             "finite; look at that image."
         )
-    scores = [
-        _score(logits[k * n // splits : (k + 1) * n // splits]) for k in range(splits)
-    ]
-    return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+    return logits
 
 
 def score_warnings(
@@ -179,6 +186,9 @@ def score_warnings(
     Returns:
         A sentence each.
 
+    Raises:
+        InputError: As for `inception_score`.
+
     Example:
         >>> import numpy as np
         >>> from fid.metrics.inception_score import score_warnings
@@ -189,18 +199,19 @@ def score_warnings(
         >>> score_warnings(np.random.default_rng(0).permutation(sure))
         []
     """
-    logits = np.asarray(logits)
+    logits = _checked(logits, splits)
     n = len(logits)
     spread = _spread(logits)
     least = n // splits
     found = []
     short = 1.0 - math.exp(-spread / (2 * least))
     if least == 1 or short > _SHORT:
+        # One image scores 1, whatever it shows, also where the network tells nothing.
+        low = f", and the score is about {short:.0%} too low" if short > _SHORT else ""
         found.append(
             f"the Inception Score of {label} is taken over parts of {least:,} images, "
-            f"which are too few: no part can score above {least:,}, and the score is "
-            f"about {short:.0%} too low; take more images (the paper: 50,000), or "
-            "fewer parts (--is_splits=1)"
+            f"which are too few: no part can score above {least:,}{low}; take more "
+            "images (the paper: 50,000), or fewer parts (--is_splits=1)"
         )
     if splits > 1:
         shuffled = np.random.default_rng(0).permutation(n)

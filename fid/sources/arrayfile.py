@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from fid.files import InputError, printable
+from fid.files import InputError, printable, user_path
 from fid.npz import read_header, reading
 from fid.sources.decoding import MAX_PIXELS
 from fid.sources.pixels import check_layout, with_channel_axis
@@ -143,6 +143,11 @@ class ArrayFile:
         names = archive.namelist()
         arrays = [name for name in names if name.endswith(".npy")]
         found = ", ".join(printable(name[:-4]) for name in arrays[:20]) or "(none)"
+        if named == "":
+            raise InputError(
+                f"{self._label} ends in a colon without the name of an array; it holds "
+                f"the arrays {found}."
+            )
         if named is not None:
             chosen = [name for name in arrays if name == f"{named}.npy"]
             if not chosen:
@@ -191,8 +196,8 @@ def split_member(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str | None
         path: Such a name, or any path. What exists under the whole name is that.
 
     Returns:
-        The path of the file, and the name of the array in it; None where `path` is a
-        path and no more.
+        The path of the file, with `~` made into the home folder, and the name of the
+        array in it; None where `path` is a path and no more.
 
     Example:
         >>> import tempfile
@@ -201,7 +206,7 @@ def split_member(path: str | os.PathLike[str]) -> tuple[pathlib.Path, str | None
         >>> [split_member(f"{path}{end}")[1] for end in ("", ":x_test", ":a/b:c")]
         [None, 'x_test', 'a/b:c']
     """
-    text = os.fspath(path)
+    text = os.fspath(user_path(path))
     if not os.path.exists(text):
         # Folders, drives of Windows and arrays may have a colon in their names.
         for colon in re.finditer(r"(?<=\.npz):", text, re.IGNORECASE):
@@ -221,7 +226,8 @@ def is_statistics(path: Any) -> bool:
     """
     if not isinstance(path, str | os.PathLike):
         return False
-    if pathlib.Path(path).suffix.lower() != ".npz" or not os.path.isfile(path):
+    path = user_path(path)
+    if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     try:
         with reading(path), zipfile.ZipFile(path) as archive:

@@ -70,7 +70,9 @@ _FORMATS = {
 }
 # Files with these endings, in any case, are looked at in folders and archives.
 IMAGE_SUFFIXES = frozenset(suffix for each in _FORMATS.values() for suffix in each)
-LOSSY_SUFFIXES = frozenset({*_FORMATS["JPEG"], *_FORMATS["AVIF"]})
+LOSSY_SUFFIXES = frozenset(
+    {*_FORMATS["JPEG"], *_FORMATS["AVIF"], *_FORMATS["JPEG2000"]}
+)
 # Pillow itself warns of decompression bombs from here on; we refuse.
 MAX_PIXELS = 89_478_485
 # No image is larger: this is twice what that many pixels take in the widest format.
@@ -361,17 +363,9 @@ def _is_lossy(image: Any, data: bytes) -> bool:
         return _webp_is_lossy(data)
     if image.format == "TIFF":
         return image.info.get("compression") in _LOSSY_TIFF
-    if image.format == "JPEG2000":
-        return _jpeg2000_is_lossy(data)
-    # AVIF can be lossless, which nothing near its beginning says.
-    return image.format in ("JPEG", "MPO", "AVIF")
-
-
-def _jpeg2000_is_lossy(data: bytes) -> bool:
-    # The first marker for the coding style says which wavelet: 0 is the one that
-    # rounds. What the other one keeps may have been cut off, too, which is not seen.
-    at = data.find(b"\xff\x52") + 13
-    return at < len(data) and data[at] == 0
+    # AVIF and JPEG 2000 can be lossless, which nothing near their beginnings says: what
+    # a wavelet that loses nothing has kept may have been cut off to save space.
+    return image.format in ("JPEG", "MPO", "AVIF", "JPEG2000")
 
 
 def _webp_is_lossy(data: bytes) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fid.files import InputError, printable
-from fid.mistaken import check_local
+from fid.mistaken import local_path
 from fid.npz import reading
 from fid.sources.decoding import (
     IMAGE_SUFFIXES,
@@ -228,11 +228,9 @@ class FilesSource(_EncodedSource):
         label: str = "files",
         skip_bad: bool = False,
     ):
-        names = [os.fspath(path) for path in paths]
+        names = [os.fspath(local_path(path)) for path in paths]
         if not names:
             raise InputError("There are no files in the list; expected images.")
-        for name in names:
-            check_local(name)
         super().__init__(Found(label, names, collections.Counter()), skip_bad)
 
     @contextlib.contextmanager

@@ -45,7 +45,9 @@ __all__ = [
     "Source",
     "StreamSource",
     "ZipSource",
+    "check_image_key",
     "is_statistics",
+    "may_have_dicts",
     "open_images",
     "quantize",
 ]
@@ -180,6 +182,7 @@ class StreamSource(Source):
         self._values = Values(label, value_range, quantize)
         self._seen = Seen()
         self._begun = False
+        _length(images, label)  # One that never ends is refused before it is read.
 
     def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
         """Yields lists of arrays (H, W, C), or one array where all have one size.
@@ -202,7 +205,7 @@ class StreamSource(Source):
 
     def _blocks(self) -> Iterator[np.ndarray]:
         channels = None
-        for index, element in enumerate(_elements(self._images)):
+        for index, element in enumerate(_elements(self._images, self.label)):
             label = f"Element {index} of {self.label}"
             block = _images_of(element, label, self._image_key)
             if channels not in (None, block.shape[-1]):
@@ -388,15 +391,42 @@ def _stacked(images: list[np.ndarray]) -> Sequence[np.ndarray]:
     return np.stack(images) if alike else images
 
 
-def _elements(images: Any) -> Iterator[Any]:
+def _elements(images: Any, label: str) -> Iterator[Any]:
     """Yields the elements of a stream, as many as its length says."""
-    try:
-        length = len(images)
-    except Exception:  # One without a length may have the method, and say so.
-        length = None
+    length = _length(images, label)
     if _is_indexed(images):
         return (images[index] for index in range(length))
     return itertools.islice(images, length)
+
+
+def _length(images: Any, label: str) -> int | None:
+    """Returns the length of a stream; None where it ends by itself."""
+    try:
+        return len(images)
+    except Exception as error:  # One without a length may have the method, and say so.
+        if _is_indexed(images):
+            raise InputError(
+                f"The {label}, a {type(images).__name__}, gives its elements by index, "
+                f"and its length cannot be had ({error}); correct its __len__."
+            ) from error
+    if _is_endless(images):
+        raise InputError(
+            f"The {type(images).__name__} repeats for ever; end it with a num_batches, "
+            "or a __len__, that says how many batches there are."
+        )
+    return None
+
+
+def _is_endless(source: Any) -> bool:
+    # Where nobody has imported Keras, nobody has made a data set of it.
+    keras = sys.modules.get("keras")
+    dataset = getattr(getattr(keras, "utils", None), "PyDataset", None)
+    if dataset is None or not isinstance(source, dataset):
+        return False
+    try:
+        return source.num_batches is None
+    except NotImplementedError:  # Without it Keras goes on for ever, too.
+        return True
 
 
 def _is_indexed(source: Any) -> bool:
@@ -409,6 +439,12 @@ def _is_indexed(source: Any) -> bool:
 
 def _images_of(element: Any, label: str, image_key: str | None = None) -> np.ndarray:
     """Returns the images of an element of a stream, (n, H, W, C)."""
+    if isinstance(element, list) and sum(_rank(each) == 4 for each in element) > 1:
+        raise InputError(
+            f"{label} is a list of {len(element)}, several of which are batches "
+            "(n, H, W, C); expected one batch in each element: give them one after the "
+            "other, or the images alone."
+        )
     if _begins_with_images(element):
         element = element[0]
     if isinstance(element, Mapping):
@@ -442,12 +478,16 @@ def _begins_with_images(element: Any) -> bool:
     first, *others = element
     if is_pillow(first):
         return True
-    rank = len(getattr(first, "shape", ()))
+    rank = _rank(first)
     return rank == 4 or (
         rank in (2, 3)
         and bool(others)
-        and all(len(getattr(other, "shape", ())) != rank for other in others)
+        and all(_rank(other) != rank for other in others)
     )
+
+
+def _rank(value: Any) -> int:
+    return len(getattr(value, "shape", ()))
 
 
 def _is_compound(element: Any) -> bool:
@@ -512,7 +552,7 @@ def open_images(
         seed: Seed of its latents.
         latent: What draws a callable's latents, or their dimension.
         image_key: Of a data set of dicts, the key of the image; None means `image` or
-            `images`.
+            `images`. It is refused where there can be no dicts.
 
     Returns:
         The source.
@@ -525,6 +565,7 @@ def open_images(
         >>> source.count, [len(batch) for batch in source.batches(4)]
         (5, [4, 1])
     """
+    check_image_key(source, image_key)
     if isinstance(source, Source):
         return source
     if count is not None or hasattr(source, "generate_batches"):
@@ -547,6 +588,53 @@ def open_images(
         f"A {type(source).__name__} is no source of images; expected a folder, a file, "
         "an array, a tf.data.Dataset or an iterator."
     )
+
+
+def check_image_key(source: Any, image_key: str | None) -> None:
+    """Refuses a key of the images where there are no dicts.
+
+    Args:
+        source: As for `open_images`, or statistics.
+        image_key: Likewise; None is never refused.
+
+    Raises:
+        InputError: The source cannot hold dicts.
+    """
+    if image_key is not None and not may_have_dicts(source):
+        what = type(source).__name__
+        if isinstance(source, str | os.PathLike):
+            what = printable(source)
+        raise InputError(
+            f"image_key is {image_key!r}, which chooses from the dicts of a data set "
+            f"or an iterator, and {what} holds none; leave it out."
+        )
+
+
+def may_have_dicts(source: Any) -> bool:
+    """Says whether the elements of a source may be dicts, as far as that is known.
+
+    Args:
+        source: As for `open_images`, or statistics.
+
+    Returns:
+        Whether it is a data set of dicts, a list that holds some, or an iterable whose
+        elements are not known before they are read.
+    """
+    if isinstance(source, list | tuple):
+        return any(map(_is_dict, source))
+    if _is_dataset(source):
+        return _is_dict(source.element_spec)
+    if isinstance(source, Source | str | os.PathLike):
+        return False
+    if hasattr(source, "__array__") or hasattr(source, "generate_batches"):
+        return False
+    return _is_stream(source)
+
+
+def _is_dict(element: Any) -> bool:
+    if isinstance(element, list | tuple) and element:
+        element = element[0]
+    return isinstance(element, Mapping)
 
 
 def _open_path(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -84,13 +85,20 @@ def range_name(value_range: ValueRange | None) -> str | None:
         if isinstance(value_range, str):
             if value_range == name:
                 return name
-        elif isinstance(value_range, Sequence | np.ndarray) and tuple(
-            value_range
-        ) == tuple(span):
+        elif _numbers(value_range) == tuple(span):
             return name
+    choices = ", ".join(map(repr, VALUE_RANGES))
     raise InputError(
-        f"value_range is {value_range!r}; choose from {', '.join(VALUE_RANGES)}."
+        f"value_range is {' '.join(repr(value_range).split())}; choose from {choices}."
     )
+
+
+def _numbers(values: Any) -> tuple[Any, ...] | None:
+    """Returns the numbers of a list or an array of numbers; None for all else."""
+    if not isinstance(values, Sequence) and np.ndim(values) != 1:
+        return None
+    found = tuple(values)
+    return found if all(isinstance(each, numbers.Real) for each in found) else None
 
 
 def as_array(images: Any, label: str) -> np.ndarray:
@@ -165,7 +173,9 @@ def check_layout(shape: tuple[int, ...], dtype: np.dtype, label: str) -> None:
             f"(n, H, W, 1), at least one{hint}."
         )
     if dtype.kind not in "uif":
-        raise InputError(f"{label} holds {dtype}; expected uint8 in 0..255 or floats.")
+        raise InputError(
+            f"{label} holds {dtype}; expected whole numbers in 0..255, or floats."
+        )
 
 
 def with_channels(images: Any, channels: int) -> Any:

@@ -38,6 +38,7 @@ from fid.measure import (
 )
 from fid.metrics.frechet import Frechet, frechet_distance
 from fid.metrics.inception_score import InceptionScore, Score, ScoreSums
+from fid.mistaken import local_path
 from fid.sources.pixels import with_channels
 from fid.sources.source import Source
 from fid.statistics import Moments, Statistics, protocol_differences
@@ -330,7 +331,7 @@ def run(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
-    output = pathlib.Path(output)
+    output = local_path(output, writing=True)
     part = _part(source, plan)
     disturber = _disturber(part, plan, contamination)
     opened = source if reference is None else open_set(reference)

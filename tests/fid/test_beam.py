@@ -353,3 +353,15 @@ def test_the_program_computes_inception_features_in_two_processes(
         found.provenance["extractor_sha256"]
         == (expected.provenance["extractor_sha256"])
     )
+
+
+def test_an_address_that_beam_has_no_file_system_for_is_one_line(tmp_path, capsys):
+    args = ["nowhere://b/*.png", f"--output={tmp_path}/x.npz", "--beam"]
+    assert cli.precalc_stats(["p.py", *args]) == 1
+    error = capsys.readouterr().err
+    assert "has no file system for nowhere://" in error
+    assert "apache-beam[gcp]" in error
+    assert error.count("\n") == 1
+    with pytest.raises(fid.InputError, match="Beam cannot use nowhere://b/x"):
+        beam.run(str(tmp_path), "nowhere://b/x.npz", extractor=list)
+    assert not list(tmp_path.iterdir())

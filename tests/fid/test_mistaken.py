@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 import fid
-from fid import InputError, Statistics, inspection, open_images
+from fid import InputError, Statistics, inspection, open_images, stats_cli
 from fid.extractors.inception import Inception
-from fid.mistaken import check_local, other_kind
+from fid.measure import open_set
+from fid.mistaken import check_local, local_path, other_kind
 from fid.tfds import data_folder
-from tf_ttur import datasets
+from tf_ttur import callbacks, cli, datasets, sample_cli, sampling
 from tf_ttur.datasets import text
+from tf_ttur.runs import RunFolder
+from tf_ttur.studies import disturbance_cli, kill_drill, sweep_cli
+from tf_ttur.theory import cli as theory_cli
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>404</body></html>"
@@ -59,7 +63,80 @@ def test_paths_that_look_like_addresses_are_paths(tmp_path, monkeypatch):
         check_local(path)
     monkeypatch.chdir(tmp_path)
     pathlib.Path("gs:/bucket").mkdir(parents=True)
-    check_local("gs://bucket")
+    check_local("gs:/bucket")
+    check_local(pathlib.Path("gs://bucket"))
+    with pytest.raises(InputError, match="gs://bucket is an address"):
+        check_local("gs://bucket")
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("gs://b/x", "copy it (gcloud storage cp -r HERE gs://b/x), or mount"),
+        ("s3://b/x", "copy it (aws s3 cp [--recursive] HERE s3://b/x), or mount"),
+        ("https://b/x", "write it here, then copy it, or mount"),
+    ],
+)
+def test_an_address_to_write_to_is_refused_with_the_way_back(address, command):
+    for write in (
+        lambda path: local_path(path, writing=True),
+        Statistics(np.zeros(2), np.eye(2)).save,
+        RunFolder,
+        lambda path: callbacks.Samples(path),
+        lambda path: sampling.save_images(path, [], 1),
+        lambda path: sampling.save_text(path, []),
+    ):
+        with pytest.raises(InputError, match="of this machine are written") as error:
+            write(address)
+        assert command in str(error.value)
+
+
+def test_programs_refuse_addresses_before_anything_is_made(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    address = "gs://bucket/x"
+    for main, *args in (
+        (cli.train, f"--workdir={address}"),
+        (cli.train, f"--workdir={address}", "--dry_run"),
+        (cli.reproduce, f"--workdir={address}"),
+        (sweep_cli.sweep, f"--workdir={address}"),
+        (sweep_cli.sweep, f"--workdir={address}", "--table_only"),
+        (sample_cli.sample, address),
+        (kill_drill.kill_drill, f"--workdir={address}"),
+        (disturbance_cli.disturbance_study, f"--output={address}"),
+        (theory_cli.saddle, f"--output={address}"),
+        (theory_cli.nash, address),
+    ):
+        assert main(["x.py", *args]) == 1
+        error = capsys.readouterr().err
+        assert f"{address} is an address" in error, args
+        reading = args[-1] in (address, "--table_only")
+        assert ("copy it here first" in error) == reading
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x=images)
+    np.save(tmp_path / "images.npy", images)
+    for path in ("~/images.npy", "~/images.npz:x", pathlib.Path("~/images.npy")):
+        assert open_images(path).count == 3
+    Statistics(np.zeros(2), np.eye(2), 3, {"n": 3}).save("~/stats.npz")
+    assert (tmp_path / "stats.npz").is_file()
+    assert isinstance(open_set("~/stats.npz"), Statistics)
+    assert RunFolder("~/run").path == tmp_path / "run"
+    assert stats_cli.stats(["s.py", "merge", "~/stats.npz", "--output=~/x.npz"]) == 0
+    assert (tmp_path / "x.npz").is_file()
+    assert stats_cli.stats(["s.py", "show", "~/x.npz"]) == 0
+    capsys.readouterr()
+    args = ["merge", "~/x.npz", "--output=~/x.npz"]
+    assert stats_cli.stats(["s.py", *args]) == 2
+    assert "would replace" in capsys.readouterr().err
+    for read in (open_images, Statistics.load, RunFolder, open_set):
+        with pytest.raises(InputError, match="no such home folder"):
+            read("~nosuchuser/x.npz")
 
 
 @pytest.mark.parametrize(

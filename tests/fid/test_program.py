@@ -267,3 +267,24 @@ def test_pythons_handler_is_back_after_a_program(capsys):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     assert seen[0] is not signal.default_int_handler
     assert seen[1] == signal.SIG_IGN  # nohup has said so
+
+
+_LOGS = """
+import logging, sys
+from fid.program import run
+def main(args, values):
+    logging.getLogger("fid.measure").warning("%s of a\\nb left out", 3)
+status = run(main, lambda flag: None, "Logs.", ["x.py"])
+logging.getLogger("fid.measure").warning("afterwards")
+sys.exit(status)
+"""
+
+
+def test_a_warning_that_is_logged_is_printed_as_one():
+    done = subprocess.run(
+        [sys.executable, "-c", _LOGS], capture_output=True, text=True, check=True
+    )
+    first, second = done.stderr.splitlines()
+    assert first == r"warning: 3 of a\nb left out"
+    assert second == "afterwards"
+    assert not done.stdout

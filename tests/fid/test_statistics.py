@@ -456,7 +456,7 @@ def test_provenance_that_is_no_text_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"extractor": "my net"}, "extractor = 'my net'; expected letters"),
+        ({"extractor": "my\tnet"}, "extractor = .*; expected a text of one line"),
         ({"loss": float("nan")}, "cannot be written as JSON"),
         ({"seed": np.int64(1)}, "cannot be written as JSON"),
     ],

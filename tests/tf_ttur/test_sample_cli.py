@@ -7,6 +7,7 @@ import sys
 import pytest
 from repository import ROOT
 
+from fid import InputError
 from tf_ttur import sample_cli, tasks
 from tf_ttur.runs import RunFolder
 
@@ -80,3 +81,15 @@ def test_help_does_not_start_tensorflow():
     subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
     )
+
+
+@pytest.mark.parametrize("name", ["y", "y.png", "y.zip", "y.txt"])
+def test_an_output_that_is_an_address_is_refused_by_every_kind(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    request = tasks.SampleRequest(output=f"gs://x/{name}")
+    for kind in set(tasks.TASKS.values()):
+        with pytest.raises(InputError, match=f"gs://x/{name} is an address.* HERE"):
+            kind.write_samples(RunFolder(tmp_path), request)
+    assert not list(tmp_path.iterdir())

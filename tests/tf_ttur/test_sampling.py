@@ -219,8 +219,32 @@ def test_the_next_run_removes_what_a_killed_one_has_left(tmp_path):
     with pytest.raises(InputError, match="not empty; give --overwrite"):
         sampling.save_images(folder, batches(), 5)
     assert contents(folder) == before
-    assert {*tmp_path.iterdir()} == {folder, users}
+    # Nothing is removed by a call that is refused.
+    assert {*tmp_path.iterdir()} == {folder, users, left}
     # A kill after them.
     shutil.copytree(folder, left.with_suffix(".old"))
     sampling.save_images(folder, batches(), 5, overwrite=True)
     assert {*tmp_path.iterdir()} == {folder, users}
+
+
+def test_what_is_left_of_another_output_is_left_alone(tmp_path):
+    one, other = (tmp_path / f"{'x' * 40}_{end}" for end in ("one", "other"))
+    sampling.save_images(one, batches(), 5)
+    before = contents(one)
+    command = [sys.executable, "-c", _IS_KILLED, str(one)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    (left,) = {*tmp_path.iterdir()} - {one}
+    former = left.with_suffix(".old")
+    one.rename(former)  # as by a kill between the two renamings
+    near = [
+        tmp_path / f".{other.name[:40]}.{end}"
+        for end in ("0123abcd.old", "0123abcd.new", "0.new")
+    ]
+    for folder in near:  # names of users, or of earlier releases
+        shutil.copytree(former, folder)
+    sampling.save_images(other, batches(), 5, overwrite=True)
+    assert {*tmp_path.iterdir()} == {other, left, former, *near}
+    sampling.save_images(other, batches(), 5, overwrite=True)
+    sampling.save_images(one, batches(), 5, overwrite=True)
+    assert contents(one) == before
+    assert {*tmp_path.iterdir()} == {one, other, *near}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fid.files import InputError, atomic_path, printable, write_json
+from fid.mistaken import local_path
 from tf_ttur import runs
 from tf_ttur.callbacks.steps import Diverged, StepCallback
 
@@ -47,7 +48,7 @@ class Checkpoints(StepCallback):
         run: Callable[[int], Mapping[str, str]] = lambda step: {},
     ):
         super().__init__()
-        self.folder, self.best = pathlib.Path(folder), pathlib.Path(best)
+        self.folder, self.best = (local_path(x, writing=True) for x in (folder, best))
         self.key, self.facts, self.keep = key, dict(facts or {}), keep
         self.run = run
 

@@ -6,13 +6,13 @@ import json
 import logging
 import math
 import os
-import pathlib
 import time
 from typing import Any
 
 from tqdm import tqdm
 
 from fid.files import InputError
+from fid.mistaken import local_path
 from tf_ttur import runs
 from tf_ttur.callbacks.measurement import Measurement
 from tf_ttur.callbacks.samples import Samples, verbatim
@@ -40,7 +40,7 @@ class MetricsLog(StepCallback):
         self, path: str | os.PathLike[str], measurement: Measurement | None = None
     ):
         super().__init__()
-        self.path, self.measurement = pathlib.Path(path), measurement
+        self.path, self.measurement = local_path(path, writing=True), measurement
         self._start_clocks({})
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fid.mistaken import local_path
 from tf_ttur import sampling
 from tf_ttur.callbacks.steps import StepCallback
 
@@ -28,7 +29,7 @@ class Samples(StepCallback):
 
     def __init__(self, folder: str | os.PathLike[str], count: int = 64, seed: int = 0):
         super().__init__()
-        self.folder = pathlib.Path(folder)
+        self.folder = local_path(folder, writing=True)
         self.count, self.seed = count, seed
 
     def write(self, path: pathlib.Path) -> None:

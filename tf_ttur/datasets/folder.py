@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, user_path
-from fid.mistaken import check_local
+from fid.files import InputError
+from fid.mistaken import local_path
 from fid.sources.imagefiles import find_images
 from tf_ttur.datasets import batches, pictures
 
@@ -46,8 +46,7 @@ def load(
         InputError: There is no such folder, no image in it, or there are files that
             are none; the message names them. What is left out is logged.
     """
-    check_local(folder)
-    folder = user_path(folder)
+    folder = local_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
     found = find_images(os.fspath(folder), recursive=True)

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, user_path
+from fid.files import InputError
+from fid.mistaken import local_path
 from tf_ttur.datasets import batches, folder, pictures
 
 __all__ = ["load"]
@@ -50,7 +51,7 @@ def load(
     Raises:
         InputError: The files are damaged, or there is no such split.
     """
-    root = user_path(root)
+    root = local_path(root)
     exports = {
         part: root / export
         for part, export in _EXPORTS.items()

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fid.files import InputError, printable, read_json, user_path, write_json
-from fid.mistaken import check_local
+from fid.files import InputError, printable, read_json, write_json
+from fid.mistaken import local_path
 from fid.tfds import data_folder, find_prepared, prepare_command
 from tf_ttur.datasets import batches, prepared
 from tf_ttur.ngrams import MAX_TOKENS
@@ -540,9 +540,8 @@ def _pydoc_lines() -> list[str]:
 
 
 def _matching_files(pattern: str) -> list[pathlib.Path]:
-    check_local(pattern)
     # A pattern with several ** finds files more than once.
-    found = sorted(set(glob.glob(str(user_path(pattern)), recursive=True)))
+    found = sorted(set(glob.glob(str(local_path(pattern)), recursive=True)))
     files = [path for path in map(pathlib.Path, found) if path.is_file()]
     if not files:
         what = "no file, only folders and the like" if found else "nothing"

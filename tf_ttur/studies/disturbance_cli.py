@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from fid.files import InputError, check_writable, printable, write_json
+from fid.mistaken import local_path
 from fid.program import Flags, one_line, run
 from fid.studies.disturbances import DEFINITIONS, LEVELS, contaminants
 
@@ -50,6 +50,7 @@ def disturbance_study(argv: Sequence[str] | None = None) -> int:
             raise flags.Error(f"expected one set of images; got {len(args)}")
         if not values.output and not values.dry_run:
             raise flags.Error("--output=DIR is missing")
+        output = local_path(values.output or "", writing=True)
         levels = _numbers(values.levels)
         from fid.measure import open_set
         from fid.studies import disturbance_study as study
@@ -84,7 +85,6 @@ def disturbance_study(argv: Sequence[str] | None = None) -> int:
             }
             print(json.dumps(found, indent=2))
             return
-        output = pathlib.Path(values.output)
         check_writable(output / "study.json")
         extractor = _extractor(values, source, digits=not args)
         found = study.run(

@@ -28,6 +28,7 @@ import numpy as np
 from absl import flags
 
 from fid.files import InputError, lock, original_name, read_json
+from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.runs import WALL_CLOCK, RunFolder, checkpoints
@@ -89,10 +90,14 @@ def kill_drill(argv: Sequence[str] | None = None) -> int:
         check_arguments(args)
         program = _PROGRAMS[values.program](values)
         with contextlib.ExitStack() as stack:
-            folder = values.workdir or stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="kill_drill.")
+            folder = local_path(
+                values.workdir
+                or stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="kill_drill.")
+                ),
+                writing=True,
             )
-            whole, killed = (pathlib.Path(folder, x) for x in ("whole", "killed"))
+            whole, killed = (folder / x for x in ("whole", "killed"))
             for each in (whole, killed):
                 if each.exists():
                     raise InputError(f"{each} exists; choose another --workdir.")

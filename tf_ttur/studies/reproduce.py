@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fid.files import InputError, write_json
+from fid.mistaken import local_path
 from tf_ttur import experiment, presets, tasks
 from tf_ttur.callbacks import Diverged
 from tf_ttur.runs import RunFolder
@@ -56,7 +57,7 @@ def train_pair(
     """
     if seeds < 1:
         raise InputError(f"The number of seeds is {seeds}; it must be >= 1.")
-    workdir = pathlib.Path(workdir)
+    workdir = local_path(workdir, writing=True)
     settings = {}
     for setting in SETTINGS:
         preset = presets.get(f"{name}_{setting}").override(**changes)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from fid.files import InputError, check_same, printable, read_json, write_json
+from fid.mistaken import local_path
 from fid.values import Between, fault
 from tf_ttur.presets import Preset, SettingsError, check_settings
 from tf_ttur.runs import RunFolder
@@ -205,7 +206,7 @@ def run_sweep(
     """
     if processes < 1:
         raise InputError(f"The number of processes is {processes}; it must be >= 1.")
-    workdir = pathlib.Path(workdir)
+    workdir = local_path(workdir, writing=True)
     claim(sweep, workdir)
     # The last run comes first, since workers take from the end.
     queue = [x for x in sweep.runs if not run_folder(workdir, *x).is_over][::-1]

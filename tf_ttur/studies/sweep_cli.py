@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from fid.files import InputError
+from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
@@ -33,7 +33,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
         from tf_ttur.studies import sweep_results
         from tf_ttur.studies.sweep import Sweep, grid, run_sweep
 
-        workdir = pathlib.Path(values.workdir)
+        workdir = local_path(values.workdir, writing=not values.table_only)
         if values.table_only:
             print(sweep_results.report(workdir))
             return

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fid.files import InputError, atomic_path, printable, write_json
+from fid.mistaken import local_path
 from tf_ttur import plots
 from tf_ttur.runs import RunFolder, checkpoints
 from tf_ttur.studies.sweep import Cell, load, run_folder
@@ -266,7 +266,7 @@ def report(workdir: str | os.PathLike[str]) -> str:
     Raises:
         InputError: The folder holds no sweep, or a file cannot be read or written.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = local_path(workdir)
     metric, results = read(workdir)
     summary = table(metric, results)
     text = _markdown(summary)

@@ -15,6 +15,7 @@ import numpy as np
 from fid.extractors.extractor import Extractor, pixel_extractor
 from fid.files import InputError, check_writable, printable
 from fid.metrics.frechet import Frechet
+from fid.mistaken import local_path
 from fid.sources.pixels import nearly_black
 from fid.sources.source import Source
 from tf_ttur.presets import ImagePreset
@@ -179,7 +180,7 @@ class Images(GANTask):
         walk = "_interpolation" if request.interpolate else ""
         output = folder.path / f"{request.checkpoint}{walk}.png"
         if request.output:
-            output = pathlib.Path(request.output)
+            output = local_path(request.output, writing=True)
         kind = output.suffix.lower()
         if kind in _OTHER_FILES:
             raise InputError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fid.files import InputError, check_writable, printable
+from fid.mistaken import local_path
 from tf_ttur.presets import TextPreset
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.gans import GANTask
@@ -150,8 +150,8 @@ class Text(GANTask):
     @classmethod
     def write_samples(cls, folder: RunFolder, request: SampleRequest) -> str:
         """Writes lines of text to a file."""
-        output = pathlib.Path(
-            request.output or folder.path / f"{request.checkpoint}.txt"
+        output = local_path(
+            request.output or folder.path / f"{request.checkpoint}.txt", writing=True
         )
         if output.suffix.lower() != ".txt":
             raise InputError(

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from fid.files import InputError, check_writable, write_json
+from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.runs import RunFolder
@@ -218,7 +219,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
 
     def main(args: list[str], values: flags.FlagValues) -> None:
         check_arguments(args, 1, "one run folder")
-        folder = RunFolder(args[0])
+        folder = RunFolder(local_path(args[0]))
         preset, data_dir = folder.preset()
         if not isinstance(preset, presets.ImagePreset):
             raise InputError(
@@ -314,7 +315,7 @@ def _nash_text(report: dict[str, Any]) -> str:
 def _checkpoint(folder: RunFolder, given: str | None) -> pathlib.Path:
     if given is None:
         return folder.checkpoint("last")
-    path = pathlib.Path(given)
+    path = local_path(given)
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
     return path
@@ -324,7 +325,7 @@ def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:
     check_arguments(args)
     if not values.output:
         raise flags.Error("--output is empty; name a folder")
-    output = pathlib.Path(values.output)
+    output = local_path(values.output, writing=True)
     check_writable(output / "values.json")  # before long work
     return output
 

@@ -300,8 +300,30 @@ def test_what_is_not_encrypted_is_taken_only_if_the_user_says_so(
         assert serve(data).read_bytes() == small
 
     run = program.run
-    monkeypatch.setenv("TTUR_PLAIN_HTTP", "")  # so that it is forgotten after the test
-    assert run(main, program.Flags.inception, "", ["x", "--plain_http"]) == 0
+    for former in (None, "0"):
+        if former is not None:
+            monkeypatch.setenv("TTUR_PLAIN_HTTP", former)
+        assert run(main, program.Flags.inception, "", ["x", "--plain_http"]) == 0
+        assert os.environ.get("TTUR_PLAIN_HTTP") == former
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("0", "not encrypted; --plain_http"),
+        ("false", "not encrypted; --plain_http"),
+        ("No", "not encrypted; --plain_http"),
+        ("", "not encrypted; --plain_http"),
+        ("perhaps", r"\$TTUR_PLAIN_HTTP is 'perhaps'; expected 1, true or yes"),
+        ("TRUE", "refused"),
+        ("yes", "refused"),
+    ],
+)
+def test_the_variable_for_plain_http_is_on_or_off(tmp_path, monkeypatch, value, words):
+    monkeypatch.setenv("TTUR_PLAIN_HTTP", value)
+    with pytest.raises(InputError, match=words):
+        # Nothing listens at this port.
+        download.download_graph(tmp_path / NAME, urls=["http://127.0.0.1:9/x.tgz"])
 
 
 def test_the_first_download_is_said_to_be_trusted(small, serve, caplog):
@@ -331,7 +353,7 @@ def test_a_graph_whose_digest_is_known_must_have_it(tmp_path, small, caplog):
 
 
 def test_a_body_that_trickles_is_given_up(tmp_path):
-    stop = threading.Event()
+    stop, ended = threading.Event(), threading.Event()
 
     class Trickles(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -339,8 +361,13 @@ def test_a_body_that_trickles_is_given_up(tmp_path):
             self.send_header("Content-Length", "100000")
             self.end_headers()
             with contextlib.suppress(OSError):
-                while not stop.wait(0.02):
+                # It ends by itself, so that the test of a client that waits for all of
+                # it fails, and does not wait for ever.
+                for _ in range(150):
+                    if stop.wait(0.02):
+                        return
                     self.wfile.write(b"x")
+            ended.set()
 
         def log_message(self, *args):
             pass
@@ -352,5 +379,6 @@ def test_a_body_that_trickles_is_given_up(tmp_path):
             download.download_graph(
                 tmp_path / NAME, urls=[url], archive_bytes=100_000, body_seconds=0.3
             )
+        assert not ended.is_set()
         stop.set()
         served.shutdown()

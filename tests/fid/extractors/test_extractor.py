@@ -163,11 +163,18 @@ def test_what_is_no_extractor_is_refused_and_its_lack_named():
     with pytest.raises(InputError, match=message):
         check_interface(model())
     for name, wrong in (
-        ("name", "my net"),
+        ("name", ""),
+        ("name", " "),
+        ("name", "my\nnet"),
+        ("name", 7),
         ("dimension", 2.5),
         ("dimension", 0),
+        ("dimension", True),
         ("channels", "3"),
+        ("channels", 2),
+        ("channels", True),
         ("fingerprint", b"x"),
+        ("fingerprint", ""),
         ("protocol", ["none"]),
         ("protocol", {"dtype": np.float32}),
     ):
@@ -175,6 +182,34 @@ def test_what_is_no_extractor_is_refused_and_its_lack_named():
         setattr(extractor, name, wrong)
         with pytest.raises(InputError, match=f"The {name} of the extractor, a Colours"):
             check_interface(extractor)
+
+
+@pytest.mark.parametrize("name", ["my net", "org/net:v2", "größe", "a+b (c)"])
+def test_any_name_of_one_line_measures_saves_and_loads(tmp_path, name):
+    extractor = Colours()
+    extractor.name = name
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    statistics = fid.compute_statistics(images, extractor)
+    statistics.save(tmp_path / "x.npz")
+    loaded = fid.Statistics.load(tmp_path / "x.npz")
+    assert loaded.provenance["extractor"] == name
+    found = fid.compare(loaded, images, extractor)
+    assert found.values() == {f"frechet_{name}": pytest.approx(0.0, abs=1e-9)}
+
+
+def test_a_property_of_an_extractor_that_raises_is_named():
+    class Unready(Colours):
+        @property
+        def fingerprint(self):
+            raise RuntimeError("no weights yet")
+
+        @fingerprint.setter
+        def fingerprint(self, value):
+            pass
+
+    message = r"fingerprint of the extractor, a Unready, .* \(RuntimeError: no weights"
+    with pytest.raises(InputError, match=message):
+        check_interface(Unready())
 
 
 @pytest.mark.parametrize("lack", ["name", "dimension", "channels", "protocol"])

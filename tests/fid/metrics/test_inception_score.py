@@ -222,6 +222,14 @@ def test_images_that_all_look_alike_need_not_be_more():
     assert score_warnings(np.tile(logits(1, 9), (100, 1))) == []
 
 
+def test_a_score_that_is_hardly_too_low_is_not_said_to_be():
+    (warning,) = score_warnings(np.tile(logits(1, 9), (10, 1)), splits=10)
+    assert "too few: no part can score above 1; take more images" in warning
+    assert "%" not in warning
+    with pytest.raises(InputError, match="3 images cannot be split into 4 parts"):
+        score_warnings(logits(3, 9), splits=4)
+
+
 def test_the_metric_hands_on_its_warnings():
     images = np.random.default_rng(0).integers(0, 256, (300, 2, 2, 3), np.uint8)
     found = fid.compare(images, images, ColoursAndLogits(), metrics="is", is_splits=1)

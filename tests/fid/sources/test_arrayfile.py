@@ -191,6 +191,8 @@ def test_one_array_of_several_is_named_with_a_colon(tmp_path):
         np.testing.assert_array_equal(np.stack(read(source)), expected)
         assert source.provenance["source"] == f"{path}:{name}"
         assert source.provenance["source_kind"] == "npz"
+    with pytest.raises(InputError, match="NPZ: ends in a colon without the name of"):
+        open_images(f"{path}:")
     with pytest.raises(InputError, match="has no array y: it holds the arrays x_test,"):
         open_images(f"{path}:y")
     with pytest.raises(InputError, match=r"NPZ:mu has shape \(3,\)"):

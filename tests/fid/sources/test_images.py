@@ -10,7 +10,9 @@ import pytest
 import rounding
 from image_folders import pixels, read, write_image, write_zip
 from PIL import Image
+from toy_extractors import Colours
 
+import fid
 from fid import InputError, open_images
 from fid.sources.images import (
     ArraySource,
@@ -143,7 +145,7 @@ def test_mislabelled_and_damaged_arrays_are_refused(tmp_path):
 def test_arrays_that_are_no_images_are_refused(shape):
     with pytest.raises(InputError, match="expected images"):
         open_images(np.zeros(shape, np.uint8))
-    with pytest.raises(InputError, match="holds bool"):
+    with pytest.raises(InputError, match="holds bool; expected whole numbers in 0"):
         open_images(np.zeros((1, 2, 2, 3), bool))
 
 
@@ -412,6 +414,61 @@ def test_an_iterator_that_never_ends_is_read_for_its_length():
     np.testing.assert_array_equal(np.stack(read(open_images(Data()))), STACK)
 
 
+def test_a_set_of_keras_that_never_ends_is_refused_before_it_is_read():
+    keras = pytest.importorskip("keras")
+
+    class Endless(keras.utils.PyDataset):
+        def __getitem__(self, index):
+            pytest.fail("a batch was read")
+
+    class Says(Endless):
+        num_batches = None
+
+    class Ends(keras.utils.PyDataset):
+        num_batches = 3
+
+        def __getitem__(self, index):
+            return STACK[3 * index : 3 * index + 3]
+
+    for kind in (Endless, Says):
+        with pytest.raises(InputError, match=f"The {kind.__name__} repeats for ever"):
+            open_images(kind())
+    np.testing.assert_array_equal(np.stack(read(open_images(Ends()))), STACK)
+
+
+def test_a_set_by_index_whose_length_fails_is_named():
+    class Broken(Indexed):
+        def __len__(self):
+            raise RuntimeError("no index file")
+
+    with pytest.raises(InputError, match=r"a Broken, .* had \(no index file\)"):
+        open_images(Broken(STACK))
+
+
+def test_several_batches_in_one_element_are_refused():
+    element = [STACK[:3], STACK[3:]]
+    for source in ([element, element], iter([element])):
+        with pytest.raises(InputError, match="Element 0 of .* several of which are ba"):
+            read(open_images(source))
+    # What follows the images in a tuple is no image of the set.
+    assert len(read(open_images(iter([(STACK[:3], STACK[:3])])))) == 3
+
+
+def test_a_key_is_refused_where_there_can_be_no_dicts(tmp_path):
+    np.save(tmp_path / "x.npy", STACK)
+    fid.Statistics(np.zeros(3), np.eye(3), 7).save(tmp_path / "s.npz")
+    for source in (STACK, list(STACK), tmp_path / "x.npy", open_images(STACK)):
+        with pytest.raises(InputError, match="image_key is 'pixels', .* leave it out"):
+            open_images(source, image_key="pixels")
+    elements = [{"pixels": image} for image in STACK]
+    extractor = Colours()
+    for other in (STACK, tmp_path / "x.npy", tmp_path / "s.npz"):
+        with pytest.raises(InputError, match="image_key is 'pixels'"):
+            fid.compare(STACK, other, extractor, image_key="pixels")
+        found = fid.compare(other, elements, extractor, image_key="pixels")
+        assert found.second.n == 7
+
+
 def test_the_key_of_the_images_may_be_said():
     elements = [{"pixels": image, "label": 3} for image in STACK]
     for source in (elements, iter(elements), [(each, 1) for each in elements]):
@@ -460,8 +517,9 @@ def test_a_range_may_be_two_numbers():
     for value_range in ((0, 1), [0.0, 1.0], np.array([0, 1]), "0,1"):
         source = open_images(unit, value_range=value_range, quantize="round")
         np.testing.assert_array_equal(np.stack(read(source)), STACK)
-    for wrong in ((0, 2), (0, 1, 2), [], 1, "0, 1", {0: 1}):
-        with pytest.raises(InputError, match="choose from 0,255, 0,1, -1,1"):
+    square, scalar = np.array([[0, 1], [0, 1]]), np.array(1)
+    for wrong in ((0, 2), (0, 1, 2), [], 1, "0, 1", {0: 1}, square, scalar, [[0], 1]):
+        with pytest.raises(InputError, match="choose from '0,255', '0,1', '-1,1'"):
             open_images(unit, value_range=wrong)
 
 

@@ -70,7 +70,7 @@ def test_ranges_are_mapped_to_grey_levels(dtype):
 def test_unknown_ranges_and_rules_are_refused():
     with pytest.raises(InputError, match="quantize is 'floor'; choose from none"):
         Values("x", None, "floor")
-    with pytest.raises(InputError, match="value_range is '0,2'; choose from 0,255"):
+    with pytest.raises(InputError, match="value_range is '0,2'; choose from '0,255"):
         Values("x", "0,2")
 
 
