@@ -362,8 +362,13 @@ def read_json_lines(path: str | os.PathLike[str], *keys: str) -> list[dict[str, 
         text = pathlib.Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {printable(path)}: {error}.") from error
+    except OSError as error:
+        raise InputError(f"Cannot read {printable(path)}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{printable(path)}, line {number} is not UTF-8 text. Mend or delete it."
+        ) from error
     *lines, last = text.split("\n")
     values = []
     for number, line in enumerate([*lines, last] if last else lines, start=1):

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from fid.values import Between, Count
 from tf_ttur import losses, refusals, replicas, structure, xla
 from tf_ttur.players import Players, learning_rate
 
 __all__ = ["GAN"]
+
+# What the settings of `compile` may be that `Players` does not have.
+_SETTINGS = {
+    "gradient_penalty": Annotated[float, Between(0)],
+    "discriminator_steps": Count,
+    "reuse_latents": bool,
+}
 
 
 def _uniform(count: Any, seed: Any) -> tf.Tensor:
@@ -162,13 +170,13 @@ class GAN(Players):
         refusals.check_settings(others, method)
         if others:
             raise TypeError(f"{method} has no argument {', '.join(others)}.")
-        if gradient_penalty < 0:
-            raise ValueError(f"gradient_penalty must be >= 0; got {gradient_penalty}.")
-        if int(discriminator_steps) != discriminator_steps or discriminator_steps < 1:
-            raise ValueError(
-                f"discriminator_steps must be a whole number >= 1; got "
-                f"{discriminator_steps}."
-            )
+        settings = refusals.checked(
+            _SETTINGS,
+            gradient_penalty=gradient_penalty,
+            discriminator_steps=discriminator_steps,
+            reuse_latents=reuse_latents,
+        )
+        settings["gradient_penalty"] = float(settings["gradient_penalty"])
         one = discriminator_optimizer is generator_optimizer
         if one and isinstance(generator_optimizer, keras.Optimizer):
             raise ValueError(
@@ -186,9 +194,7 @@ class GAN(Players):
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
             adversarial_loss=loss,
-            gradient_penalty=float(gradient_penalty),
-            discriminator_steps=int(discriminator_steps),
-            reuse_latents=bool(reuse_latents),
+            **settings,
         )
         self._generate = None
 
@@ -279,7 +285,7 @@ class GAN(Players):
         return data.get(self.image_key) if isinstance(data, Mapping) else data
 
     def check_first(self, data: Any) -> None:
-        """Refuses first images whose range is far from [-1, 1].
+        """Refuses first images that are none, not finite or far from [-1, 1].
 
         A subclass that overrides `prepare_real` may take images of any range.
 
@@ -287,12 +293,33 @@ class GAN(Players):
             data: What the data set yields.
 
         Raises:
-            ValueError: The images' range is far from it.
+            ValueError: There are none, or their values cannot be.
         """
-        if type(self).prepare_real is GAN.prepare_real and len(self.sample_shape) == 3:
-            images = self._images(data)
-            if tf.is_tensor(images) and images.dtype.is_floating:
-                _check_range(tf.cast(images, tf.float32).numpy())
+        images = self._images(data)
+        if type(self).prepare_real is not GAN.prepare_real or not tf.is_tensor(images):
+            return
+        if images.dtype.is_floating:
+            real = tf.cast(images, tf.float32).numpy()
+            _check_finite(real)
+            if len(self.sample_shape) == 3:
+                _check_range(real)
+
+    def check_given(self, x: Any, method: str) -> None:
+        """Refuses a list of single images, each of which Keras takes for an input.
+
+        Args:
+            x: What a method of Keras was called with.
+            method: Which method, for the message.
+
+        Raises:
+            ValueError: It is such a list.
+        """
+        super().check_given(x, method)
+        if isinstance(x, list | tuple) and x and np.shape(x[0]) == self.sample_shape:
+            raise ValueError(
+                f"{method} was given a {type(x).__name__} of {len(x)} images; it takes "
+                "them in one array: stack them, np.stack(images)."
+            )
 
     def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
         """Computes what the discriminator minimises.
@@ -572,6 +599,20 @@ class _Sampler(keras.Model):
         return self._call(latents, training=False)
 
 
+def _check_finite(real: np.ndarray) -> None:
+    if not real.size:
+        raise ValueError(
+            "The first batch is empty: losses are means over images, and it has none. "
+            "Leave out empty batches (data.filter, or drop_remainder=True)."
+        )
+    if wrong := int((~np.isfinite(real)).sum()):
+        raise ValueError(
+            f"Of {real.size} values of the first real images {wrong} are NaN or "
+            "infinite; the networks would learn nothing else. Mend or leave out those "
+            "images."
+        )
+
+
 def _check_range(images: np.ndarray) -> None:
     """Refuses images that are far from [-1, 1]; a resize may go a little beyond.
 
@@ -583,9 +624,12 @@ def _check_range(images: np.ndarray) -> None:
     """
     low, high = float(images.min()), float(images.max())
     if low < -1.5 or high > 1.5:
+        advice = "of images in [0, 255] use images / 127.5 - 1"
+        if low < 0 or high > 255.5:
+            advice = "of images in [a, b] use (images - a) / (b - a) * 2 - 1"
         raise ValueError(
-            f"Real images span {low:g} to {high:g}; GAN needs floats in [-1, 1]: of "
-            "images in [0, 255] use images / 127.5 - 1."
+            f"Real images span {low:g} to {high:g}; GAN needs floats in [-1, 1]: "
+            f"{advice}."
         )
     if 0 <= low < high <= 1:
         warnings.warn(

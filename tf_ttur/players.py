@@ -19,9 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from fid.extractors.extractor import weights_sha256
+from fid.values import Count
 from tf_ttur import grappler, refusals, replicas, xla
-from tf_ttur import optimizers as kinds
 from tf_ttur.first_look import looking_first
+from tf_ttur.optimizers import get as made_optimizer
 
 __all__ = ["Players", "learning_rate", "pull"]
 
@@ -30,6 +31,14 @@ _SEEDS_KEY = "random_state_{}"
 _FROZEN_KEY = "frozen_{}"
 # Held-out losses are of the same noise always, whatever the seed of training.
 _EVALUATION_SEED = 170_608_500
+# What the settings of `compile` may be that all games have.
+_SETTINGS = {
+    "jit_compile": bool | None,
+    "steps_per_execution": Count,
+    "run_eagerly": bool,
+}
+# Rows of an array that Keras takes for a batch where nothing else is said.
+_BATCH_SIZE = 32
 # This says whether the step being traced trains; each replica has a thread.
 _TRAINING = contextvars.ContextVar("training", default=True)
 
@@ -142,6 +151,8 @@ class Players(keras.Model):
         # The network that each optimizer trains, by the optimizer's name.
         self._trained = MappingProxyType({})
         self._scope = tf.distribute.get_strategy()
+        # Methods, and "validation_data", whose first batch has been looked at.
+        self._looked_at = frozenset()
         self.built = True
 
     def _check_networks(self, networks: Mapping[str, keras.Model]) -> None:
@@ -223,15 +234,15 @@ class Players(keras.Model):
                 of the strategy's scope, a network has no optimizer, or two share one.
         """
         refusals.check_settings(settings, f"{type(self).__name__}.compile")
+        jit_compile, steps_per_execution, run_eagerly = refusals.checked(
+            _SETTINGS,
+            jit_compile=None if jit_compile == "auto" else jit_compile,
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+        ).values()
         given, trained = self._named(optimizers)
         self._check_scope(given.values())
         strategy = tf.distribute.get_strategy()
-        whole = isinstance(steps_per_execution, int | np.integer)
-        if not whole or steps_per_execution < 1:
-            raise ValueError(
-                f"steps_per_execution must be a whole number >= 1; got "
-                f"{steps_per_execution!r}. Keras 3 does not tune it."
-            )
         mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
         if mirrored and strategy.num_replicas_in_sync > 1 and steps_per_execution != 1:
             # Keras 3.15 says it in fit, for any model, by a missing placeholder.
@@ -239,7 +250,6 @@ class Players(keras.Model):
                 f"steps_per_execution is {steps_per_execution}; under MirroredStrategy "
                 "Keras cannot run more than one step at a time. Leave it at 1."
             )
-        jit_compile = None if jit_compile == "auto" else jit_compile
         compiled = self._choose_jit(jit_compile, run_eagerly)
         given = {
             name: _build_optimizer(optimizer, getattr(self, trained[name]), name)
@@ -259,6 +269,7 @@ class Players(keras.Model):
             setattr(self, f"{name}_optimizer", optimizer)
         self._trained = MappingProxyType(trained)
         self._asked_jit_compile = jit_compile
+        self._looked_at = frozenset()
         self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
 
     def _named(
@@ -275,7 +286,7 @@ class Players(keras.Model):
             several = isinstance(its, Mapping) and "class_name" not in its
             for which, optimizer in its.items() if several else [("", its)]:
                 name = f"{network}_{which}" if several else network
-                optimizer = kinds.get(optimizer, name)
+                optimizer = made_optimizer(optimizer, name)
                 for other, known in given.items():
                     if optimizer is known:
                         raise ValueError(
@@ -515,14 +526,33 @@ class Players(keras.Model):
     # ---- what Keras offers
 
     def check_first(self, data: Any) -> None:
-        """Is given the first batch of `fit` and `evaluate`; a subclass may refuse it.
+        """Is given the first batch of data; a subclass may refuse it.
+
+        In `fit` and `evaluate` it is the first one of each call, of validation in `fit`
+        too; in `train_on_batch` and `test_on_batch` the first one after `compile`.
+        Under a `tf.distribute` strategy the batches of data sets are not seen.
 
         Args:
             data: What the data set yields, of eager tensors.
         """
 
+    def check_given(self, x: Any, method: str) -> None:
+        """Is given what a method of Keras was called with; a subclass may refuse it.
+
+        Args:
+            x: Arrays, a data set or whatever else Keras takes.
+            method: Which method, for the message.
+
+        Raises:
+            ValueError: There are no data.
+        """
+        if x is None:
+            raise ValueError(
+                f"{method} was given no data; give it arrays or a data set."
+            )
+
     @contextlib.contextmanager
-    def _looking_first(self, which: str) -> Iterator[None]:
+    def _looking_first(self, which: str, given: Mapping[str, Any]) -> Iterator[None]:
         """Has a function of Keras show its first batch to `check_first`."""
         getattr(self, f"make_{which}")()
         function = getattr(self, which)
@@ -530,6 +560,10 @@ class Players(keras.Model):
 
         def first(iterator: Any) -> Any:
             setattr(self, which, function)
+            if isinstance(iterator, tf.distribute.DistributedIterator):
+                # Its batches are in parts already; an array is there as a whole.
+                size = given.get("batch_size") or _BATCH_SIZE
+                self._look_at(given["x"], given.get("y"), size)
             return looking(iterator)
 
         setattr(self, which, first)
@@ -538,8 +572,26 @@ class Players(keras.Model):
         finally:
             setattr(self, which, function)
 
+    def _look_at(self, x: Any, y: Any, size: int | None = None) -> None:
+        """Shows `check_first` the first rows of arrays; a data set is none."""
+        parts = x if y is None else (x, y)
+        rows = tf.nest.flatten(parts)
+        arrays = [x for x in rows if isinstance(x, np.ndarray) or tf.is_tensor(x)]
+        if len(arrays) == len(rows) and all(x.ndim for x in arrays):
+            tensors = [tf.convert_to_tensor(each[:size]) for each in rows]
+            self.check_first(tf.nest.pack_sequence_as(parts, tensors))
+
+    def _look_once(self, method: str, given: Mapping[str, Any]) -> None:
+        if method not in self._looked_at:
+            self._look_at(given["x"], given.get("y"))
+            self._looked_at |= {method}
+
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the networks, as `keras.Model.fit`.
+
+        The first batch is looked at before anything learns from it, and so is the first
+        one of `validation_data`. Under a `tf.distribute` strategy that is done for
+        arrays only: a data set is in parts before it is read.
 
         At its end optimizers with `use_ema=True` set their network's weights to the
         averages they keep, as Keras does.
@@ -562,10 +614,10 @@ class Players(keras.Model):
         refusals.check_weights(given, "fit")
         refusals.check_callbacks(given.get("callbacks"), self.optimizers)
         self._check_trainable()
-        if given.get("x") is None:
-            raise ValueError("fit was given no data; give it arrays or a data set.")
+        self.check_given(given.get("x"), "fit")
         before = self.steps
-        with self._looking_first("train_function"):
+        self._looked_at -= {"validation_data"}
+        with self._looking_first("train_function", given):
             history = super().fit(**given)
         if history.epoch and self.steps == before:
             raise ValueError("The data set is empty: it gave no batch to train on.")
@@ -588,6 +640,8 @@ class Players(keras.Model):
         given = refusals.arguments(keras.Model.train_on_batch, args, kwargs)
         refusals.check_weights(given, "train_on_batch")
         self._check_trainable()
+        self.check_given(given["x"], "train_on_batch")
+        self._look_once("train_on_batch", given)
         return super().train_on_batch(**given)
 
     def _check_trainable(self) -> None:
@@ -597,6 +651,14 @@ class Players(keras.Model):
                     f"The network {name!r} has nothing to train: was its trainable set "
                     "to False? Here no network needs that while another trains; set it "
                     "to True before compile, with a new optimizer."
+                )
+        for name, optimizer in self.optimizers.items():
+            network = self._trained[name]
+            if unknown := _unknown(optimizer, self.networks[network]):
+                raise ValueError(
+                    f"The network {network!r} has weights to train that were not so "
+                    f"when it was compiled, such as {unknown[0].path}: call compile "
+                    "again, with new optimizers."
                 )
 
     # ---- held-out data
@@ -620,8 +682,17 @@ class Players(keras.Model):
         """
         given = refusals.arguments(keras.Model.evaluate, args, kwargs)
         refusals.check_weights(given, "evaluate")
-        with self._evaluating(), self._looking_first("test_function"):
-            return self._seen(super().evaluate(**given))
+        self.check_given(given.get("x"), "evaluate")
+        looking = self._looking_first("test_function", given)
+        # Keras's `fit` calls this after every epoch, with the same data.
+        validating = bool(given.get("_use_cached_eval_dataset"))
+        if validating and "validation_data" in self._looked_at:
+            looking = contextlib.nullcontext()
+        with self._evaluating(), looking:
+            losses = self._seen(super().evaluate(**given))
+        if validating:
+            self._looked_at |= {"validation_data"}
+        return losses
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Computes what `evaluate` does, on one batch.
@@ -635,6 +706,8 @@ class Players(keras.Model):
         """
         given = refusals.arguments(keras.Model.test_on_batch, args, kwargs)
         refusals.check_weights(given, "test_on_batch")
+        self.check_given(given["x"], "test_on_batch")
+        self._look_once("test_on_batch", given)
         with self._evaluating():
             return self._seen(super().test_on_batch(**given))
 
@@ -827,14 +900,22 @@ def _build_optimizer(
     # Keras drops weights loaded into an unbuilt optimizer without a word.
     if not optimizer.built:
         optimizer.build(network.trainable_variables)
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    known = getattr(inner, "_trainable_variables", network.trainable_variables)
-    if {*map(id, network.trainable_variables)} - {*map(id, known)}:
+    if _unknown(optimizer, network):
         raise ValueError(
             f"The optimizer {name!r} was made for other weights than those it is to "
             "train now; make a new one."
         )
     return optimizer
+
+
+def _unknown(
+    optimizer: keras.optimizers.Optimizer, network: keras.Model
+) -> list[keras.Variable]:
+    """Returns the weights that are to be trained and that an optimizer was not for."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    known = getattr(inner, "_trainable_variables", network.trainable_variables)
+    known = {*map(id, known)}
+    return [v for v in network.trainable_variables if id(v) not in known]
 
 
 def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:

@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
-__all__ = ["arguments", "check_callbacks", "check_settings", "check_weights"]
+from fid.values import fault
+
+__all__ = [
+    "arguments",
+    "check_callbacks",
+    "check_settings",
+    "check_weights",
+    "checked",
+]
 
 _INSTEAD = {
     "optimizer": "every network has an optimizer of its own: discriminator_optimizer "
@@ -49,6 +58,34 @@ def arguments(
     bound = inspect.signature(method).bind(None, *args, **kwargs).arguments
     named = {name: value for name, value in bound.items() if name != "self"}
     return named | named.pop("kwargs", {})
+
+
+def checked(kinds: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Refuses settings of another type or range than they may have.
+
+    Args:
+        kinds: What each may be; see `fid.values`.
+        **given: The settings by name.
+
+    Returns:
+        The settings; NumPy's scalars as Python's.
+
+    Raises:
+        ValueError: One cannot be.
+
+    Example:
+        >>> from tf_ttur import refusals
+        >>> refusals.checked({"steps": int}, steps=3)
+        {'steps': 3}
+    """
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in given.items()
+    }
+    for name, value in plain.items():
+        if found := fault(name, value, kinds[name]):
+            raise ValueError(f"{found}.")
+    return plain
 
 
 def check_settings(settings: Iterable[str], method: str) -> None:

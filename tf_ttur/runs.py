@@ -150,10 +150,32 @@ class RunFolder:
         The system frees the folder after a crash.
 
         Raises:
-            InputError: It cannot be made, or another process uses it.
+            InputError: It cannot be made, another process uses it, a part of it is in
+                the way of what a run writes, or its rows are damaged.
         """
-        with self._locked(), _logging_to(self.log):
-            yield
+        with self._locked():
+            self._check_parts()
+            with _logging_to(self.log):
+                yield
+
+    def _check_parts(self) -> None:
+        """Refuses what a run would come upon when it has worked for long."""
+        for path in (self.samples, self.checkpoints, self.best, self.tensorboard):
+            if os.path.lexists(path) and not path.is_dir():
+                raise InputError(
+                    f"{printable(path)} is no folder, and a run keeps a folder there: "
+                    "remove or rename it."
+                )
+        for path in (
+            *(self.config, self.metrics, self.log, self.reference, self.vocabulary),
+            *(self.curve, self.summary, self.diverged),
+        ):
+            if path.is_dir():
+                raise InputError(
+                    f"{printable(path)} is a folder, and a run keeps a file there: "
+                    "remove or rename it."
+                )
+        self.rows()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -203,6 +225,9 @@ class RunFolder:
     def claim(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, or makes sure that the one there says the same.
 
+        Where the data are may change, since they may be moved: `data_dir` becomes the
+        new one.
+
         Args:
             config: All that the run depends on, JSON-able.
 
@@ -220,12 +245,16 @@ class RunFolder:
                 )
             write_json(self.config, config)
             return
+        there = self._read_config(config.get("extractor"))
+        place = {x: config[x] for x in ("data_dir",) if x in config and x in there}
         check_same(
-            self._read_config(config.get("extractor")),
+            there | place,
             config,
             f"{self} holds a run with another configuration",
             "Give its settings to go on with it, or choose another --workdir.",
         )
+        if there | place != there:
+            write_json(self.config, read_object(self.config) | place)
 
     def tidy(self) -> None:
         """Removes what a killed process was writing: a large model's files are large.
@@ -262,7 +291,7 @@ class RunFolder:
         """Returns the settings of the run, and where its data are.
 
         Returns:
-            The preset, and the `data_dir` that the run was started with.
+            The preset, and the `data_dir` that the run was last started with.
 
         Raises:
             InputError: As for `read_config`, or a setting is missing or cannot be.
@@ -667,10 +696,16 @@ def _renamed(config: dict[str, Any], extractor: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def _logging_to(path: pathlib.Path) -> Iterator[None]:
     """Sends what the package logs to a file and, past the progress bar, to stderr."""
+    try:
+        file = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {printable(path)}: {error.strerror}. Remove it, or choose "
+            "another --workdir."
+        ) from error
     logger = logging.getLogger("tf_ttur")
     before = logger.level
     logger.setLevel(logging.INFO)
-    file = _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers = [file, _TqdmHandler()]
     for handler in handlers:

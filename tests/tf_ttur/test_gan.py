@@ -509,6 +509,90 @@ def test_images_of_another_range_are_refused_before_a_step(kind):
     assert gan.steps == 0
 
 
+def test_a_first_batch_of_another_range_is_refused_by_itself():
+    for method in ("train_on_batch", "test_on_batch"):
+        gan = small_gan()
+        for data in ((pixels(),), (tf.constant(pixels()), np.zeros(16))):
+            with pytest.raises(ValueError, match="Real images span .* 127.5 - 1"):
+                getattr(gan, method)(*data)
+        with pytest.raises(ValueError, match="span"):
+            getattr(gan, method)({"image": pixels()})
+        assert gan.steps == 0
+        getattr(gan, method)(toy_images(8))
+
+
+def test_arrays_of_another_range_are_refused_on_replicas():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        gan = small_gan(jit_compile=None)
+        with pytest.raises(ValueError, match="Real images span"):
+            gan.fit(pixels(), verbose=0)
+        with pytest.raises(ValueError, match="Real images span"):
+            gan.evaluate(pixels(), np.zeros(16), verbose=0)
+        assert gan.steps == 0
+        gan.fit(toy_images(8), validation_data=(toy_images(8), None), verbose=0)
+
+
+def test_first_images_that_no_network_can_learn_from_are_refused():
+    holed = toy_images(8)
+    holed[3, 0, 0] = np.nan
+    empty = tf.data.Dataset.from_generator(
+        lambda: iter((toy_images(8)[:0], toy_images(8))),
+        output_signature=tf.TensorSpec((None, 4, 4, 1)),
+    )
+    for data, found in (
+        (holed, "Of 128 values of the first real images 1 are NaN or infinite"),
+        (empty, "The first batch is empty"),
+        (3 * toy_images(8), r"span -.* of images in \[a, b\] use"),
+        (
+            257 * pixels(),
+            r"of images in \[a, b\] use \(images - a\) / \(b - a\) \* 2 - 1",
+        ),
+        ([*toy_images(8)], r"fit was given a list of 8 images; .* np.stack\(images\)"),
+    ):
+        gan = small_gan()
+        with pytest.raises(ValueError, match=found):
+            gan.fit(data, verbose=0)
+        assert gan.steps == 0
+
+
+def test_held_out_images_are_looked_at_once_in_a_fit():
+    seen = []
+
+    class Noting(tf_ttur.GAN):
+        def check_first(self, data):
+            seen.append(len(self._images(data)))
+
+    toy = small_gan()
+    gan = Noting(toy.generator, toy.discriminator, tf_ttur.NormalLatent(2))
+    gan.compile(
+        discriminator_optimizer="sgd", generator_optimizer="sgd",
+        loss="wasserstein", jit_compile=False,
+    )  # fmt: skip
+    for _ in range(2):
+        held_out = toy_images(6), np.zeros(6)
+        gan.fit(toy_images(8), validation_data=held_out, epochs=3, verbose=0)
+        gan.evaluate(toy_images(5), verbose=0)
+    for _ in range(2):
+        gan.train_on_batch(toy_images(4))
+        gan.test_on_batch(toy_images(3))
+    assert seen == [8, 6, 5, 8, 6, 5, 4, 3]
+
+
+def test_a_weight_that_is_unfrozen_after_compile_is_named():
+    hidden = keras.layers.Dense(16)
+    discriminator = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(),
+                                      hidden, keras.layers.Dense(1)])  # fmt: skip
+    hidden.trainable = False
+    gan = own(toy_images(8), discriminator)
+    hidden.trainable = True
+    for train in (gan.fit, gan.train_on_batch):
+        with pytest.raises(
+            ValueError,
+            match="'discriminator' has weights .*kernel: call compile again",
+        ):
+            train(toy_images(8))
+
+
 def test_held_out_images_of_another_range_are_refused():
     gan, good = small_gan(), toy_images(16)
     with pytest.raises(ValueError, match="Real images span"):
@@ -586,8 +670,9 @@ def test_no_data_are_an_error_and_not_an_empty_history():
             gan.evaluate(empty, verbose=0)
         with pytest.raises(ValueError, match="empty"):
             gan.fit(toy_images(8), validation_data=empty, verbose=0)
-    with pytest.raises(ValueError, match="fit was given no data"):
-        gan.fit(verbose=0)
+    for method in (gan.fit, gan.evaluate):
+        with pytest.raises(ValueError, match=f"{method.__name__} was given no data"):
+            method(verbose=0)
     # To train for no epoch is no error.
     assert gan.fit(toy_images(4), epochs=0, verbose=0).history == {}
 
@@ -704,8 +789,10 @@ def test_settings_of_keras_that_a_gan_has_not_are_refused():
         make(metrics=["accuracy"])
     with pytest.raises(TypeError, match="GAN.compile has no argument gradient_penalti"):
         make(gradient_penalties=1.0)
-    for bad in ("auto", 0, 2.5):
-        with pytest.raises(ValueError, match="steps_per_execution must be a whole num"):
+    for bad, must in (("auto", "a whole"), (0, ">= 1"), (2.5, "a whole"), (True, "a ")):
+        with pytest.raises(
+            ValueError, match=f"steps_per_execution is .* must be {must}"
+        ):
             make(steps_per_execution=bad)
     assert make(jit_compile="auto").jit_compile
     with pytest.raises(ValueError, match="The latent is 4; give a distribution"):
@@ -829,10 +916,27 @@ def test_bad_settings_are_refused():
         make(loss="hinged")
     with pytest.raises(ValueError, match="is not an adversarial loss"):
         make(loss=object())
-    with pytest.raises(ValueError, match="gradient_penalty must be >= 0"):
-        make(gradient_penalty=-1.0)
-    with pytest.raises(ValueError, match="discriminator_steps must be"):
-        make(discriminator_steps=0)
+    for name, bad, must in (
+        ("gradient_penalty", -1.0, ">= 0"),
+        ("gradient_penalty", float("nan"), "finite"),
+        ("gradient_penalty", float("inf"), "finite"),
+        ("gradient_penalty", "10", "a number"),
+        ("gradient_penalty", None, "a number"),
+        ("discriminator_steps", 0, ">= 1"),
+        ("discriminator_steps", float("nan"), "a whole number"),
+        ("discriminator_steps", None, "a whole number"),
+        ("discriminator_steps", "2", "a whole number"),
+        ("reuse_latents", "no", "true or false"),
+        ("jit_compile", "yes", "true or false or none"),
+        ("run_eagerly", 1, "true or false"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is {bad!r}; it must be {must}"):
+            small_gan(**{name: bad})
+    taken = small_gan(
+        gradient_penalty=np.float32(2), discriminator_steps=np.int64(3),
+        reuse_latents=np.bool_(True),
+    )  # fmt: skip
+    assert (taken.gradient_penalty, taken.discriminator_steps) == (2.0, 3)
     with pytest.raises(ValueError, match="discriminator's learning rate"):
         make(rates=(0.0, 1e-3))
     adam = keras.optimizers.Adam()

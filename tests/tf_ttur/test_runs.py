@@ -41,6 +41,18 @@ def test_a_folder_is_claimed_once(folder):
     assert folder.read_config() == config
 
 
+def test_data_may_be_moved(folder):
+    config = {"steps": 5, "data_dir": "/a", "extractor": "pixels"}
+    folder.claim(config)
+    for place in ("/b", None):
+        folder.claim(config | {"data_dir": place})
+        assert json.loads(folder.config.read_text()) == config | {"data_dir": place}
+    before = folder.config.read_bytes()
+    with pytest.raises(InputError, match=r"tion: steps is 5 there and 6 now\. Give"):
+        folder.claim(config | {"steps": 6, "data_dir": "/c"})
+    assert folder.config.read_bytes() == before
+
+
 def test_the_extractor_that_was_found_has_a_name_of_its_own(folder):
     """In version 0.1 it stood in the place of what the preset had asked for."""
     settings = presets.get("digits_dcgan_ttur").settings()
@@ -117,6 +129,39 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
         RunFolder(tmp_path / "file" / "run").in_use(),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "summary.json"])
+def test_a_folder_in_the_place_of_a_file_is_named(folder, name):
+    (folder.path / name).mkdir(parents=True)
+    with (
+        pytest.raises(InputError, match=f"{name} is a folder, .* remove or rename it"),
+        folder.in_use(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["samples", "best", "checkpoints", "tensorboard"])
+def test_a_file_in_the_place_of_a_folder_is_named(folder, name):
+    folder.path.mkdir()
+    (folder.path / name).write_text("mine")
+    with (
+        pytest.raises(InputError, match=f"{name} is no folder, .* remove or rename it"),
+        folder.in_use(),
+    ):
+        pass
+    assert (folder.path / name).read_text() == "mine"
+
+
+def test_rows_that_are_no_text_are_told_before_anything_is_made(folder):
+    folder.path.mkdir()
+    folder.metrics.write_bytes(as_line(ROWS[0]).encode() + b'{"step": "\xff"}\n')
+    with (
+        pytest.raises(InputError, match="jsonl, line 2 is not UTF-8 text. Mend or del"),
+        folder.in_use(),
+    ):
+        pass
+    assert not folder.log.exists()
 
 
 def test_what_is_said_meanwhile_is_kept(folder, capsys):

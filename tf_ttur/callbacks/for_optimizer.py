@@ -8,6 +8,11 @@ import keras
 
 __all__ = ["ForOptimizer"]
 
+_SETTING_THE_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
+
 
 class ForOptimizer(keras.callbacks.Callback):
     """Runs a callback that reads or sets `model.optimizer`, for one optimizer.
@@ -21,7 +26,8 @@ class ForOptimizer(keras.callbacks.Callback):
         callback: The callback.
 
     Raises:
-        ValueError: From `fit`: there is no optimizer of this name.
+        ValueError: An argument is something else; or, from `fit`, there is no optimizer
+            of this name, or it follows a schedule and the callback sets its rate.
 
     Example:
         >>> import keras
@@ -37,6 +43,16 @@ class ForOptimizer(keras.callbacks.Callback):
     """
 
     def __init__(self, optimizer: str, callback: keras.callbacks.Callback):
+        if not isinstance(optimizer, str):
+            raise ValueError(
+                f"ForOptimizer is for {optimizer!r}; give the name of an optimizer "
+                "first, such as 'generator', and then the callback."
+            )
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise ValueError(
+                f"ForOptimizer({optimizer!r}, ...) runs {callback!r}; give a callback "
+                "of Keras's, such as keras.callbacks.ReduceLROnPlateau('fid')."
+            )
         super().__init__()
         self.optimizer, self.callback = optimizer, callback
 
@@ -53,7 +69,18 @@ class ForOptimizer(keras.callbacks.Callback):
                 f"ForOptimizer is for {self.optimizer!r}; the optimizers are "
                 f"{', '.join(map(repr, model.optimizers))}."
             )
-        self.callback.set_model(_View(model, model.optimizers[self.optimizer]))
+        optimizer = model.optimizers[self.optimizer]
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if isinstance(self.callback, _SETTING_THE_RATE) and isinstance(
+            inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            kind, schedule = type(self.callback), type(inner._learning_rate)
+            raise ValueError(
+                f"{kind.__name__} sets the learning rate of {self.optimizer!r}, which "
+                f"follows a schedule, {schedule.__name__}: leave the callback out, or "
+                "give that optimizer a number as its rate."
+            )
+        self.callback.set_model(_View(model, optimizer))
 
 
 def _pass_on(hook: str) -> Any:

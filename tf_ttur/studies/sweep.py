@@ -262,7 +262,8 @@ def claim(sweep: Sweep, workdir: str | os.PathLike[str]) -> None:
     if path.exists():
         found, there = load(workdir)
         check_same(
-            found,
+            # The data may have been moved, as for `RunFolder.claim`.
+            found | {"data_dir": sweep.data_dir},
             settings,
             f"{workdir} holds a sweep of other settings",
             "Give its settings to go on with it, or choose another --workdir.",

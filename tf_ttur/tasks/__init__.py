@@ -8,10 +8,19 @@ from typing import Any
 from tf_ttur import presets
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.images import Images
-from tf_ttur.tasks.task import SampleRequest, Task, load_weights
+from tf_ttur.tasks.task import SampleRequest, Task, find_checkpoint, load_weights
 from tf_ttur.tasks.text import Text
 
-__all__ = ["TASKS", "SampleRequest", "Task", "load_weights", "of", "of_kind", "of_run"]
+__all__ = [
+    "TASKS",
+    "SampleRequest",
+    "Task",
+    "find_checkpoint",
+    "load_weights",
+    "of",
+    "of_kind",
+    "of_run",
+]
 
 TASKS: dict[type[presets.Preset], type[Task]] = {
     presets.ImagePreset: Images,

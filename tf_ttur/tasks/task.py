@@ -23,6 +23,7 @@ __all__ = [
     "SampleRequest",
     "Task",
     "check_kind",
+    "find_checkpoint",
     "load_checkpoint",
     "load_weights",
     "open_checkpoint",
@@ -32,6 +33,7 @@ GRID_SEED = 1
 """Seed of the latents of the samples over time, which are not those of training."""
 MEASUREMENT_SEED = 2
 """Seed of the latents of the measurements, which are not those of training either."""
+_CHOOSE = "Choose another --checkpoint."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,9 +257,30 @@ def open_checkpoint(folder: RunFolder, which: str | int) -> tuple[pathlib.Path, 
     Raises:
         InputError: There is none such, or it is damaged or not of this run.
     """
-    path = folder.checkpoint(which)
-    folder.check_checkpoint(path, _CHOOSE)
+    path = find_checkpoint(folder, which)
     return path, load_checkpoint(path)
+
+
+def find_checkpoint(
+    folder: RunFolder, which: str | int | os.PathLike[str]
+) -> pathlib.Path:
+    """Finds a checkpoint of a run that was asked for, and sees that it is of this run.
+
+    Args:
+        folder: The run folder.
+        which: As for `Task.open`; or the path of a file of the run's.
+
+    Raises:
+        InputError: There is none such, or it is damaged or not of this run.
+    """
+    if isinstance(which, os.PathLike):
+        path = pathlib.Path(which)
+        if not path.is_file():
+            raise InputError(f"There is no checkpoint {printable(path)}. {_CHOOSE}")
+    else:
+        path = folder.checkpoint(which)
+    folder.check_checkpoint(path, _CHOOSE)
+    return path
 
 
 def load_checkpoint(path: os.PathLike[str]) -> Any:
@@ -280,7 +303,7 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
     return model
 
 
-def load_weights(model: Any, path: os.PathLike[str], fix: str) -> None:
+def load_weights(model: Any, path: os.PathLike[str], fix: str = _CHOOSE) -> None:
     """Loads the weights of a checkpoint into a model.
 
     Args:
@@ -294,9 +317,6 @@ def load_weights(model: Any, path: os.PathLike[str], fix: str) -> None:
     with _loading(path, fix):
         model.load_weights(path)
     check_step(path, model.steps, fix)
-
-
-_CHOOSE = "Choose another --checkpoint."
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ from tf_ttur.runs import RunFolder
 
 __all__ = ["heavy_ball", "nash", "saddle", "two_time_scales"]
 
-_CHOOSE = "Choose another --checkpoint."
-
 
 def saddle(argv: Sequence[str] | None = None) -> int:
     """Runs `saddle.py`; see its `--help`.
@@ -225,12 +223,14 @@ def nash(argv: Sequence[str] | None = None) -> int:
             raise InputError(
                 f"{folder} is a run on {preset.kind}; choose one on images."
             )
-        checkpoint = _checkpoint(folder, values.checkpoint)
-        folder.check_checkpoint(checkpoint, _CHOOSE)
+        from tf_ttur import tasks
+
+        given = values.checkpoint
+        which = "last" if given is None else local_path(given)
+        checkpoint = tasks.find_checkpoint(folder, which)
 
         import numpy as np
 
-        from tf_ttur import tasks
         from tf_ttur.theory.nash import examine
 
         task = tasks.of(preset, data_dir=data_dir)
@@ -243,7 +243,7 @@ def nash(argv: Sequence[str] | None = None) -> int:
         stages = {}
         for stage in ("before training", checkpoint.name):
             if stage == checkpoint.name:
-                tasks.load_weights(gan, checkpoint, _CHOOSE)
+                tasks.load_weights(gan, checkpoint)
             players = examine(
                 gan,
                 images,
@@ -310,15 +310,6 @@ def _nash_text(report: dict[str, Any]) -> str:
                 )
             )
     return "\n".join(lines)
-
-
-def _checkpoint(folder: RunFolder, given: str | None) -> pathlib.Path:
-    if given is None:
-        return folder.checkpoint("last")
-    path = local_path(given)
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}.")
-    return path
 
 
 def _output(args: list[str], values: flags.FlagValues) -> pathlib.Path:

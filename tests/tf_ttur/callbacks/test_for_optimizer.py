@@ -78,3 +78,24 @@ def test_an_optimizer_that_is_not_there_is_refused():
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
     with pytest.raises(ValueError, match="'critic'; the optimizers are 'discriminator"):
         fit(small_gan(), ForOptimizer("critic", scheduler))
+
+
+def test_arguments_that_are_something_else_are_refused():
+    plateau = keras.callbacks.ReduceLROnPlateau("fid")
+    with pytest.raises(ValueError, match="give the name of an optimizer first"):
+        ForOptimizer(plateau, "generator")
+    with pytest.raises(ValueError, match="'generator', ...\\) runs None; give a callb"):
+        ForOptimizer("generator", None)
+
+
+def test_a_rate_that_follows_a_schedule_is_not_set():
+    rate = keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5)
+    gan = small_gan(**tf_ttur.ttur(discriminator=1e-3, generator=rate))
+    found = "sets the learning rate of 'generator', which follows .* ExponentialDecay"
+    for callback in (
+        keras.callbacks.ReduceLROnPlateau("g_loss"),
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    ):
+        with pytest.raises(ValueError, match=found):
+            fit(gan, ForOptimizer("generator", callback))
+    assert gan.steps == 0

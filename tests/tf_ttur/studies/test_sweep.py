@@ -264,11 +264,17 @@ def test_a_larger_sweep_adds_to_the_one_that_is_there(tmp_path, workers):
     assert sweep.load(tmp_path)[1] == {A: 2, B: 2, C: 1}
 
 
+def test_the_data_of_a_sweep_may_be_moved(tmp_path):
+    for place in ("/a", "/b"):
+        sweep.claim(sweep.Sweep(PRESET, {A: 1}, data_dir=place), tmp_path)
+        assert sweep.load(tmp_path)[0]["data_dir"] == place
+
+
 def test_another_sweeps_folder_is_refused(tmp_path, workers):
     run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
     before = (tmp_path / "sweep.json").read_text()
     other = sweep.Sweep(PRESET.override(steps=7), {A: 1, B: 1}, data_dir="/x")
-    match = r"data_dir is None there and '/x' now; steps is 2000 there and 7 now"
+    match = r"sweep of other settings: steps is 2000 there and 7 now"
     with pytest.raises(InputError, match=match):
         run(workers, other, tmp_path)
     assert (tmp_path / "sweep.json").read_text() == before

@@ -29,6 +29,19 @@ def test_a_task_is_chosen_by_the_kind_of_the_preset():
     assert type(tasks.of(larger)) is Images
 
 
+def test_a_checkpoint_that_is_not_there_is_told(tmp_path):
+    folder, name = RunFolder(tmp_path), "step_00000001.keras"
+    with pytest.raises(
+        InputError, match=f"no checkpoint .*{name}. Choose another --ch"
+    ):
+        tasks.find_checkpoint(folder, tmp_path / name)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / name).write_text("no archive")
+    for which in ("last", folder.checkpoints / name):
+        with pytest.raises(InputError, match="cannot be loaded .* Choose another --ch"):
+            tasks.find_checkpoint(folder, which)
+
+
 def test_a_task_is_chosen_by_the_configuration_of_a_run(tmp_path):
     for network, kind in (("dcgan", Images), ("began", Images), ("text", Text)):
         folder = RunFolder(tmp_path / network)
