@@ -284,6 +284,7 @@ def half(strategy):
     """mixed_float16: a replica alone with a gradient that is not finite."""
     import keras
     import numpy as np
+    import tensorflow as tf
 
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -294,7 +295,8 @@ def half(strategy):
         scale = float(gan.discriminator_optimizer.dynamic_scale.numpy())
         x = images(BATCH)
         x[-1] = np.inf  # of the second replica
-        gan.fit(x, batch_size=BATCH, verbose=0, shuffle=False)
+        # A data set, since an array's first rows are looked at.
+        gan.fit(tf.data.Dataset.from_tensors(x), verbose=0, shuffle=False)
         after = gan.discriminator.get_weights()
         return {
             "losses": first,

@@ -20,7 +20,7 @@ __all__ = ["GAN"]
 _SETTINGS = {
     "gradient_penalty": Annotated[float, Between(0)],
     "discriminator_steps": Count,
-    "reuse_latents": bool,
+    "reuse_latents": refusals.Switch,
 }
 
 
@@ -176,7 +176,8 @@ class GAN(Players):
             discriminator_steps=discriminator_steps,
             reuse_latents=reuse_latents,
         )
-        settings["gradient_penalty"] = float(settings["gradient_penalty"])
+        for name, kind in (("gradient_penalty", float), ("reuse_latents", bool)):
+            settings[name] = kind(settings[name])
         one = discriminator_optimizer is generator_optimizer
         if one and isinstance(generator_optimizer, keras.Optimizer):
             raise ValueError(

@@ -33,9 +33,9 @@ _FROZEN_KEY = "frozen_{}"
 _EVALUATION_SEED = 170_608_500
 # What the settings of `compile` may be that all games have.
 _SETTINGS = {
-    "jit_compile": bool | None,
+    "jit_compile": refusals.Switch | None,
     "steps_per_execution": Count,
-    "run_eagerly": bool,
+    "run_eagerly": refusals.Switch,
 }
 # Rows of an array that Keras takes for a batch where nothing else is said.
 _BATCH_SIZE = 32

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 
-from fid.values import fault
+from fid.values import Between, fault
 
 __all__ = [
+    "Switch",
     "arguments",
     "check_callbacks",
     "check_settings",
     "check_weights",
     "checked",
 ]
+
+Switch = bool | Annotated[int, Between(0, 1)]
+"""Whether something is on, as Python says it: also 1 and 0, but no text."""
 
 _INSTEAD = {
     "optimizer": "every network has an optimizer of its own: discriminator_optimizer "

@@ -927,14 +927,15 @@ def test_bad_settings_are_refused():
         ("discriminator_steps", None, "a whole number"),
         ("discriminator_steps", "2", "a whole number"),
         ("reuse_latents", "no", "true or false"),
-        ("jit_compile", "yes", "true or false or none"),
-        ("run_eagerly", 1, "true or false"),
+        ("reuse_latents", 2, "in 0..1"),
+        ("jit_compile", "yes", "true or false"),
+        ("run_eagerly", "no", "true or false"),
     ):
         with pytest.raises(ValueError, match=f"{name} is {bad!r}; it must be {must}"):
             small_gan(**{name: bad})
     taken = small_gan(
         gradient_penalty=np.float32(2), discriminator_steps=np.int64(3),
-        reuse_latents=np.bool_(True),
+        reuse_latents=np.bool_(True), jit_compile=0,
     )  # fmt: skip
     assert (taken.gradient_penalty, taken.discriminator_steps) == (2.0, 3)
     with pytest.raises(ValueError, match="discriminator's learning rate"):
