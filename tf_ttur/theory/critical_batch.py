@@ -807,7 +807,7 @@ def two_batch_noise(
     """
     if not 0 < small < large:
         raise InputError(
-            f"The batch sizes are {small} and {large}; the first is smaller."
+            f"The batch sizes are {small} and {large}; the first must be the smaller."
         )
     means = []
     for size, norms in ((small, small_norms), (large, large_norms)):
