@@ -177,8 +177,7 @@ def adaptive_bound(
     Raises:
         InputError: A value is out of its range.
     """
-    if power not in (1, 2):
-        raise InputError(f"The power is {power}; it must be 1 or 2.")
+    _check_power(power)
     for name, value in (("rate", rate), ("least_scale", least_scale)):
         _check(name, value, value > 0, "positive")
     for name, value in (("beta_1", beta_1), ("gamma", gamma)):
@@ -191,6 +190,11 @@ def adaptive_bound(
         noise=variance * share,
         floor=gradient * share + momentum,
     )
+
+
+def _check_power(power: int) -> None:
+    if power not in (1, 2):
+        raise InputError(f"The power is {power}; it must be 1 or 2.")
 
 
 def _check(name: str, value: float, fits: bool, range_: str) -> None:
@@ -859,8 +863,7 @@ def reconstructed_factor(
     Raises:
         InputError: A value is out of its range.
     """
-    if power not in (1, 2):
-        raise InputError(f"The power is {power}; it must be 1 or 2.")
+    _check_power(power)
     for name, value in (
         ("rate", rate),
         ("dimension", dimension),
