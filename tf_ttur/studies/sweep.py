@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -20,7 +19,8 @@ from fid.mistaken import local_path
 from fid.values import Between, fault
 from tf_ttur.presets import Preset, SettingsError, check_settings
 from tf_ttur.runs import RunFolder
-from tf_ttur.studies.workers import Workers, terminable
+from tf_ttur.studies.jobs import Job, RunsFailed, run_jobs
+from tf_ttur.studies.workers import Workers
 
 __all__ = ["Cell", "Sweep", "claim", "grid", "load", "run_folder", "run_sweep"]
 
@@ -32,8 +32,6 @@ _SEEDS = Annotated[int, Between(1, 10_000)]
 _RATE = Annotated[float, Between(above=0)]
 _CELL = {"discriminator_lr": _RATE, "generator_lr": _RATE, "seeds": _SEEDS}
 _CELLS = list[_CELL]
-# So many failures with nothing finished in between mean that all would fail.
-_FAILURES_IN_A_ROW = 3
 
 
 class Cell(NamedTuple):
@@ -204,44 +202,36 @@ def run_sweep(
         InputError: The folder belongs to another sweep, or runs failed: all others
             are finished then, unless three failed in a row.
     """
-    if processes < 1:
-        raise InputError(f"The number of processes is {processes}; it must be >= 1.")
     workdir = local_path(workdir, writing=True)
     claim(sweep, workdir)
-    # The last run comes first, since workers take from the end.
-    queue = [x for x in sweep.runs if not run_folder(workdir, *x).is_over][::-1]
-    if not queue:
-        say(f"All {len(sweep.runs)} runs are finished.")
-        return
-    progress = _Progress(len(sweep.runs), len(queue), processes, say)
-    failures: list[str] = []
-    count = min(processes, len(queue))
-    with make_workers(count, workdir, train_run) as workers, terminable():
-        while (queue and progress.in_a_row < _FAILURES_IN_A_ROW) or workers.busy:
-            while queue and progress.in_a_row < _FAILURES_IN_A_ROW and workers.idle:
-                cell, seed = queue.pop()
-                preset = sweep.preset.override(**cell._asdict(), seed=seed)
-                workers.start(
-                    (cell, seed),
-                    preset=preset,
-                    folder=run_folder(workdir, cell, seed),
-                    data_dir=sweep.data_dir,
-                    inception=sweep.inception,
-                )
-            for (cell, seed), outcome in workers.wait():
-                progress.ended(cell, seed, outcome)
-                if "error" in outcome:
-                    what = outcome["error"].rstrip(".")
-                    failures.append(f"{cell}, seed {seed}: {what}")
-    if failures:
+    jobs = [
+        Job(
+            f"{cell}, seed {seed}",
+            {
+                "preset": sweep.preset.override(**cell._asdict(), seed=seed),
+                "folder": folder,
+                "data_dir": sweep.data_dir,
+                "inception": sweep.inception,
+            },
+        )
+        for cell, seed in sweep.runs
+        if not (folder := run_folder(workdir, cell, seed)).is_over
+    ]
+    try:
+        run_jobs(
+            jobs,
+            train_run,
+            workdir,
+            total=len(sweep.runs),
+            processes=processes,
+            say=say,
+            make_workers=make_workers,
+        )
+    except RunsFailed:
         if not any(workdir.glob("d_*/seed_*/config.json")):
             # Settings that cannot be trained must not claim the folder.
             (workdir / _MANIFEST).unlink()
-        raise InputError(
-            f"{len(failures)} of {len(sweep.runs)} runs failed, and {len(queue)} were "
-            f"not tried: {'; '.join(failures)}. Mend what is wrong and start again: "
-            "finished runs stay, and those that were cut go on."
-        )
+        raise
 
 
 def claim(sweep: Sweep, workdir: str | os.PathLike[str]) -> None:
@@ -305,31 +295,3 @@ def train_run(preset: Preset, folder: RunFolder, **sources: Any) -> dict[str, An
         "text": f"{key} {best[key]:.4g} at step {best['step']}, {last[key]:.4g} at the "
         f"end; {summary['minutes']:.1f} min"
     }
-
-
-class _Progress:
-    """Says how far a sweep has come."""
-
-    def __init__(self, total: int, left: int, processes: int, say: Callable):
-        self._total, self._left, self._to_do = total, left, left
-        self._processes, self._say = processes, say
-        self._start = time.monotonic()
-        self.in_a_row = 0
-
-    def ended(self, cell: Cell, seed: int, outcome: dict[str, Any]) -> None:
-        self._left -= 1
-        if "error" in outcome:
-            self.in_a_row += 1
-            what = f"failed: {outcome['error']}"
-        else:
-            self.in_a_row = 0
-            what = outcome["text"]
-        minutes = (time.monotonic() - self._start) / 60.0
-        left = ""
-        if self._left:
-            estimate = minutes / (self._to_do - self._left) * self._left
-            left = f"; about {estimate:.0f} min left"
-        self._say(
-            f"[{self._total - self._left}/{self._total}] {cell}, seed {seed}: "
-            f"{what}{left}"
-        )

@@ -221,7 +221,7 @@ class Workers:
         return len(self.tasks) < self.count
 
     def start(self, task, **arguments):
-        self.started.append((*task, arguments["preset"]))
+        self.started.append((task, arguments["preset"]))
         self.tasks.append((task, arguments["folder"]))
 
     def wait(self):
@@ -242,15 +242,19 @@ def run(workers, wanted, workdir, processes=1, say=print):
     sweep.run_sweep(wanted, workdir, processes, say, make_workers=workers)
 
 
+def name(cell, seed=0):
+    return f"{cell}, seed {seed}"
+
+
 A, B, C = Cell(1e-4, 1e-4), Cell(3e-4, 1e-4), Cell(1e-3, 1e-4)
 
 
 def test_all_cells_come_once_before_any_comes_again(tmp_path, workers):
     lines = []
     run(workers, sweep.Sweep(PRESET, {A: 2, B: 1}), tmp_path, 2, lines.append)
-    assert [task[:2] for task in workers.started] == [(A, 0), (B, 0), (A, 1)]
+    assert [task for task, _ in workers.started] == [name(A), name(B), name(A, 1)]
     settings = [
-        (p.discriminator_lr, p.generator_lr, p.seed) for *_, p in workers.started
+        (p.discriminator_lr, p.generator_lr, p.seed) for _, p in workers.started
     ]
     assert settings == [(1e-4, 1e-4, 0), (3e-4, 1e-4, 0), (1e-4, 1e-4, 1)]
     assert lines[0].startswith("[1/3] discriminator 0.0001, generator 0.0001, seed 0: ")
@@ -260,7 +264,7 @@ def test_a_larger_sweep_adds_to_the_one_that_is_there(tmp_path, workers):
     run(workers, sweep.Sweep(PRESET, {A: 1, B: 2}), tmp_path)
     workers.started.clear()
     run(workers, sweep.Sweep(PRESET, {A: 2, C: 1}), tmp_path, say=lambda line: None)
-    assert [task[:2] for task in workers.started] == [(C, 0), (A, 1)]
+    assert [task for task, _ in workers.started] == [name(C), name(A, 1)]
     assert sweep.load(tmp_path)[1] == {A: 2, B: 2, C: 1}
 
 
@@ -331,7 +335,7 @@ def test_a_sweep_of_settings_that_cannot_be_is_refused(tmp_path):
 
 
 def test_a_failure_costs_its_run_only(tmp_path, workers):
-    workers.outcomes = {(B, 0): {"error": "no luck"}}
+    workers.outcomes = {name(B): {"error": "no luck"}}
     with pytest.raises(
         InputError, match="1 of 3 runs failed.*seed 0: no luck"
     ) as error:
@@ -340,18 +344,18 @@ def test_a_failure_costs_its_run_only(tmp_path, workers):
     workers.started.clear()
     workers.outcomes = {}
     run(workers, sweep.Sweep(PRESET, {A: 1, B: 1, C: 1}), tmp_path)
-    assert [task[:2] for task in workers.started] == [(B, 0)]
+    assert [task for task, _ in workers.started] == [name(B)]
 
 
 def test_three_failures_in_a_row_end_the_sweep(tmp_path, workers):
-    workers.outcomes = {(A, seed): {"error": "no data"} for seed in range(1, 9)}
+    workers.outcomes = {name(A, seed): {"error": "no data"} for seed in range(1, 9)}
     with pytest.raises(InputError, match="3 of 9 runs failed, and 5 were not tried"):
         run(workers, sweep.Sweep(PRESET, {A: 9}), tmp_path)
     assert len(workers.started) == 4
 
 
 def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, workers):
-    workers.outcomes = {(A, 0): {"error": "no such data."}}
+    workers.outcomes = {name(A): {"error": "no such data."}}
     with pytest.raises(InputError, match=r"seed 0: no such data\. Mend"):
         run(workers, sweep.Sweep(PRESET.override(steps=7), {A: 1}), tmp_path)
     workers.outcomes = {}
