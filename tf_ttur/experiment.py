@@ -102,6 +102,11 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
                 folder.diverged.unlink(missing_ok=True)
                 if start is None:
                     start = _begin(gan, task, folder, measurement, metrics, checkpoints)
+
+                def stop_where_reached(*_: Any) -> None:
+                    stop = _reached(task, folder, measurement.key) is not None
+                    gan.stop_training = stop
+
                 held = keras.callbacks.LambdaCallback(
                     on_train_begin=lambda logs: folder.check_held(),
                     on_train_batch_end=lambda batch, logs: folder.check_held(),
@@ -121,8 +126,11 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
                     keras.callbacks.LambdaCallback(
                         on_train_batch_end=lambda batch, logs: termination.check()
                     ),
+                    keras.callbacks.LambdaCallback(on_epoch_end=stop_where_reached),
                 ]
-                _fit(gan, task, data, start, measurement.every, in_order)
+                stop_where_reached()
+                if not gan.stop_training:
+                    _fit(gan, task, data, start, measurement.every, in_order)
         except termination.Terminated:
             _log.warning("%s", _parting_words(gan, checkpoints))
             raise
@@ -227,7 +235,18 @@ def _fit(
                 f"{' '.join(error.message.split())[:2000]}. The last checkpoint is "
                 "kept: mend what is wrong and start again."
             ) from error
+        if gan.stop_training:
+            return
         start = last
+
+
+def _reached(task: tasks.Task, folder: RunFolder, key: str) -> int | None:
+    """Returns the step at which a run met `stop_at`; None where it has not."""
+    if task.preset.stop_at is None:
+        return None
+    values = [(x["step"], x[key]) for x in folder.rows() if x.get(key) is not None]
+    at = runs.first_at_most(values, task.preset.stop_at, task.preset.stop_passes)
+    return None if at is None else values[at][0]
 
 
 def _finish(
@@ -248,6 +267,12 @@ def _finish(
 
     minutes, measuring = rows[-1]["minutes"], rows[-1].get("measure_minutes", 0.0)
     share = measuring / minutes if minutes else 0.0
+    stopped = {}
+    if task.preset.stop_at is not None:
+        stopped = {
+            "stop_at": task.preset.stop_at,
+            "reached": _reached(task, folder, key),
+        }
     _log.info(
         "%s steps in %.3g minutes, %.0f%% of them measuring; the best %s: %.4g at step "
         "%d.",
@@ -266,6 +291,7 @@ def _finish(
         "start": point(measured[0]),
         "best": point(best),
         "last": point(measured[-1]),
+        **stopped,
         "minutes": minutes,
         "measuring_share": round(share, 4),
         "versions": versions("tf-ttur", "tensorflow", "keras", "numpy"),

@@ -22,7 +22,7 @@ import pathlib
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TextIO
 
 from tqdm import tqdm
@@ -51,6 +51,7 @@ __all__ = [
     "check_step",
     "checkpoint_name",
     "checkpoints",
+    "first_at_most",
     "read_best",
     "read_rows",
     "stamp",
@@ -511,6 +512,32 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 )
         before = row
     return rows
+
+
+def first_at_most(
+    values: Iterable[tuple[int, float]], threshold: float, passes: int = 1
+) -> int | None:
+    """Finds where a value was first reached that is the better the lower it is.
+
+    Args:
+        values: (step, value), in order.
+        threshold: The value.
+        passes: Measurements in a row that have to be at most that.
+
+    Returns:
+        The index of the first of the first so many in a row; None where there are none.
+
+    Example:
+        >>> values = [(0, 9.0), (10, 4.0), (20, 6.0), (30, 3.0), (40, 2.0)]
+        >>> first_at_most(values, 5.0), first_at_most(values, 5.0, passes=2)
+        (1, 3)
+    """
+    streak = 0
+    for index, (_, value) in enumerate(values):
+        streak = streak + 1 if value <= threshold else 0
+        if streak == passes:
+            return index - passes + 1
+    return None
 
 
 def as_line(row: Mapping[str, Any]) -> str:

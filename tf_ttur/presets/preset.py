@@ -65,6 +65,9 @@ class Preset:
             where an image depends on those beside it (`batch_statistics`).
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
         jit_compile: Whether XLA compiles the step; None leaves it to `compile`.
+        stop_at: Ends the run at the first measurement of at most this value; None goes
+            on to `steps`.
+        stop_passes: So many measurements in a row have to be.
         seed: Seed of weights, data order and latents.
 
     Raises:
@@ -89,6 +92,8 @@ class Preset:
     sample_batch: Count = 250
     ema_decay: Decay = 0.0
     jit_compile: bool | None = None
+    stop_at: float | None = None
+    stop_passes: Count = 1
     seed: Annotated[int, Between(0, LARGEST)] = 0
 
     def override(self, **changes: Any) -> Preset:

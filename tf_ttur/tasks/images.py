@@ -278,7 +278,7 @@ def _reference(folder: RunFolder, data: ImageData, extractor: Extractor) -> Stat
     path = folder.reference
     if not path.exists():
         _log.info("Computing the statistics of %d real images.", data.num_examples)
-        reference = compute_statistics(_RealImages(data), extractor)
+        reference = compute_statistics(RealImages(data), extractor)
         folder.check_held()
         reference.save(path)
     # Read back, since the file may have no rows: a resumed run must use the same
@@ -293,7 +293,7 @@ def _reference(folder: RunFolder, data: ImageData, extractor: Extractor) -> Stat
     return reference
 
 
-class _RealImages(Source):
+class RealImages(Source):
     """A data set as a source of images to measure."""
 
     def __init__(self, data: ImageData):
