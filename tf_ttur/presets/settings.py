@@ -15,10 +15,11 @@ from fid.files import InputError
 from fid.values import alternatives, words
 from tf_ttur.presets.preset import Preset, owner
 
-__all__ = ["override"]
+__all__ = ["changes", "override"]
 
 # These name a run, or have flags of their own in every program.
-_FIXED = ("name", "summary", "discriminator_lr", "generator_lr", "seed")
+_NAMES = ("name", "summary", "seed")
+_FIXED = ("discriminator_lr", "generator_lr", *_NAMES)
 
 
 def override(preset: Preset, settings: Sequence[str]) -> Preset:
@@ -39,16 +40,20 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
         0.0
     """
+    return _override(preset, settings, _FIXED)
+
+
+def _override(preset: Preset, settings: Sequence[str], fixed: Sequence[str]) -> Preset:
     mine, values = _types(type(preset)), {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set={setting} is not of the form KEY=VALUE.")
         kind = type(preset) if key in mine else owner(key)
-        if kind is None or key in _FIXED:
+        if kind is None or key in fixed:
             raise InputError(
                 f"--set={setting}: there is no setting {key!r} to set; choose from "
-                f"{', '.join(x for x in mine if x not in _FIXED)}."
+                f"{', '.join(x for x in mine if x not in fixed)}."
             )
         if key in values:
             raise InputError(f"{key} is set twice; leave one of the two out.")
@@ -62,6 +67,32 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
     return dataclasses.replace(preset, **values)
+
+
+def changes(preset: Preset, settings: Sequence[str]) -> dict[str, Any]:
+    """Returns what settings given as text change in a preset.
+
+    Args:
+        preset: The preset.
+        settings: As for `override`; the learning rates may be among them.
+
+    Returns:
+        The new values by attribute, of those that differ.
+
+    Raises:
+        InputError: As for `override`.
+
+    Example:
+        >>> from tf_ttur import presets
+        >>> changes(presets.get("digits_dcgan_ttur"), ["generator_lr=0.01"])
+        {'generator_lr': 0.01}
+    """
+    changed = _override(preset, settings, _NAMES)
+    return {
+        field.name: value
+        for field in dataclasses.fields(changed)
+        if (value := getattr(changed, field.name)) != getattr(preset, field.name)
+    }
 
 
 def _types(kind: type[Preset]) -> dict[str, Any]:

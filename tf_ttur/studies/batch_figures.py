@@ -205,6 +205,9 @@ def _scatter(
 
 
 def _finish(axes: Sequence[Any], findings: Sequence[Finding]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     metric, threshold = findings[0].metric, findings[0].threshold
     batch, goal = "batch size b", f"{metric} <= {threshold:g}"
     labels = (
@@ -223,11 +226,13 @@ def _finish(axes: Sequence[Any], findings: Sequence[Finding]) -> None:
         each.set_yscale("log")
     if axes[3].lines:
         axes[3].set(xscale="log", yscale="log")
+        # Labels of matplotlib's own between the powers of ten overlap.
+        axes[3].xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes[3].xaxis.set_major_formatter("{x:g}")
+        axes[3].xaxis.set_minor_formatter(NullFormatter())
         axes[3].legend(fontsize=7, frameon=False)
     legend = axes[5]
     legend.axis("off")
-    from matplotlib.lines import Line2D
-
     grey = {"color": "0.3"}
     handles = [
         Line2D([], [], marker="o", color=colour, label=each.variant)

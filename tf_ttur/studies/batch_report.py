@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from fid.files import InputError
+from fid.files import InputError, printable, read_json
+from fid.values import Between, fault
 from tf_ttur.studies.batch_rows import Row
 from tf_ttur.theory.critical_batch import (
     Fit,
     Minimum,
+    Noise,
     Run,
     calibrated,
     fit,
+    least_critical_batch,
     measured_minimum,
     quadratic_minimum,
     reconstructed_factor,
 )
 
 __all__ = [
+    "METHODS",
     "Estimate",
     "Finding",
     "analyse",
     "as_json",
+    "bound_of",
     "by_calibration",
     "by_formula",
+    "by_noise",
     "estimate_table",
+    "read_estimates",
     "table",
 ]
+
+
+_BATCH = Annotated[float, Between()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,25 +274,26 @@ class Estimate:
         }
 
 
-# Which first decay enters, and whether the first moment is corrected for its start.
-_METHODS = {
+METHODS = {
     "adam": {"momentum": True, "corrected": True, "belief": False},
     "amsgrad": {"momentum": True, "corrected": True, "belief": False},
     "adabelief": {"momentum": True, "corrected": True, "belief": True},
     "rmsprop": {"momentum": False, "corrected": False, "belief": False},
 }
+"""By optimizer: whether it has a first moment, whether that is corrected for its start,
+and whether its second moment is about the first."""
 
 
 def _factors(
     row: Row, subject: Weights, power: int, corrected: bool, belief: bool
 ) -> dict[str, float]:
     """K of both networks in the reconstructed estimate."""
-    if row.optimizer not in _METHODS:
+    if row.optimizer not in METHODS:
         raise InputError(
             f"{row.variant} was trained by {row.optimizer}, of which the reconstructed "
-            f"estimate says nothing; it does of {', '.join(_METHODS)}."
+            f"estimate says nothing; it does of {', '.join(METHODS)}."
         )
-    method = _METHODS[row.optimizer]
+    method = METHODS[row.optimizer]
     beta_1 = row.beta_1 if method["momentum"] else 0.0
     return {
         player: reconstructed_factor(
@@ -396,6 +408,85 @@ def by_calibration(
     )
 
 
+def by_noise(rows: Sequence[Row], power: int = 2) -> list[Estimate]:
+    """Estimates a lower bound on b* from gradients that rows hold.
+
+    Args:
+        rows: Rows with `noise`, of variants that need not be the same.
+        power: Exponent of (1 - gamma), 1 or 2.
+
+    Returns:
+        2 B / epsilon^2 by variant, of the largest batch size that met the threshold,
+        from means over its seeds.
+
+    Raises:
+        InputError: A gradient is lost in its noise.
+    """
+    estimates = []
+    for variant in dict.fromkeys(row.variant for row in rows):
+        mine = [row for row in rows if row.variant == variant]
+        batch = max(row.batch for row in mine)
+        mine = [row for row in mine if row.batch == batch]
+        found, assumed = {}, {}
+        for player in ("discriminator", "generator"):
+            each = [row.noise[player] for row in mine]
+            noise = Noise(
+                *(_mean(x[key] for x in each) for key in ("trace", "gradient"))
+            )
+            scale = _mean(x["scale"] for x in each if x["scale"] is not None)
+            found[player] = bound_of(mine[0], player, noise, scale, power)
+            assumed[player] = (noise.trace, noise.gradient, scale, noise.scale)
+        names = ("sigma^2", "epsilon^2", "h", "noise scale")
+        estimates.append(
+            Estimate(
+                variant,
+                "stats (lower bound)",
+                **found,
+                assumed={
+                    "runs": f"b = {batch}, {len(mine)} seeds",
+                    **{
+                        f"{name} D/G": {k: v[i] for k, v in assumed.items()}
+                        for i, name in enumerate(names)
+                    },
+                    "power": power,
+                },
+            )
+        )
+    return estimates
+
+
+def bound_of(row: Row, player: str, noise: Noise, scale: float, power: int) -> float:
+    """Returns 2 B / epsilon^2 of one network.
+
+    Args:
+        row: A run, for its optimizer, rates and decays.
+        player: `discriminator` or `generator`.
+        noise: Of its gradients where the threshold was met.
+        scale: A mean of what its step divides by.
+        power: Exponent of (1 - gamma).
+
+    Raises:
+        InputError: The gradient is lost in its noise.
+    """
+    method = METHODS.get(row.optimizer, {"momentum": False, "corrected": False})
+    # SGD with momentum has a first moment, which is not corrected.
+    momentum = method["momentum"] or row.optimizer == "momentum"
+    beta_1 = row.beta_1 if momentum else 0.0
+    return least_critical_batch(
+        noise,
+        rate=getattr(row, f"{player}_lr"),
+        scale=scale,
+        beta_1=beta_1,
+        gamma=beta_1 if method["corrected"] else 0.0,
+        power=power,
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+
 def _facts(row: Row, subject: Weights) -> dict[str, Any]:
     return {
         "optimizer": row.optimizer,
@@ -407,6 +498,35 @@ def _facts(row: Row, subject: Weights) -> dict[str, Any]:
         "discriminator weights": subject.discriminator,
         "generator weights": subject.generator,
     }
+
+
+_KINDS = {
+    "variant": str,
+    "mode": str,
+    "discriminator": _BATCH | None,
+    "generator": _BATCH | None,
+    "assumed": Mapping[str, Any],
+    "note": str,
+}
+
+
+def read_estimates(path: str | os.PathLike[str]) -> list[Estimate]:
+    """Reads the file that `critical_batch.py estimate` wrote.
+
+    Args:
+        path: The file; a missing one has no estimates.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not os.path.exists(path):
+        return []
+    found = read_json(path)
+    if wrong := fault("it", found, list[_KINDS]):
+        raise InputError(
+            f"{printable(path)} is damaged: {wrong}. Delete it, or estimate again."
+        )
+    return [Estimate(**{key: each[key] for key in _KINDS}) for each in found]
 
 
 def estimate_table(estimates: Sequence[Estimate]) -> str:

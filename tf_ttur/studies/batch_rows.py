@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fid.files import InputError, atomic_write, printable, read_json_lines
-from fid.values import Between, Count, Step, check_values
+from fid.values import Between, Count, Step, fault
 from tf_ttur.runs import as_line, first_at_most
 from tf_ttur.theory.critical_batch import STATUSES, Run
 
@@ -52,6 +52,9 @@ class Row:
         images: How many were processed: `real`, `generated`.
         minutes: Wall-clock minutes.
         config: A digest of all settings.
+        noise: By network, of its gradients where the threshold was met: `trace` of the
+            covariance of an example's gradient, squared norm `gradient` of the whole
+            one, `scale` of what a step divides by. None where checkpoints say it.
     """
 
     task: str
@@ -76,6 +79,7 @@ class Row:
     images: Mapping[str, int]
     minutes: float
     config: str
+    noise: Mapping[str, Mapping[str, float | None]] | None = None
 
     @property
     def examples(self) -> int:
@@ -134,7 +138,7 @@ def outcome(
     """Says what a trace came to at a threshold.
 
     Args:
-        trace: (step, distance), in order, with at least one.
+        trace: (step, distance), in order; of a run that diverged it may be empty.
         threshold: The distance.
         passes: Measurements in a row that have to be at most that.
         diverged: Whether the run diverged at its end.
@@ -144,7 +148,8 @@ def outcome(
     """
     index = first_at_most(trace, threshold, passes)
     if index is None:
-        return ("diverged" if diverged else "censored"), trace[-1][0], None
+        last = trace[-1][0] if trace else 0
+        return ("diverged" if diverged else "censored"), last, None
     return "reached", trace[index][0], trace[index - 1][0] if index else 0
 
 
@@ -159,6 +164,11 @@ def write(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         file.write("".join(as_line(row.as_json()) for row in rows).encode())
 
 
+_NOISE = {
+    "trace": _NUMBER,
+    "gradient": _NUMBER,
+    "scale": Annotated[float, Between(above=0)] | None,
+}
 _KINDS = {
     "task": str,
     "variant": str,
@@ -185,6 +195,7 @@ _KINDS = {
     },
     "minutes": Annotated[float, Between(0)],
     "config": str,
+    "noise": Mapping[str, Any] | None,
 }
 
 
@@ -209,8 +220,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     rows: dict[tuple[Any, ...], Row] = {}
     for number, found in enumerate(read_json_lines(path), start=1):
         where = f"{printable(path)}, line {number}"
-        check_values(found, _KINDS, where, _FIX)
-        if wrong := _fault(found):
+        if wrong := fault("it", found, _KINDS) or _fault(found):
             raise InputError(f"{where} is damaged: {wrong}. {_FIX}")
         values = {key: found[key] for key in _KINDS}
         for name in ("trace", "gradients"):
@@ -230,8 +240,6 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
 
 def _fault(found: Mapping[str, Any]) -> str | None:
     """Says which values of a row do not go together."""
-    if missing := [key for key in _KINDS if key not in found]:
-        return f"it lacks {', '.join(missing)}"
     if found["status"] not in STATUSES:
         return f"status is {found['status']!r}; choose from {', '.join(STATUSES)}"
     for name, width in (("trace", 2), ("gradients", 3)):
@@ -243,10 +251,14 @@ def _fault(found: Mapping[str, Any]) -> str | None:
             if not isinstance(each[0], int) or each[0] <= before:
                 return f"the steps of {name} do not rise"
             before = each[0]
+    if found["noise"] is not None:
+        players = {"discriminator": _NOISE, "generator": _NOISE}
+        if wrong := fault("noise", found["noise"], players):
+            return wrong
+    if found["status"] == "diverged":
+        return None  # It may be before the first measurement.
     if not found["trace"]:
         return "trace is empty"
-    if found["status"] == "diverged":
-        return None
     there = (found["status"], found["steps"], found["previous"])
     if there != outcome(found["trace"], found["threshold"], found["passes"]):
         return (

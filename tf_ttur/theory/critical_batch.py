@@ -43,8 +43,10 @@ __all__ = [
     "adaptive_bound",
     "calibrated",
     "fit",
+    "least_critical_batch",
     "measured_minimum",
     "minimise_jointly",
+    "optimal_rates",
     "quadratic_minimum",
     "reconstructed_factor",
     "sgd_on_a_quadratic",
@@ -56,6 +58,9 @@ STATUSES = ("reached", "censored", "diverged")
 # The spread of log N is not fitted below this: exact runs would have a likelihood
 # without a maximum. It is far below a step of any run.
 _LEAST_SPREAD = 1e-6
+# Models whose AIC is closer than this are both supported by the data (Burnham &
+# Anderson 2002, section 2.6).
+_DECISIVE = 2.0
 # A quantile of 0.975 of the normal distribution.
 _TWO_SIDED = 1.959963984540054
 
@@ -426,6 +431,12 @@ def _verdict(bound: Curve, rival: Curve, q: tuple[float, float] | None) -> str:
             "No critical batch detected: a curve whose examples have no minimum "
             f"explains the runs better (AIC lower by {-better:.1f})."
         )
+    if better < _DECISIVE:
+        return (
+            f"Undecided: a critical batch of {2 * bound.batch:.3g}, and a curve whose "
+            "examples have no minimum, explain the runs about as well (AIC apart by "
+            f"{better:.1f})."
+        )
     return (
         f"A critical batch of {2 * bound.batch:.3g}; the rival without a minimum is "
         f"worse (AIC higher by {better:.1f})."
@@ -613,9 +624,10 @@ def _derivatives(
 
     def moment(at: np.ndarray, power: int) -> np.ndarray:
         """at^power phi(at) / mass, which is 0 at infinity."""
-        finite = np.where(np.isfinite(at), at, 0.0)
-        density = np.exp(-0.5 * finite**2 - 0.5 * math.log(2 * math.pi) - mass)
-        return np.where(np.isfinite(at), finite**power * density, 0.0)
+        there = np.isfinite(at)
+        finite = np.where(there, at, 0.0)
+        exponent = -0.5 * finite**2 - 0.5 * math.log(2 * math.pi) - mass
+        return finite**power * np.exp(np.where(there, exponent, -np.inf))
 
     zeroth, once, twice, thrice = (
         moment(low, power) - moment(high, power) for power in range(4)
@@ -825,6 +837,97 @@ def two_batch_noise(
     trace = (means[0] - means[1]) / (1 / small - 1 / large)
     gradient = (large * means[1] - small * means[0]) / (large - small)
     return Noise(trace, gradient)
+
+
+def least_critical_batch(
+    noise: Noise,
+    *,
+    rate: float,
+    scale: float = 1.0,
+    beta_1: float = 0.0,
+    gamma: float = 0.0,
+    power: int = 1,
+) -> float:
+    """Returns 2 B / epsilon^2, below which the critical batch size cannot lie.
+
+    It is the bound's b* = 2 B / (epsilon^2 - C) without its floor C >= 0, which is
+    enormous where there is momentum. epsilon^2 is the squared norm of the gradient
+    where the quality is first reached, and h, for the bound's least scale h_0, is a
+    mean of the scales that a step divides by: h_0 itself is next to nothing.
+
+    Args:
+        noise: Of the network's gradients, where the quality is first reached.
+        rate: Its learning rate.
+        scale: h, such as |m|^2 / (m^T H^-1 m) of a step m / H; 1 for SGD.
+        beta_1: As for `adaptive_bound`.
+        gamma: Likewise.
+        power: Likewise.
+
+    Raises:
+        InputError: The gradient was not told from its noise, or a value is out of its
+            range.
+    """
+    if not noise.gradient > 0:
+        raise InputError(
+            f"The squared norm of the gradient came to {noise.gradient:.3g}: it is "
+            "lost in the noise, and no tolerance follows from it. Take larger batches "
+            "or more of them."
+        )
+    bound = adaptive_bound(
+        rate=rate,
+        dimension=1,
+        distance=1.0,
+        variance=max(noise.trace, 0.0),
+        gradient=noise.gradient,
+        least_scale=scale,
+        largest_scale=1.0,
+        beta_1=beta_1,
+        gamma=gamma,
+        power=power,
+    )
+    return 2 * bound.noise / noise.gradient
+
+
+def optimal_rates(
+    batches: Sequence[float], rates: Sequence[float]
+) -> tuple[float, float]:
+    """Fits rate(b) = rate_max / (1 + B / b) to the best rates of single steps.
+
+    B is the noise scale of McCandlish et al. (2018, equation 2.7), which says where
+    larger batches stop to allow larger steps. It is not the batch size of fewest
+    examples.
+
+    Args:
+        batches: Batch sizes, at least two different ones.
+        rates: The best rate of each, or any multiple of it; > 0.
+
+    Returns:
+        rate_max and B, which is infinite where the best rates are proportional to b,
+        and negative where they fall with b. 1 / rate is fitted by least squares, each
+        divided by its own size, since the errors are relative.
+
+    Raises:
+        InputError: A value is not positive, or there are fewer than two batch sizes.
+
+    Example:
+        >>> from tf_ttur.theory.critical_batch import optimal_rates
+        >>> best, scale = optimal_rates([10, 30, 90], [0.05, 0.075, 0.09])
+        >>> round(best, 6), round(scale, 6)
+        (0.1, 10.0)
+    """
+    b, r = np.asarray(batches, float), np.asarray(rates, float)
+    if b.shape != r.shape or len(set(b.tolist())) < 2:
+        raise InputError(
+            f"{b.size} batch sizes and {r.size} rates were given; give as many of "
+            "both, of two batch sizes at least."
+        )
+    if not (np.isfinite(b) & np.isfinite(r) & (b > 0) & (r > 0)).all():
+        raise InputError("Batch sizes and rates must be finite and positive.")
+    # 1 / r = x + y / b, and r (x + y / b) is to be 1.
+    (x, y), *_ = np.linalg.lstsq(np.stack([r, r / b], 1), np.ones(len(b)), rcond=None)
+    if x <= 0:
+        return math.inf, math.inf
+    return float(1 / x), float(y / x)
 
 
 def reconstructed_factor(

@@ -1,0 +1,173 @@
+"""Estimates of the critical batch size from checkpoints that a study's runs left."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from fid.files import InputError, printable
+from tf_ttur import tasks
+from tf_ttur.runs import RunFolder
+from tf_ttur.studies.batch_report import Estimate, bound_of
+from tf_ttur.studies.batch_rows import Row
+from tf_ttur.studies.critical_batch import run_folder
+from tf_ttur.studies.gradient_noise import best_steps, measure_noise
+
+__all__ = ["by_checkpoint", "by_stats", "folder_of", "last_ones"]
+
+
+def last_ones(rows: Iterable[Row]) -> list[Row]:
+    """Returns of each variant the run whose last checkpoint is looked at.
+
+    Args:
+        rows: Rows of a study.
+
+    Returns:
+        The run of the largest batch size that met the threshold, of the least seed: its
+        last checkpoint is where it met it, and its gradients have the least noise.
+
+    Raises:
+        InputError: No run met it.
+    """
+    chosen: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (row.batch, -row.seed)):
+        if row.status == "reached":
+            chosen[row.variant] = row
+    if not chosen:
+        raise InputError(
+            "No run met its threshold, so there is no checkpoint to estimate from. "
+            "Allow more steps, or raise --threshold."
+        )
+    return list(chosen.values())
+
+
+def folder_of(workdir: str | os.PathLike[str], row: Row) -> RunFolder:
+    """Returns the run folder of a row.
+
+    Args:
+        workdir: The study's folder.
+        row: One of its rows.
+    """
+    return run_folder(workdir, row.variant, row.batch, row.seed)
+
+
+def by_stats(
+    row: Row,
+    folder: RunFolder,
+    *,
+    small: int,
+    large: int,
+    draws: int,
+    power: int = 2,
+    data_dir: str | None = None,
+) -> Estimate:
+    """Estimates a lower bound on b* from the gradients where the threshold was met.
+
+    Args:
+        row: The run.
+        folder: Its folder.
+        small: The smaller batch size.
+        large: The larger one.
+        draws: Batches of each.
+        power: Exponent of (1 - gamma), 1 or 2.
+        data_dir: Where the data are; None for where they were.
+
+    Returns:
+        2 B / epsilon^2 of both networks.
+
+    Raises:
+        InputError: The run has no checkpoint, or a gradient is lost in its noise.
+    """
+    gan, batches, path = _load(folder, data_dir)
+    players = measure_noise(gan, batches, small, large, draws)
+    found = {
+        name: bound_of(row, name, player.noise, player.scale, power)
+        for name, player in players.items()
+    }
+    return Estimate(
+        row.variant,
+        "stats (lower bound)",
+        **found,
+        assumed={
+            "checkpoint": path.name,
+            "run": f"b = {row.batch}, seed {row.seed}",
+            row.metric: row.trace[-1][1],
+            "batch sizes": f"{small} and {large}, {draws} of each",
+            "sigma^2 D/G": {k: v.noise.trace for k, v in players.items()},
+            "epsilon^2 D/G": {k: v.noise.gradient for k, v in players.items()},
+            "h D/G": {k: v.scale for k, v in players.items()},
+            "loss D/G": {k: v.loss for k, v in players.items()},
+            "noise scale D/G": {k: v.noise.scale for k, v in players.items()},
+            "power": power,
+        },
+        note="Batch normalisation makes an image's own gradient ill-defined.",
+    )
+
+
+def by_checkpoint(
+    row: Row,
+    folder: RunFolder,
+    sizes: Sequence[int],
+    *,
+    factors: Sequence[float],
+    draws: int,
+    data_dir: str | None = None,
+) -> Estimate:
+    """Estimates the noise scale from the best single step of each batch size.
+
+    Args:
+        row: The run.
+        folder: Its folder.
+        sizes: Batch sizes to step with.
+        factors: Multiples of the rates to try.
+        draws: Steps for each.
+        data_dir: As for `by_stats`.
+
+    Returns:
+        McCandlish's noise scale of both networks: not b*.
+
+    Raises:
+        InputError: The run has no checkpoint, or a best step is not among the factors.
+    """
+    gan, batches, path = _load(folder, data_dir)
+    found = best_steps(gan, batches, sizes, factors=factors, draws=draws)
+    return Estimate(
+        row.variant,
+        "checkpoint (noise scale)",
+        **{name: scale for name, (_, _, scale) in found.items()},
+        assumed={
+            "checkpoint": path.name,
+            "run": f"b = {row.batch}, seed {row.seed}",
+            row.metric: row.trace[-1][1],
+            "draws": draws,
+            **{
+                f"best multiples, {name}": {f"{k}": v for k, v in best.items()}
+                for name, (best, _, _) in found.items()
+            },
+            "limit D/G": {name: limit for name, (_, limit, _) in found.items()},
+        },
+        note="This is the noise scale of McCandlish et al. (2018), where larger steps "
+        "stop to pay, and not the batch size of fewest examples.",
+    )
+
+
+def _load(
+    folder: RunFolder, data_dir: str | None
+) -> tuple[Any, Callable[[int], Iterator[Any]], pathlib.Path]:
+    """Loads a run's last checkpoint and its data."""
+    preset, there = folder.preset()
+    task = tasks.of(preset, data_dir=data_dir or there)
+    data = task.load()
+    gan = task.build(data.shape)
+    path = tasks.find_checkpoint(folder, "last")
+    if path is None:
+        raise InputError(f"{printable(folder)} has no checkpoint.")
+    tasks.load_weights(gan, path)
+
+    def batches(size: int) -> Iterator[Any]:
+        # Another order than that of training, and for each size another.
+        return iter(data.training(size, seed=preset.seed + 1000 + size))
+
+    return gan, batches, path

@@ -1,0 +1,464 @@
+"""The command-line program of the critical batch size: sweep, fit, estimate, plot."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from fid.files import InputError, printable, write_json
+from fid.mistaken import local_path
+from fid.program import Flags, run
+from tf_ttur import presets
+from tf_ttur.compilation import compilation_cache
+from tf_ttur.presets.settings import changes, override
+from tf_ttur.studies import batch_grid, batch_report, batch_rows, critical_batch
+
+__all__ = ["critical_batch_program"]
+
+_USAGE = """The critical batch size, with which training takes the fewest examples.
+
+  critical_batch.py sweep --workdir=DIR --batches=4,8,16 --threshold=X --max_steps=N
+      trains a preset with each batch size, several seeds each, until its distance is
+      at most X; started again in the same folder it resumes
+  critical_batch.py fit --workdir=DIR [--thresholds=X,Y]
+      measured and fitted minima, with intervals, and whether there is one at all
+  critical_batch.py estimate --workdir=DIR --modes=stats,calibrate
+      what the theory says without a sweep; every estimate is called reconstructed
+  critical_batch.py plot --workdir=DIR [--thresholds=X,Y]
+      a page of figures a threshold
+
+A study can have variants: --variant=adam:optimizer=adam
+--variant=slow:discriminator_lr=1e-5,generator_lr=1e-5, or --vary=ema_decay=0,0.999."""
+
+_MIXTURE = "mixture"
+# Examples between measurements of the mixture game.
+_MIXTURE_EXAMPLES = 3200
+
+# The subcommands that a flag belongs to.
+_FLAGS = {
+    "preset": ("sweep",),
+    "batches": ("sweep",),
+    "seeds": ("sweep",),
+    "threshold": ("sweep",),
+    "passes": ("sweep", "fit", "plot"),
+    "every_examples": ("sweep",),
+    "max_steps": ("sweep",),
+    "max_examples": ("sweep",),
+    "num_samples": ("sweep",),
+    "variant": ("sweep",),
+    "vary": ("sweep",),
+    "set": ("sweep",),
+    "processes": ("sweep",),
+    "data_dir": ("sweep", "estimate"),
+    "inception": ("sweep",),
+    "thresholds": ("fit", "plot", "estimate"),
+    "resamples": ("fit", "estimate"),
+    "json": ("fit", "estimate"),
+    "modes": ("estimate",),
+    "reference": ("estimate",),
+    "reference_batch": ("estimate",),
+    "discriminator_noise": ("estimate",),
+    "generator_noise": ("estimate",),
+    "power": ("estimate",),
+    "second_moment": ("estimate",),
+    "belief": ("estimate",),
+    "small": ("sweep", "estimate"),
+    "large": ("sweep", "estimate"),
+    "draws": ("sweep", "estimate"),
+    "factors": ("estimate",),
+    "output": ("plot",),
+}
+
+
+def critical_batch_program(argv: Sequence[str] | None = None) -> int:
+    """Runs `critical_batch.py sweep|fit|estimate|plot`; see its `--help`.
+
+    Args:
+        argv: Program name and arguments; None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+
+    def main(args: list[str], values: flags.FlagValues) -> None:
+        names = ", ".join(_COMMANDS)
+        if not args:
+            raise flags.Error(f"expected one of {names}")
+        name, *rest = args
+        if name not in _COMMANDS:
+            raise flags.Error(f"there is no {name}; expected one of {names}")
+        if rest:
+            raise flags.Error(f"{name} takes flags only; got {rest[0]}")
+        for flag, owners in _FLAGS.items():
+            if values[flag].present and name not in owners:
+                raise flags.Error(f"--{flag} does not go with {name}")
+        _COMMANDS[name](values)
+
+    return run(main, _define, _USAGE, argv)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# ---- sweep
+
+
+def _sweep(values: flags.FlagValues) -> None:
+    if values.threshold is None:
+        raise flags.Error("--threshold=X is missing: the distance to be met")
+    shared = {
+        "batches": _numbers("batches", values.batches, int),
+        "seeds": values.seeds,
+        "threshold": values.threshold,
+        "passes": values.passes or 1,
+        "max_steps": values.max_steps,
+        "max_examples": values.max_examples,
+    }
+    workdir = local_path(values.workdir, writing=True)
+    sweep = _sweep_mixture if values.preset == _MIXTURE else _sweep_preset
+    rows = sweep(values, workdir, shared)
+    _say(f"{len(rows)} runs: {printable(workdir / 'runs.jsonl')}")
+    _fit(values)
+
+
+def _sweep_mixture(
+    values: flags.FlagValues, workdir: pathlib.Path, shared: dict[str, Any]
+) -> list[batch_rows.Row]:
+    from tf_ttur.studies import mixture_study
+
+    if values.data_dir or values.inception:
+        raise flags.Error(f"--preset={_MIXTURE} takes no --data_dir and no --inception")
+    variants = {
+        name: mixture_study.with_defaults(dict(_pair(x) for x in settings))
+        for name, settings in _named(values.variant, values.vary).items()
+    } or {name: mixture_study.with_defaults({"optimizer": name})
+          for name in mixture_study.OPTIMIZERS}  # fmt: skip
+    study = mixture_study.MixtureStudy(
+        **shared,
+        variants=variants,
+        game=mixture_study.game(dict(_pair(x) for x in values.set)),
+        every_examples=values.every_examples or _MIXTURE_EXAMPLES,
+        num_samples=values.num_samples or 2048,
+        small=values.small,
+        large=values.large,
+        draws=values.draws,
+    )
+    return mixture_study.run_study(study, workdir, values.processes or None, _say)
+
+
+def _sweep_preset(
+    values: flags.FlagValues, workdir: pathlib.Path, shared: dict[str, Any]
+) -> list[batch_rows.Row]:
+    settings = list(values.set)
+    if values.num_samples is not None:
+        settings.append(f"num_samples={values.num_samples}")
+    preset = override(presets.get(values.preset), settings)
+    named = _named(values.variant, values.vary)
+    study = critical_batch.Study(
+        **shared,
+        preset=preset,
+        variants={name: changes(preset, each) for name, each in named.items()}
+        or {"preset": {}},
+        every_examples=values.every_examples or preset.every * preset.batch_size,
+        data_dir=values.data_dir,
+        inception=values.inception,
+    )
+    compilation_cache()
+    return critical_batch.run_study(study, workdir, values.processes or 1, _say)
+
+
+def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
+    """Reads the variants, each as settings KEY=VALUE."""
+    texts: dict[str, list[str]] = {}
+    for each in named:
+        name, colon, settings = each.partition(":")
+        if not colon or not settings:
+            raise InputError(
+                f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
+            )
+        if name in texts:
+            raise InputError(f"--variant: {name} is there twice; leave one out.")
+        texts[name] = settings.split(",")
+    if varied:
+        key, equals, choices = varied.partition("=")
+        if not equals or not choices:
+            raise InputError(f"--vary={varied} is not of the form KEY=VALUE,VALUE.")
+        texts |= {f"{key}={value}": [f"{key}={value}"] for value in choices.split(",")}
+    return texts
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"{setting} is not of the form KEY=VALUE.")
+    return key, value
+
+
+def _numbers(name: str, texts: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(text) for text in texts]
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(
+            f"--{name}={','.join(texts)}: expected {what} with commas."
+        ) from error
+
+
+# ---- fit
+
+
+def _rows(workdir: pathlib.Path) -> list[batch_rows.Row]:
+    """Reads the rows of a study, made again where there are run folders."""
+    if batch_grid.is_study(workdir) and (
+        batch_grid.load(workdir)["settings"].get("task") != _MIXTURE
+    ):
+        critical_batch.collect(workdir)
+    return batch_rows.read(batch_grid.rows_path(workdir))
+
+
+def _analyse(values: flags.FlagValues, resamples: int) -> list[batch_report.Finding]:
+    rows = _rows(local_path(values.workdir))
+    thresholds = _numbers("thresholds", values.thresholds, float) or None
+    return batch_report.analyse(rows, thresholds, values.passes, resamples=resamples)
+
+
+def _fit(values: flags.FlagValues) -> None:
+    findings = _analyse(values, values.resamples)
+    found = batch_report.as_json(findings)
+    write_json(local_path(values.workdir, writing=True) / "fit.json", found)
+    if values.json:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print(batch_report.table(findings))
+
+
+# ---- estimate
+
+
+def _estimate(values: flags.FlagValues) -> None:
+    workdir = local_path(values.workdir, writing=True)
+    rows = _rows(workdir)
+    known = batch_grid.subjects(workdir)
+    firsts: dict[str, batch_rows.Row] = {}
+    for row in rows:
+        firsts.setdefault(row.variant, row)
+    if missing := firsts.keys() - known.keys():
+        raise InputError(
+            f"{printable(workdir / 'subjects.json')} says nothing of "
+            f"{', '.join(sorted(missing))}: start the sweep again to have it made."
+        )
+    estimates: list[batch_report.Estimate] = []
+    for mode in values.modes:
+        if mode not in _MODES:
+            raise flags.Error(
+                f"--modes: there is no {mode}; choose from {', '.join(_MODES)}"
+            )
+        estimates += _MODES[mode](values, workdir, rows, firsts, known)
+    found = [each.as_json() for each in estimates]
+    write_json(workdir / "estimates.json", found)
+    if values.json:
+        print(json.dumps(found, allow_nan=False))
+    else:
+        print(batch_report.estimate_table(estimates))
+
+
+def _switches(values: flags.FlagValues) -> dict[str, Any]:
+    return {
+        "power": values.power,
+        "corrected": values.second_moment == "corrected",
+        "belief": values.belief,
+    }
+
+
+def _by_formula(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
+    noise = {
+        name: values[name].value for name in ("discriminator_noise", "generator_noise")
+    }
+    if None in noise.values():
+        raise flags.Error(
+            "--modes=formula needs --discriminator_noise and --generator_noise, "
+            "sigma^2 / epsilon^3 of each network"
+        )
+    return [
+        batch_report.by_formula(row, known[name], **noise, **_switches(values))
+        for name, row in firsts.items()
+    ]
+
+
+def _by_calibration(
+    values, workdir, rows, firsts, known
+) -> list[batch_report.Estimate]:
+    reference = values.reference or next(iter(firsts))
+    if reference not in firsts:
+        raise flags.Error(
+            f"--reference: there is no variant {reference}; choose from "
+            f"{', '.join(firsts)}"
+        )
+    batch = values.reference_batch
+    if batch is None:
+        mine = [row for row in rows if row.variant == reference]
+        thresholds = _numbers("thresholds", values.thresholds, float) or None
+        finding = batch_report.analyse(mine, thresholds, resamples=0)[0]
+        if finding.measured is None:
+            raise InputError(
+                f"{reference} has no measured minimum to calibrate on: "
+                f"{' '.join(finding.why)} Or give --reference_batch."
+            )
+        batch = finding.measured.batch
+    return [
+        batch_report.by_calibration(
+            row,
+            known[name],
+            firsts[reference],
+            known[reference],
+            batch,
+            **_switches(values),
+        )
+        for name, row in firsts.items()
+    ]
+
+
+def _by_stats(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
+    if noisy := [row for row in rows if row.noise is not None]:
+        return batch_report.by_noise(noisy, values.power)
+    from tf_ttur.studies import batch_checkpoints
+
+    return [
+        batch_checkpoints.by_stats(
+            row,
+            batch_checkpoints.folder_of(workdir, row),
+            small=values.small,
+            large=values.large,
+            draws=values.draws,
+            power=values.power,
+            data_dir=values.data_dir,
+        )
+        for row in batch_checkpoints.last_ones(rows)
+    ]
+
+
+def _by_checkpoint(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
+    from tf_ttur.studies import batch_checkpoints
+
+    return [
+        batch_checkpoints.by_checkpoint(
+            row,
+            batch_checkpoints.folder_of(workdir, row),
+            sorted({x.batch for x in rows if x.variant == row.variant}),
+            factors=_numbers("factors", values.factors, float),
+            draws=values.draws,
+            data_dir=values.data_dir,
+        )
+        for row in batch_checkpoints.last_ones(rows)
+    ]
+
+
+_MODES = {
+    "stats": _by_stats,
+    "calibrate": _by_calibration,
+    "formula": _by_formula,
+    "checkpoint": _by_checkpoint,
+}
+
+
+# ---- plot
+
+
+def _plot(values: flags.FlagValues) -> None:
+    from tf_ttur.studies import batch_figures
+
+    workdir = local_path(values.workdir)
+    output = local_path(values.output or values.workdir, writing=True)
+    findings = _analyse(values, resamples=0)
+    rows = batch_rows.read(batch_grid.rows_path(workdir))
+    estimates = batch_report.read_estimates(workdir / "estimates.json")
+    for threshold in sorted({each.threshold for each in findings}):
+        path = output / f"critical_batch_{threshold:g}.png"
+        mine = [each for each in findings if each.threshold == threshold]
+        batch_figures.page(path, mine, rows, estimates)
+        print(printable(path))
+
+
+_COMMANDS = {"sweep": _sweep, "fit": _fit, "estimate": _estimate, "plot": _plot}
+
+
+def _define(flag: Flags) -> None:
+    flag.text(
+        "preset",
+        presets.DEFAULT,
+        f"The experiment; train.py --list_presets. Or {_MIXTURE}: a small game on a "
+        "mixture of Gaussians, thousands of runs in minutes.",
+    )
+    flag.text("workdir", "runs/critical_batch", "The study's folder.")
+    flag.texts("batches", [], "Batch sizes, with commas.")
+    flag.number("seeds", 5, "Runs of each batch size; their seeds are 0, 1, ...")
+    flag.rate("threshold", None, "The distance at which a run stops.")
+    flag.number("passes", None, "Measurements in a row that have to meet it.", least=1)
+    flag.number(
+        "every_examples",
+        None,
+        "Examples between measurements; by default the preset's steps between them "
+        "times its batch size.",
+        least=1,
+    )
+    flag.number("max_steps", None, "Steps after which a run is given up.", least=1)
+    flag.number("max_examples", None, "Examples after which it is.", least=1)
+    flag.number("num_samples", None, "Generated images in a measurement.")
+    flag.repeated(
+        "variant",
+        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings; may be given "
+        "several times.",
+    )
+    flag.text("vary", None, "KEY=VALUE,VALUE: a variant for each value of a setting.")
+    flag.repeated("set", "KEY=VALUE: a setting of all runs; see sweep.py.")
+    flag.number(
+        "processes",
+        None,
+        "Runs at a time, which share the processor's cores: 1. Of the mixture game, "
+        "programs at a time: as many as there are processors.",
+        least=1,
+    )
+    flags.DEFINE_alias("jobs", "processes", flag_values=flag.values)
+    flag.text("data_dir", None, "Where the data set is; see train.py.")
+    flag.inception("The 2015 graph, to measure FID with; see train.py.")
+    flag.texts(
+        "thresholds",
+        [],
+        "Distances, with commas, none below that of the sweep; by default that one.",
+    )
+    flag.number(
+        "resamples", 1000, "Resamples of the seeds, for intervals; 0: none.", least=0
+    )
+    flag.switch("json", "Print JSON.")
+    flag.texts(
+        "modes",
+        ["calibrate"],
+        "How to estimate, with commas: stats (gradients at the last checkpoint), "
+        "calibrate (on the measured minimum of --reference), formula (from "
+        "--discriminator_noise and --generator_noise), checkpoint (the best step by "
+        "batch size, which estimates another quantity).",
+    )
+    flag.text("reference", None, "The variant to calibrate on; by default the first.")
+    flag.rate("reference_batch", None, "Its b*; by default the one that was measured.")
+    flag.rate("discriminator_noise", None, "Its sigma^2 / epsilon^3, for formula.")
+    flag.rate("generator_noise", None, "Its sigma^2 / epsilon^3, for formula.")
+    flag.number("power", 2, "Exponent of (1 - gamma) in the formulas.", 1, 2)
+    flag.choice(
+        "second_moment", "raw", ("raw", "corrected"), "The first step's second moment."
+    )
+    flag.switch("belief", "Count AdaBelief's factor 1 / beta_1.")
+    flag.number("small", 16, "The smaller batch size of stats.", least=1)
+    flag.number("large", 256, "The larger one.", least=2)
+    flag.number("draws", 20, "Batches of each size in stats and checkpoint.", least=1)
+    flag.texts(
+        "factors",
+        ["0.125", "0.25", "0.5", "1", "2", "4", "8", "16", "32", "64"],
+        "Multiples of the rates that checkpoint tries.",
+    )
+    flag.text("output", None, "The folder for figures; by default --workdir.")
