@@ -41,7 +41,14 @@ __all__ = ["OPTIMIZERS", "TASK", "MixtureStudy", "game", "run_study", "with_defa
 TASK = "mixture"
 """What rows call it."""
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adam": {
+        "discriminator_lr": 1e-3,
+        "generator_lr": 1e-3,
+        "beta_1": 0.5,
+        "beta_2": 0.999,
+    },
+}
 """Rates and decays of each optimizer, found by a search; see docs/critical_batch.md."""
 
 # Repetitions of as many points of the data itself, whose mean distance is the floor.

@@ -164,12 +164,12 @@ def test_the_best_step_is_that_of_a_quadratic():
     along = mean @ curvature @ mean
     scale = np.trace(curvature @ covariance) / along
     limit = mean @ mean / along / 0.1  # in multiples of the rate
-    draws = 200
+    draws = 100
     found = gradient_noise.best_steps(
         gan,
         batches,
         [4, 256],
-        factors=np.geomspace(0.1, 20, 24),
+        factors=np.geomspace(0.1, 500, 38),
         held=8192,
         draws=draws,
     )
@@ -184,7 +184,7 @@ def test_the_best_step_is_that_of_a_quadratic():
         ratio = np.cov(both / both.mean(1, keepdims=True))
         error = np.sqrt((ratio[0, 0] + ratio[1, 1] - 2 * ratio[0, 1]) / draws)
         # A parabola in the logarithm is off by the cube of its nodes' distance.
-        inexact = np.log(20 / 0.1) / 23
+        inexact = np.log(500 / 0.1) / 37
         expected = limit / (1 + scale / size)
         assert best[size] == pytest.approx(expected, rel=5 * error + inexact**2)
     assert top >= best[256] > best[4]
