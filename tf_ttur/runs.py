@@ -248,8 +248,8 @@ class RunFolder:
         there = self._read_config(config.get("extractor"))
         place = {x: config[x] for x in ("data_dir",) if x in config and x in there}
         check_same(
-            there | place,
-            config,
+            presets.complete(there | place),
+            presets.complete(config),
             f"{self} holds a run with another configuration",
             "Give its settings to go on with it, or choose another --workdir.",
         )

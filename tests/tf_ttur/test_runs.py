@@ -1,5 +1,6 @@
 """The run folder: claimed, locked, tidied; rows and checkpoints read and found."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -68,6 +69,26 @@ def test_the_extractor_that_was_found_has_a_name_of_its_own(folder):
         InputError, match="extractor_name is 'digits' there and 'other'"
     ):
         folder.claim(new | {"extractor_name": "other"})
+
+
+def test_a_run_goes_on_where_settings_were_added_since(folder, monkeypatch):
+    """Their defaults are what it was made with; config.json stays as it was."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Larger(presets.ImagePreset):
+        colours: int = 2
+
+    digits = presets.get("digits_dcgan_ttur")
+    folder.claim(digits.settings() | {"data_dir": None})
+    before, identity = folder.config.read_bytes(), folder.identity()
+    monkeypatch.setattr(presets.preset, "KINDS", (Larger, presets.TextPreset))
+    larger = Larger(**dataclasses.asdict(digits))
+    assert folder.preset() == (larger, None)
+    folder.claim(larger.settings() | {"data_dir": None})
+    assert folder.config.read_bytes() == before
+    assert folder.identity() == identity
+    with pytest.raises(InputError, match="colours is 2 there and 3 now. Give its"):
+        folder.claim(larger.override(colours=3).settings() | {"data_dir": None})
 
 
 def test_the_preset_is_that_of_the_run(folder):

@@ -14,6 +14,7 @@ from tf_ttur.presets.preset import (
     SettingsError,
     TextPreset,
     check_settings,
+    complete,
     from_settings,
     kind_of,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "SettingsError",
     "TextPreset",
     "check_settings",
+    "complete",
     "describe",
     "from_settings",
     "get",

@@ -24,6 +24,7 @@ __all__ = [
     "SettingsError",
     "TextPreset",
     "check_settings",
+    "complete",
     "from_settings",
     "kind_of",
     "owner",
@@ -369,7 +370,9 @@ class TextPreset(GANPreset):
 KINDS: tuple[type[Preset], ...] = (ImagePreset, TextPreset)
 """The kinds of training; each has a task in `tf_ttur.tasks`."""
 
-# The order in which files have always listed the settings of images and of text.
+# The settings of images and of text that files have always listed, in this order. One
+# that is added today has a default and does not stand here: files may lack it; see
+# `complete`.
 _LISTED = (
     "name", "summary", "dataset", "image_size", "network", "width", "latent",
     "latent_dimension", "loss", "gradient_penalty", "discriminator_steps",
@@ -389,11 +392,34 @@ def owner(key: str) -> type[Preset] | None:
     return next((kind for kind in KINDS if key in _fields(kind)), None)
 
 
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the settings that the version that wrote a file did not have.
+
+    A setting that is added to a kind of training has a default, by which runs are as
+    they were before. So it is what a run of an earlier version was made with.
+
+    Args:
+        settings: Values by setting, as in config.json, with more than these or not.
+
+    Returns:
+        The same, and the defaults of settings that are missing. Those that files have
+        always listed are not added.
+    """
+    added = {
+        key: _default_of(field)
+        for key, field in _fields(kind_of(settings)).items()
+        if key not in _LISTED and key not in settings
+    }
+    known = {k: v for k, v in added.items() if v is not dataclasses.MISSING}
+    return {**settings, **known}
+
+
 def from_settings(settings: Mapping[str, Any]) -> Preset:
     """Makes a preset of what config.json says.
 
     Args:
-        settings: Values by setting, with more than these or not.
+        settings: Values by setting, with more than these or not; see `complete` for
+            those that may be missing.
 
     Returns:
         The preset, of the kind that has these networks.
@@ -407,7 +433,7 @@ def from_settings(settings: Mapping[str, Any]) -> Preset:
         >>> presets.from_settings(preset.settings()) == preset
         True
     """
-    kind = kind_of(settings)
+    kind, settings = kind_of(settings), complete(settings)
     try:
         return kind(**{key: settings[key] for key in _fields(kind)})
     except KeyError as error:
@@ -455,4 +481,11 @@ def _fields(kind: type[Preset]) -> dict[str, dataclasses.Field]:
 
 def _default(key: str) -> Any:
     kind = owner(key)
-    return None if kind is None else _fields(kind)[key].default
+    return None if kind is None else _default_of(_fields(kind)[key])
+
+
+def _default_of(field: dataclasses.Field) -> Any:
+    """Returns what a setting is by itself; MISSING where it must be given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

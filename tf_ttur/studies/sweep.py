@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 from fid.files import InputError, check_same, printable, read_json, write_json
 from fid.mistaken import local_path
 from fid.values import Between, fault
-from tf_ttur.presets import Preset, SettingsError, check_settings
+from tf_ttur.presets import Preset, SettingsError, check_settings, complete
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies.workers import Workers, terminable
 
@@ -263,7 +263,7 @@ def claim(sweep: Sweep, workdir: str | os.PathLike[str]) -> None:
         found, there = load(workdir)
         check_same(
             # The data may have been moved, as for `RunFolder.claim`.
-            found | {"data_dir": sweep.data_dir},
+            complete(found | {"data_dir": sweep.data_dir}),
             settings,
             f"{workdir} holds a sweep of other settings",
             "Give its settings to go on with it, or choose another --workdir.",

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import pytest
 
 from fid.files import InputError
 from tf_ttur import presets
+from tf_ttur.presets import preset as preset_module
 from tf_ttur.presets.settings import override
 
 
@@ -156,3 +158,31 @@ def test_the_size_of_the_images_is_told_where_the_data_set_decides_it(
         presets.get("digits_dcgan_ttur"), dataset=dataset, image_size=image_size
     )
     assert preset.data_format == f"split train, {size}x{size}"
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """The digits' preset where its kind has got two settings more than files list."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Larger(presets.ImagePreset):
+        colours: int = 2
+        labels: Mapping = dataclasses.field(default_factory=dict)
+
+    monkeypatch.setattr(preset_module, "KINDS", (Larger, presets.TextPreset))
+    return Larger(**dataclasses.asdict(presets.get("digits_dcgan_ttur")))
+
+
+def test_files_may_lack_what_is_newer_than_they(added):
+    old = presets.get("digits_dcgan_ttur").settings()
+    assert added.settings().keys() - old.keys() == {"colours", "labels"}
+    assert presets.from_settings(old) == added
+    assert presets.complete(old) == old | {"colours": 2, "labels": {}}
+    # What a file says holds, and what is no setting stays.
+    more = {"network": "dcgan", "colours": 3, "image_shape": [1]}
+    assert presets.complete(more) == more | {"labels": {}}
+    # The other kind has none of these, and the oldest settings are always listed.
+    assert presets.complete({"network": "text"}) == {"network": "text"}
+    for key in ("seed", "generator_options"):
+        with pytest.raises(presets.SettingsError, match=f"it lacks '{key}'"):
+            presets.from_settings({k: v for k, v in old.items() if k != key})

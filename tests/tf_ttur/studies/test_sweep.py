@@ -1,6 +1,7 @@
 """Sweeps: real ones, tiny; and their bookkeeping."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -268,6 +269,20 @@ def test_the_data_of_a_sweep_may_be_moved(tmp_path):
     for place in ("/a", "/b"):
         sweep.claim(sweep.Sweep(PRESET, {A: 1}, data_dir=place), tmp_path)
         assert sweep.load(tmp_path)[0]["data_dir"] == place
+
+
+def test_a_sweep_goes_on_where_settings_were_added_since(tmp_path, monkeypatch):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Larger(presets.ImagePreset):
+        colours: int = 2
+
+    sweep.claim(sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    monkeypatch.setattr(presets.preset, "KINDS", (Larger, presets.TextPreset))
+    larger = Larger(**dataclasses.asdict(PRESET))
+    sweep.claim(sweep.Sweep(larger, {B: 1}), tmp_path)
+    assert sweep.load(tmp_path)[1] == {A: 1, B: 1}
+    with pytest.raises(InputError, match="colours is 2 there and 3 now"):
+        sweep.claim(sweep.Sweep(larger.override(colours=3), {A: 1}), tmp_path)
 
 
 def test_another_sweeps_folder_is_refused(tmp_path, workers):
