@@ -44,6 +44,7 @@ LAYERS = {
     "tf_ttur": (
         ("presets", "registration"),
         (
+            "adabelief",
             "grappler",
             "latents",
             "layers",

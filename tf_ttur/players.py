@@ -405,10 +405,13 @@ class Players(keras.Model):
         variables = self.networks[self._trained[optimizer]].trainable_variables
         gradients = tape.gradient(loss, variables)
         optimizer = self.optimizers[optimizer]
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            # It skips a step for gradients that are not finite, and each replica must
-            # come to the same decision.
+        clips = _clips(optimizer)
+        if clips or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # A loss-scaled one skips a step for gradients that are not finite, and each
+            # replica must come to the same decision.
             gradients = replicas.average(gradients)
+        if clips and (count := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
+            gradients = _clipped(optimizer, gradients, count)
         optimizer.apply(gradients, variables)
 
     def track(self, losses: Mapping[str, tf.Tensor], share: replicas.Share) -> None:
@@ -906,6 +909,48 @@ def _build_optimizer(
             "train now; make a new one."
         )
     return optimizer
+
+
+def _clips(optimizer: keras.optimizers.Optimizer) -> bool:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return bool(inner.clipnorm or inner.clipvalue or inner.global_clipnorm)
+
+
+def _clipped(
+    optimizer: keras.optimizers.Optimizer, means: list[Any], count: int
+) -> list[Any]:
+    """Clips the sum of the replicas' gradients, and returns a replica's share of it.
+
+    Keras clips what each replica has before it adds, so the sum of two could be twice
+    the bound. A share of what is clipped here is well below the bound, so Keras leaves
+    it as it is.
+
+    Args:
+        optimizer: The optimizer, loss-scaled or not.
+        means: Means of the gradients over the replicas, scaled as the loss is.
+        count: The number of replicas.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner.gradient_accumulation_steps:
+        raise ValueError(
+            f"The optimizer {inner.name!r} accumulates gradients and clips the sum, "
+            "which on several devices is in no one place; leave one of the two out."
+        )
+    scaled = inner is not optimizer
+    unit = 1.0 / count
+    if scaled:
+        unit *= tf.convert_to_tensor(optimizer.dynamic_scale)
+    present = [tf.convert_to_tensor(mean) for mean in means if mean is not None]
+    units = [tf.cast(unit, mean.dtype) for mean in present]
+    sums = [mean / each for mean, each in zip(present, units, strict=True)]
+    clipped = inner._clip_gradients(sums)
+    shares = [x * each for x, each in zip(clipped, units, strict=True)]
+    if scaled:
+        # What is not finite stays so, for the step to be skipped.
+        pairs = zip(shares, present, strict=True)
+        shares = [tf.where(tf.math.is_finite(mean), x, mean) for x, mean in pairs]
+    share = iter(shares)
+    return [None if mean is None else next(share) for mean in means]
 
 
 def _unknown(

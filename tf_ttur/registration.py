@@ -18,6 +18,7 @@ __all__ = ["CLASSES", "register"]
 
 # The names of the registered classes, by their modules.
 CLASSES = {
+    "adabelief": ("AdaBelief",),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
     "layers": (
@@ -31,7 +32,7 @@ CLASSES = {
     "networks.began": ("BEGAN",),
     "networks.resnet": ("BatchStatistics", "PackImages"),
     "networks.text": ("TextGAN",),
-    "schedules": ("PowerLaw",),
+    "schedules": ("PerStep", "PowerLaw", "Warmup"),
 }
 
 

@@ -1,16 +1,26 @@
-"""Step sizes a(n), b(n) that fall as powers of n, and Theorem 1's demands on them."""
+"""Schedules of learning rates by name, and Theorem 1's demands on power laws."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from fid.files import InputError
 
-__all__ = ["PowerLaw", "a2_violations", "power_laws"]
+__all__ = [
+    "SCHEDULES",
+    "PerStep",
+    "PowerLaw",
+    "Warmup",
+    "a2_violations",
+    "get",
+    "power_laws",
+]
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
@@ -129,3 +139,208 @@ def power_laws(
             raise InputError(message)
         warnings.warn(message, stacklevel=2)
     return laws
+
+
+@keras.saving.register_keras_serializable("tf_ttur")
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises evenly at first, and then follows a schedule from its start.
+
+    Args:
+        after: The schedule; its first rate is what is risen to.
+        steps: Updates on the way: they have 1 / steps, 2 / steps, ... of that rate, and
+            the last one has all of it; >= 1.
+
+    Raises:
+        InputError: `steps` is less than 1.
+
+    Example:
+        >>> schedule = Warmup(PowerLaw(0.5, exponent=1.0), steps=2)
+        >>> [float(schedule(step)) for step in range(4)]
+        [0.25, 0.5, 0.5, 0.25]
+    """
+
+    def __init__(
+        self, after: keras.optimizers.schedules.LearningRateSchedule, steps: int
+    ):
+        super().__init__()
+        if steps < 1:
+            raise InputError(f"The steps of a warmup are {steps}; use at least 1.")
+        self.after, self.steps = after, int(steps)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate of an update.
+
+        Args:
+            step: Updates made so far, an integer or a tensor of them.
+
+        Returns:
+            Float32, of the shape of `step`.
+        """
+        step = keras.ops.convert_to_tensor(step)
+        risen = keras.ops.cast(step + 1, "float32") / self.steps
+        later = self.after(keras.ops.maximum(step - self.steps, 0))
+        return later * keras.ops.minimum(risen, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, for Keras serialisation."""
+        after = keras.saving.serialize_keras_object(self.after)
+        return {"after": after, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Warmup:
+        """Makes the schedule again from `get_config`'s answer.
+
+        Args:
+            config: What `get_config` returned.
+        """
+        after = keras.saving.deserialize_keras_object(config["after"])
+        return cls(after, config["steps"])
+
+
+@keras.saving.register_keras_serializable("tf_ttur")
+class PerStep(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of steps, for an optimizer that makes several updates in each.
+
+    So a discriminator that is updated k times in a step has the rate of that step each
+    time, and follows the schedule as fast as the generator.
+
+    Args:
+        schedule: The schedule, of steps.
+        updates: Updates in a step; >= 1.
+
+    Example:
+        >>> schedule = PerStep(PowerLaw(0.5, exponent=1.0), updates=2)
+        >>> [float(schedule(update)) for update in range(4)]
+        [0.5, 0.5, 0.25, 0.25]
+    """
+
+    def __init__(
+        self, schedule: keras.optimizers.schedules.LearningRateSchedule, updates: int
+    ):
+        super().__init__()
+        self.schedule, self.updates = schedule, int(updates)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate of an update.
+
+        Args:
+            step: Updates made so far, an integer or a tensor of them.
+
+        Returns:
+            Float32, of the shape of `step`.
+        """
+        return self.schedule(keras.ops.floor_divide(step, self.updates))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, for Keras serialisation."""
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "updates": self.updates}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PerStep:
+        """Makes the schedule again from `get_config`'s answer.
+
+        Args:
+            config: What `get_config` returned.
+        """
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["updates"])
+
+
+def _exponential(
+    rate: float, steps: int, factor: float, staircase: bool = False
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    return keras.optimizers.schedules.ExponentialDecay(rate, steps, factor, staircase)
+
+
+def _halve(rate: float, steps: int) -> Any:
+    return _exponential(rate, steps, 0.5, staircase=True)
+
+
+def _linear(rate: float, steps: int) -> Any:
+    return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+
+
+SCHEDULES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "constant": (lambda rate: rate, ()),
+    "halve": (_halve, ("N",)),
+    "cosine": (keras.optimizers.schedules.CosineDecay, ("N",)),
+    "linear": (_linear, ("N",)),
+    "exponential": (_exponential, ("N", "RATE")),
+    "power": (PowerLaw, ("EXPONENT",)),
+}
+"""Schedules by name: what makes each of the first rate and of the numbers that follow
+the name. N is a number of steps."""
+
+# What each number may be, and its type.
+_NUMBERS = {
+    "N": (int, lambda x: x >= 1),
+    "RATE": (float, lambda x: 0 < x < math.inf),
+    "EXPONENT": (float, lambda x: 0 <= x < math.inf),
+}
+_FORMS = ", ".join(
+    ":".join((name, *numbers)) for name, (_, numbers) in SCHEDULES.items()
+)
+
+
+def get(text: str, rate: float, updates: int = 1) -> Any:
+    """Makes a schedule of a learning rate from its name.
+
+    Args:
+        text: One of
+
+            - `constant`;
+            - `halve:N`: half the rate after every N steps;
+            - `cosine:N`: along half a cosine to 0 in N steps, and 0 after;
+            - `linear:N`: along a line to 0 in N steps, and 0 after;
+            - `exponential:N:RATE`: evenly multiplied by RATE in every N steps;
+            - `power:EXPONENT`: times n^-EXPONENT at step n = 1, 2, ...; see `PowerLaw`;
+            - `warmup:N+` and one of these, such as `warmup:100+cosine:5000`: it rises
+              evenly over N steps first; see `Warmup`.
+        rate: The rate at the start, or after the warmup; > 0.
+        updates: Updates of the optimizer in a step; see `PerStep`.
+
+    Returns:
+        The rate itself where it is constant, else a schedule.
+
+    Raises:
+        InputError: It is none of these.
+
+    Example:
+        >>> schedule = get("warmup:2+halve:3", 0.5)
+        >>> [float(schedule(step)) for step in range(6)]
+        [0.25, 0.5, 0.5, 0.5, 0.5, 0.25]
+    """
+    rising, rest = (), text
+    if text.startswith("warmup:"):
+        warmup, _, rest = text.partition("+")
+        rising = _numbers(warmup.split(":")[1:], ("N",))
+    name, *numbers = rest.split(":")
+    make, wanted = SCHEDULES.get(name, (None, ()))
+    found = _numbers(numbers, wanted)
+    if make is None or found is None or rising is None:
+        raise InputError(
+            f"schedule is {text!r}; choose from {_FORMS}, with warmup:N+ before it or "
+            "not. N is a number of steps, RATE is positive, EXPONENT at least 0."
+        )
+    made = make(rate, *found)
+    if rising:
+        if not isinstance(made, keras.optimizers.schedules.LearningRateSchedule):
+            made = PowerLaw(made, 0)
+        made = Warmup(made, *rising)
+    if updates > 1 and made is not rate:
+        made = PerStep(made, updates)
+    return made
+
+
+def _numbers(texts: list[str], wanted: tuple[str, ...]) -> tuple[Any, ...] | None:
+    """Reads numbers; None where they are not those that are wanted."""
+    if len(texts) != len(wanted):
+        return None
+    found = []
+    for text, name in zip(texts, wanted, strict=True):
+        kind, allowed = _NUMBERS[name]
+        with contextlib.suppress(ValueError):
+            if allowed(value := kind(text)):
+                found.append(value)
+    return tuple(found) if len(found) == len(wanted) else None

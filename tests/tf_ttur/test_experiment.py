@@ -609,6 +609,8 @@ def test_a_run_of_an_earlier_version_is_still_one_of_its_settings(old_run):
     folder, preset = old_run
     with pytest.raises(InputError, match=r"batch_size is 8 there and 16 now\. Give"):
         experiment.run(preset.override(batch_size=16), folder)
+    with pytest.raises(InputError, match="optimizer is 'adam' there and 'sgd' now"):
+        experiment.run(preset.override(optimizer="sgd"), folder)
     with pytest.raises(
         InputError, match="extractor_name is 'pixels_8x8' there and 'dig"
     ):

@@ -1,4 +1,6 @@
-"""Power laws of step sizes, and assumption A2 condition by condition."""
+"""Schedules by name, power laws, and assumption A2 condition by condition."""
+
+import re
 
 import keras
 import numpy as np
@@ -7,7 +9,7 @@ import rounding
 
 import tf_ttur
 from fid.files import InputError
-from tf_ttur import schedules
+from tf_ttur import optimizers, schedules
 
 
 def test_power_law_is_a_power_also_after_serialisation():
@@ -84,3 +86,70 @@ def test_a_law_that_is_none_is_refused(scale, exponent, message):
 def test_an_exponent_of_0_is_a_constant_rate():
     law = schedules.PowerLaw(0.25, 0)
     assert [float(law(step)) for step in (0, 1, 10**6)] == [0.25] * 3
+
+
+# The rate of a step by its schedule, from a rate of 0.5, in double precision.
+BY_HAND = {
+    "halve:7": lambda n: 0.5 * 0.5 ** (n // 7),
+    "cosine:20": lambda n: 0.25 * (1 + np.cos(np.pi * np.minimum(n, 20) / 20)),
+    "linear:20": lambda n: 0.5 * (1 - np.minimum(n, 20) / 20),
+    "exponential:10:0.25": lambda n: 0.5 * 0.25 ** (n / 10),
+    "power:0.75": lambda n: 0.5 * (n + 1.0) ** -0.75,
+}
+
+
+def by_hand(text, n):
+    if text.startswith("warmup:4+"):
+        rest = text.removeprefix("warmup:4+")
+        return np.where(n < 4, 0.5 * (n + 1) / 4, by_hand(rest, np.maximum(n - 4, 0)))
+    return BY_HAND[text](n) if text in BY_HAND else np.full(n.shape, 0.5)
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("warmup", ["", "warmup:4+"])
+@pytest.mark.parametrize("text", [*BY_HAND, "constant"])
+def test_a_schedule_is_its_formula_also_after_serialisation(text, warmup, updates):
+    schedule = schedules.get(warmup + text, 0.5, updates)
+    if warmup + text == "constant":
+        assert schedule == 0.5
+        return
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(schedule)
+    )
+    assert type(again) is type(schedule)
+    n = np.arange(40 * updates)
+    found = [float(again(step)) for step in n]
+    # A function of a float32 argument of up to 6, and a few operations. Near the end of
+    # a cosine or a line the rate is a difference of numbers of the first rate's size.
+    few = 0.5 * rounding.gamma(7 * rounding.FUNCTION + 8, "float32")
+    np.testing.assert_allclose(found, by_hand(warmup + text, n // updates), few, few)
+
+
+def test_an_optimizer_follows_a_schedule_of_steps():
+    """With two updates in a step each has the step's rate."""
+    sgd = optimizers.make("sgd", schedules.get("warmup:2+halve:1", 1.0, updates=2))
+    weight = keras.Variable([0.0])
+    path = [0.0]
+    for _ in range(10):
+        sgd.apply([-keras.ops.ones(1)], [weight])
+        path.append(float(weight.numpy()[0]))
+    assert np.diff(path).tolist() == [0.5, 0.5, 1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "cosin:5", "cosine", "cosine:", "cosine:0", "cosine:1.5", "cosine:5:6",
+        "constant:1", "exponential:5", "exponential:5:0", "exponential:5:inf",
+        "power:-1", "power:nan", "warmup:5", "warmup:5+", "warmup:0+linear:3",
+        "warmup:+linear:3", "linear:3+warmup:5", "warmup:5+warmup:5+linear:3",
+    ],
+)  # fmt: skip
+def test_a_schedule_that_cannot_be_is_refused(text):
+    message = (
+        "; choose from constant, halve:N, cosine:N, linear:N, exponential:N:RATE, "
+    )
+    with pytest.raises(InputError, match=f"^schedule is '{re.escape(text)}'{message}"):
+        schedules.get(text, 0.5)
+    with pytest.raises(InputError, match="steps of a warmup are 0"):
+        schedules.Warmup(schedules.PowerLaw(1, 0), 0)

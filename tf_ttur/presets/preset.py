@@ -215,12 +215,21 @@ class GANPreset(Preset):
         reuse_latents: Whether both updates of a step use the same latents.
         discriminator_lr: The discriminator's learning rate (the paper's b).
         generator_lr: The generator's learning rate (the paper's a).
-        beta_1: Adam's first decay, for both.
-        beta_2: Adam's second decay, for both.
-        halve_every: Steps after which both learning rates are halved, again and again;
-            0 for never.
+        beta_1: Decay of the first moment, for both. For `momentum` it is the momentum;
+            `rmsprop` and `sgd` have none and ignore it.
+        beta_2: Decay of the second moment, for both. For `rmsprop` it is the smoothing
+            of the mean square; `momentum` and `sgd` have none and ignore it.
+        halve_every: Updates of each network after which its learning rate is halved,
+            again and again; 0 for never. With one discriminator update in a step it is
+            the `schedule` `halve:N`.
         generator_options: Further arguments of the network's `generator`.
         discriminator_options: Further arguments of the network's `discriminator`.
+        optimizer: The method, for both: a name of `optimizers.make`.
+        epsilon: Its epsilon, for both; None for its own. `momentum` and `sgd` have none
+            and ignore it.
+        clip: How gradients are clipped, for both; see `optimizers.clipping`.
+        schedule: How both learning rates go on from their values here, in steps; see
+            `schedules.get`.
     """
 
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"latent": ("uniform", "normal")}
@@ -238,6 +247,23 @@ class GANPreset(Preset):
     halve_every: Step = 0
     generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: str = "adam"
+    epsilon: Annotated[float, Between(1e-18)] | None = None
+    clip: str = "none"
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.halve_every and self.schedule != "constant":
+            raise InputError(
+                f"halve_every is {self.halve_every} and schedule is {self.schedule!r}; "
+                "both change the learning rates. Leave one of them out."
+            )
+        if self.optimizer == "adabelief" and not self.beta_1:
+            raise InputError(
+                "beta_1 is 0, with which AdaBelief divides by its epsilon alone. Set "
+                "one above 0, such as --set=beta_1=0.5."
+            )
 
     @property
     def sample_size(self) -> int | None:

@@ -35,10 +35,14 @@ class GANTask(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Refuses a loss that is unknown; see `Task.check`."""
-        from tf_ttur import losses
+        """Refuses a loss or another name that is unknown; see `Task.check`."""
+        from tf_ttur import losses, optimizers, schedules
 
-        losses.get(self.preset.loss)
+        preset = self.preset
+        losses.get(preset.loss)
+        optimizers.named(preset.optimizer)
+        optimizers.clipping(preset.clip)
+        schedules.get(preset.schedule, preset.generator_lr)
 
     def build(self, shape: tuple[int, ...]) -> GAN:
         """Builds and compiles the model.
@@ -102,10 +106,15 @@ class GANTask(Task):
         )
         gan.compile(
             **ttur(
-                discriminator=self._rate(preset.discriminator_lr),
+                discriminator=self._rate(
+                    preset.discriminator_lr, preset.discriminator_steps
+                ),
                 generator=self._rate(preset.generator_lr),
                 beta_1=preset.beta_1,
                 beta_2=preset.beta_2,
+                epsilon=preset.epsilon,
+                optimizer=preset.optimizer,
+                clip=preset.clip,
             ),
             loss=preset.loss,
             gradient_penalty=preset.gradient_penalty,
@@ -115,14 +124,14 @@ class GANTask(Task):
         )
         return gan
 
-    def _rate(self, initial: float) -> Any:
-        if not self.preset.halve_every:
-            return initial
-        import keras
+    def _rate(self, initial: float, updates: int = 1) -> Any:
+        """Returns a rate or its schedule, for so many updates in a step."""
+        from tf_ttur import schedules
 
-        return keras.optimizers.schedules.ExponentialDecay(
-            initial, self.preset.halve_every, 0.5, staircase=True
-        )
+        if every := self.preset.halve_every:
+            # It has always counted an optimizer's own updates.
+            return schedules.get(f"halve:{every}", initial)
+        return schedules.get(self.preset.schedule, initial, updates)
 
     def batches(self, data: Any, start: int = 0) -> Any:
         """Gives endless batches; see `Task.batches`."""
@@ -134,11 +143,24 @@ class GANTask(Task):
         )
 
     def describe(self, data: Any, measurement: Any) -> str:
-        """Says what is trained on, and at which rates; see `Task.describe`."""
-        return (
-            f"{self.describe_data(data, measurement)}; discriminator "
-            f"{self.preset.discriminator_lr:.3g}, generator "
-            f"{self.preset.generator_lr:.3g}"
+        """Says what is trained on, and at which rates; see `Task.describe`.
+
+        The method, clipping and schedule are named where they are not the usual ones.
+        """
+        preset = self.preset
+        usual = {"optimizer": "adam", "clip": "none", "schedule": "constant"}
+        further = [
+            f"{key} {value}"
+            for key, other in usual.items()
+            if (value := getattr(preset, key)) != other
+        ]
+        return "; ".join(
+            (
+                self.describe_data(data, measurement),
+                f"discriminator {preset.discriminator_lr:.3g}, generator "
+                f"{preset.generator_lr:.3g}",
+                *further,
+            )
         )
 
     def describe_data(self, data: Any, measurement: Any) -> str:

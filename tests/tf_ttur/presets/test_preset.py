@@ -19,6 +19,7 @@ from tf_ttur.presets.settings import override
         {"halve_every": -1}, {"beta_1": float("nan")}, {"beta_2": 1.0},
         {"ema_decay": 5.0}, {"gradient_penalty": -1.0},
         {"gradient_penalty": float("inf")}, {"network": "vgg"}, {"latent": "cauchy"},
+        {"epsilon": 0.0}, {"epsilon": float("nan")}, {"epsilon": 1e-30},
         {"quantize": "floor"}, {"extractor": "vgg"}, {"seed": -1}, {"steps": 0},
     ],
 )  # fmt: skip
@@ -80,6 +81,16 @@ def test_quirks_are_added_to_the_options_that_are_set():
         "name": "mine",
         "batch_statistics": True,
     }
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    digits = presets.get("digits_dcgan_ttur")
+    with pytest.raises(InputError, match="halve_every is 5 and schedule is 'cosine:9'"):
+        digits.override(halve_every=5, schedule="cosine:9")
+    with pytest.raises(
+        InputError, match="beta_1 is 0, with which AdaBelief divides by"
+    ):
+        digits.override(optimizer="adabelief", beta_1=0.0)
 
 
 def test_settings_of_images_and_of_text_do_not_mix():
@@ -160,6 +171,28 @@ def test_the_size_of_the_images_is_told_where_the_data_set_decides_it(
     assert preset.data_format == f"split train, {size}x{size}"
 
 
+def test_a_file_from_before_settings_were_added_is_the_preset_of_today():
+    """The entries that it had, as it had them; the others are their defaults."""
+    file = json.loads("""{
+      "name": "digits_dcgan_ttur",
+      "summary": "DCGAN on the embedded digits (minutes), two time scales",
+      "dataset": "digits", "image_size": 32, "network": "dcgan", "width": 16,
+      "latent": "uniform", "latent_dimension": 100, "loss": "non_saturating",
+      "gradient_penalty": 0.0, "discriminator_steps": 1, "reuse_latents": true,
+      "discriminator_lr": 0.0008, "generator_lr": 0.0003, "beta_1": 0.5,
+      "beta_2": 0.999, "batch_size": 32, "steps": 2000, "every": 100,
+      "num_samples": 2000, "unit": null, "text_files": null, "max_lines": null,
+      "split": null, "halve_every": 0, "sample_batch": 250, "quantize": "none",
+      "extractor": "auto", "generator_options": {}, "discriminator_options": {},
+      "ema_decay": 0.98, "jit_compile": false, "seed": 0, "data_dir": null}""")
+    digits = presets.get("digits_dcgan_ttur")
+    presets.check_settings(file)
+    assert presets.from_settings(file) == digits
+    assert (digits.optimizer, digits.epsilon) == ("adam", None)
+    assert (digits.clip, digits.schedule) == ("none", "constant")
+    assert presets.complete(file) == digits.settings() | {"data_dir": None}
+
+
 @pytest.fixture
 def added(monkeypatch):
     """The digits' preset where its kind has got two settings more than files list."""
@@ -179,10 +212,10 @@ def test_files_may_lack_what_is_newer_than_they(added):
     assert presets.from_settings(old) == added
     assert presets.complete(old) == old | {"colours": 2, "labels": {}}
     # What a file says holds, and what is no setting stays.
-    more = {"network": "dcgan", "colours": 3, "image_shape": [1]}
+    more = old | {"colours": 3, "image_shape": [1]}
     assert presets.complete(more) == more | {"labels": {}}
     # The other kind has none of these, and the oldest settings are always listed.
-    assert presets.complete({"network": "text"}) == {"network": "text"}
+    assert "colours" not in presets.complete({"network": "text"})
     for key in ("seed", "generator_options"):
         with pytest.raises(presets.SettingsError, match=f"it lacks '{key}'"):
             presets.from_settings({k: v for k, v in old.items() if k != key})
