@@ -45,6 +45,7 @@ LAYERS = {
         ("presets", "registration"),
         (
             "grappler",
+            "labels",
             "latents",
             "layers",
             "optimizers",
@@ -53,7 +54,7 @@ LAYERS = {
             "schedules",
             "xla",
         ),
-        ("structure", "refusals", "first_look"),
+        ("structure", "refusals", "first_look", "penalties"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),

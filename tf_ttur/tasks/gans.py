@@ -20,6 +20,11 @@ class GANTask(Task):
 
     preset: GANPreset
 
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a conditional GAN; None for one without labels."""
+        return None
+
     def networks(
         self, shape: tuple[int, ...]
     ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
@@ -35,10 +40,11 @@ class GANTask(Task):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Refuses a loss that is unknown; see `Task.check`."""
-        from tf_ttur import losses
+        """Refuses a loss or penalty that is unknown; see `Task.check`."""
+        from tf_ttur import losses, penalties
 
         losses.get(self.preset.loss)
+        penalties.get(self.preset.gradient_penalty)
 
     def build(self, shape: tuple[int, ...]) -> GAN:
         """Builds and compiles the model.
@@ -88,17 +94,21 @@ class GANTask(Task):
             preset.latent_dimension
         )
         shared = {"width": preset.width, "seed": preset.seed}
+        labels = {} if self.num_classes is None else {"num_classes": self.num_classes}
         gan = model(
             network.generator(
                 *sizes,
-                **shared,
+                **shared | labels,
                 latent_dimension=preset.latent_dimension,
                 **preset.generator_options,
             ),
-            network.discriminator(*sizes, **shared, **preset.discriminator_options),
+            network.discriminator(
+                *sizes, **shared | labels, **preset.discriminator_options
+            ),
             latent,
             seed=preset.seed,
             ema_decay=preset.ema_decay,
+            **labels,
         )
         gan.compile(
             **ttur(
@@ -131,6 +141,7 @@ class GANTask(Task):
             self.preset.seed,
             start_step=start,
             discriminator_steps=self.preset.discriminator_steps,
+            **({} if self.num_classes is None else {"labels": True}),
         )
 
     def describe(self, data: Any, measurement: Any) -> str:

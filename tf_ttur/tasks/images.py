@@ -61,17 +61,34 @@ class Images(GANTask):
         datasets.check_name(self.preset.dataset)
         super().check()
 
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a conditional GAN; None for one without labels."""
+        return self.preset.num_classes
+
     def load(self) -> ImageData:
-        """Loads the images; see `datasets.load`."""
+        """Loads the images; see `datasets.load`.
+
+        Raises:
+            InputError: As there, or there are more or fewer classes than the setting
+                `num_classes` says.
+        """
         from tf_ttur import datasets
 
-        return datasets.load(
+        data = datasets.load(
             self.preset.dataset,
             data_dir=self.data_dir,
             image_size=self.preset.image_size,
             split=self.preset.split,
             download=self.download,
         )
+        # A set without labels is refused where its batches are made.
+        if self.num_classes and data.num_classes not in (None, self.num_classes):
+            raise InputError(
+                f"{data.name} has {data.num_classes} classes; num_classes is "
+                f"{self.num_classes}. Give --set=num_classes={data.num_classes}."
+            )
+        return data
 
     def networks(
         self, shape: tuple[int, ...]
@@ -155,7 +172,8 @@ class Images(GANTask):
 
     def describe_data(self, data: ImageData, measurement: Any) -> str:
         """Says how many images there are, how large, and of which set."""
-        return f"{data.num_examples} images {data.shape} of {data.name}"
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        return f"{data.num_examples} images {data.shape} of {data.name}{classes}"
 
     @staticmethod
     def metric(config: dict[str, Any]) -> str:
