@@ -20,11 +20,7 @@ __all__ = [
     "chosen",
     "draw",
     "inputs",
-    "of_rows",
 ]
-
-# Pictures with a row a class show so many of them at most.
-_ROWS = 10
 
 
 class Labelled(NamedTuple):
@@ -175,27 +171,3 @@ def chosen(
         )
     check_range(found, num_classes)
     return np.broadcast_to(found, (count,)).astype(np.int32)
-
-
-def of_rows(
-    num_classes: int, columns: int, classes: Sequence[int] = (), rows: int | None = None
-) -> np.ndarray:
-    """Returns the labels of a picture with a row a class.
-
-    Args:
-        num_classes: The number of classes.
-        columns: Images in a row.
-        classes: Which classes, in order; none means all of them.
-        rows: How many rows; if there are fewer classes, they are repeated. None makes a
-            row for each class, and at most 10.
-
-    Returns:
-        Int32 (rows * columns,).
-
-    Example:
-        >>> from tf_ttur import labels
-        >>> labels.of_rows(3, columns=2).tolist()
-        [0, 0, 1, 1, 2, 2]
-    """
-    classes = np.asarray(classes or np.arange(num_classes), np.int32)
-    return np.repeat(np.resize(classes, rows or min(len(classes), _ROWS)), columns)

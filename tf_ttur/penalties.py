@@ -180,7 +180,7 @@ def gradient_penalty(
     between = real + mix * (tf.cast(fake, real.dtype) - real)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(between)
-        scores = tf.cast(discriminator(between), tf.float32)
+        scores = _at_least_float32(discriminator(between))
     squared = _squared_norms(tape.gradient(scores, between))
     # The derivative of the root is infinite at zero. The bound is far below any norm
     # that matters, so no value changes; it only turns that infinity into a zero.
@@ -189,9 +189,13 @@ def gradient_penalty(
 
 
 def _squared_norms(gradient: tf.Tensor) -> tf.Tensor:
-    gradient = tf.cast(gradient, tf.float32)
+    gradient = _at_least_float32(gradient)
     axes = tuple(range(1, gradient.shape.rank))
     return tf.reduce_sum(tf.square(gradient), axis=axes)
+
+
+def _at_least_float32(values: tf.Tensor) -> tf.Tensor:
+    return tf.cast(values, tf.float32) if values.dtype.size < 4 else values
 
 
 def _images(batch: Any) -> tf.Tensor:

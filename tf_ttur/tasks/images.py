@@ -218,6 +218,12 @@ class Images(GANTask):
             sampling.check_folder(output, request.overwrite)
         gan = cls.open(folder, request.checkpoint)
         config = folder.read_config()
+        classes = _classes(request, gan, folder)
+        labels: Any = None
+        if gan.num_classes and (request.interpolate or kind == ".png"):
+            given = rows if "grid" in request.given else None
+            labels = sampling.class_rows(gan.num_classes, columns, classes, given)
+            rows = len(labels) // columns
         # Pixels are rounded as they were for the run's measurements.
         rule = request.quantize or config.get("quantize", "none")
         rule = "round" if rule == "none" else rule
@@ -226,14 +232,19 @@ class Images(GANTask):
         if request.interpolate:
             latents = sampling.interpolation(gan.latent, rows, columns, request.seed)
             latents = latents.reshape(count, -1)
+            parts = [latents] if labels is None else [latents, labels]
             batches = (
-                gan(latents[i : i + batch_size], training=False).numpy()
-                for i in range(0, count, batch_size)
+                gan(parts[0] if len(parts) == 1 else parts, training=False).numpy()
+                for parts in (
+                    [part[i : i + batch_size] for part in parts]
+                    for i in range(0, count, batch_size)
+                )
             )
         else:
             if kind != ".png":
                 count = request.num_samples or config.get("num_samples", 10_000)
-            batches = gan.generate_batches(count, request.seed, batch_size)
+                labels = np.resize(classes, count) if classes else None
+            batches = gan.generate_batches(count, request.seed, batch_size, labels)
         images = _as_bytes(batches, rule, gan.steps)
         if kind == ".png":
             grid = sampling.image_grid(np.concatenate([*images]), columns)
@@ -245,6 +256,22 @@ class Images(GANTask):
             f"{count:,} images of {width}x{height}x{channels} from step {gan.steps} of "
             f"{folder}: {output}"
         )
+
+
+def _classes(request: SampleRequest, gan: GAN, folder: RunFolder) -> list[int]:
+    """Reads which classes are asked for; none means that nothing is said of them."""
+    if request.labels is None:
+        return []
+    asked = f"--labels={','.join(request.labels)}"
+    if not gan.num_classes:
+        raise InputError(f"{asked}: {folder} is a run without labels. Leave it out.")
+    classes = [int(x) if x.isdecimal() else -1 for x in map(str.strip, request.labels)]
+    if not classes or not all(0 <= x < gan.num_classes for x in classes):
+        raise InputError(
+            f"{asked}: expected classes in 0..{gan.num_classes - 1}, with commas "
+            "between them."
+        )
+    return classes
 
 
 def _save_many(
