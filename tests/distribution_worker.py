@@ -131,13 +131,13 @@ def make(family="resnet", kind=None, norm=False, ema_decay=0.0, seed=3, **option
     networks = {
         "resnet": resnet_like,
         "dcgan": lambda: dcgan_like(norm),
-        "hinge_labels": labelled,
+        "drawn_labels": labelled,
         "pairs_labels": labelled,
     }[family]()
     losses = {
         "resnet": {"loss": "wasserstein", "gradient_penalty": 10.0},
         "dcgan": {"loss": "non_saturating"},
-        "hinge_labels": {"loss": "hinge", "gradient_penalty": 1.0},
+        "drawn_labels": {"loss": "non_saturating", "gradient_penalty": 1.0},
         "pairs_labels": {"loss": "relativistic", "gradient_penalty": "r1+r2:1"},
     }
     classes = {"num_classes": 3} if family.endswith("labels") else {}
@@ -356,7 +356,7 @@ def mirrored(folder, which):
             [
                 ("resnet", 2, 0),
                 ("dcgan", 1, 1),
-                ("hinge_labels", 2, 0),
+                ("drawn_labels", 2, 0),
                 ("pairs_labels", 1, 1),
             ],
         ),

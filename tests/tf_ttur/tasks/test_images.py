@@ -11,6 +11,7 @@ import rounding
 from PIL import Image
 from repository import ROOT
 
+from fid.files import InputError
 from fid.sources.images import open_images
 from tf_ttur import (
     callbacks,
