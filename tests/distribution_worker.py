@@ -97,6 +97,28 @@ def dcgan_like(norm=False):
     return generator, discriminator
 
 
+def labelled():
+    """Networks that take labels of three classes, with smooth activations."""
+    import keras
+
+    def network(values, seed, outputs):
+        labels = keras.Input((), dtype="int32")
+        rows = keras.layers.Embedding(3, 4, embeddings_initializer=_normal(seed))
+        x = keras.layers.Concatenate()([keras.layers.Flatten()(values), rows(labels)])
+        hidden = keras.layers.Dense(8, SMOOTH, kernel_initializer=_normal(seed + 1))
+        # No last bias, of which a relativistic loss leaves rounding errors only.
+        last = keras.layers.Dense(
+            outputs, use_bias=False, kernel_initializer=_normal(seed + 2)
+        )
+        return labels, last(hidden(x))
+
+    latents, pixels = keras.Input((4,)), keras.Input(SHAPE)
+    labels, made = network(latents, 0, 64)
+    generator = keras.Model([latents, labels], keras.layers.Reshape(SHAPE)(made))
+    labels, logits = network(pixels, 10, 1)
+    return generator, keras.Model([pixels, labels], logits)
+
+
 def _normal(seed):
     import keras
 
@@ -106,13 +128,21 @@ def _normal(seed):
 def make(family="resnet", kind=None, norm=False, ema_decay=0.0, seed=3, **options):
     import tf_ttur
 
-    networks = resnet_like() if family == "resnet" else dcgan_like(norm)
+    networks = {
+        "resnet": resnet_like,
+        "dcgan": lambda: dcgan_like(norm),
+        "drawn_labels": labelled,
+        "pairs_labels": labelled,
+    }[family]()
     losses = {
         "resnet": {"loss": "wasserstein", "gradient_penalty": 10.0},
         "dcgan": {"loss": "non_saturating"},
+        "drawn_labels": {"loss": "non_saturating", "gradient_penalty": 1.0},
+        "pairs_labels": {"loss": "relativistic", "gradient_penalty": "r1+r2:1"},
     }
+    classes = {"num_classes": 3} if family.endswith("labels") else {}
     gan = (kind or tf_ttur.GAN)(
-        *networks, tf_ttur.NormalLatent(4), seed=seed, ema_decay=ema_decay
+        *networks, tf_ttur.NormalLatent(4), seed=seed, ema_decay=ema_decay, **classes
     )
     gan.compile(
         # With the usual epsilon Adam makes whole steps of gradients that are rounding
@@ -142,6 +172,8 @@ def fit(gan, steps, k=1, start=0, **options):
             {key: float(value) for key, value in logs.items()}
         )
     )
+    if gan.num_classes:
+        x = x, [i * i % gan.num_classes for i in range(len(x))]
     data = tf.data.Dataset.from_tensor_slices(x).batch(BATCH * k, drop_remainder=True)
     callbacks = [record, *options.pop("callbacks", [])]
     gan.fit(data, verbose=0, shuffle=False, callbacks=callbacks, **options)
@@ -319,7 +351,15 @@ def mirrored(folder, which):
         cases = [(f, k, r) for f in ("resnet", "dcgan") for k in (1, 2) for r in (0, 1)]
         return equal_losses(strategy, cases)
     return {
-        "losses": equal_losses(strategy, [("resnet", 2, 0), ("dcgan", 1, 1)]),
+        "losses": equal_losses(
+            strategy,
+            [
+                ("resnet", 2, 0),
+                ("dcgan", 1, 1),
+                ("drawn_labels", 2, 0),
+                ("pairs_labels", 1, 1),
+            ],
+        ),
         "noise": noise(strategy),
         "saved": saved(strategy, folder),
         "uneven": uneven(strategy),

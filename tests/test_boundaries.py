@@ -46,6 +46,7 @@ LAYERS = {
         (
             "adabelief",
             "grappler",
+            "labels",
             "latents",
             "layers",
             "optimizers",
@@ -54,7 +55,7 @@ LAYERS = {
             "schedules",
             "xla",
         ),
-        ("structure", "refusals", "first_look"),
+        ("structure", "refusals", "first_look", "penalties"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
         ("gan",),

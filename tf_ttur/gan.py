@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import keras
@@ -11,14 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from fid.values import Between, Count
-from tf_ttur import losses, refusals, replicas, structure, xla
+from tf_ttur import labels as classes
+from tf_ttur import losses, penalties, refusals, replicas, structure, xla
+from tf_ttur.labels import Labelled
 from tf_ttur.players import Players, learning_rate
 
 __all__ = ["GAN"]
 
 # What the settings of `compile` may be that `Players` does not have.
 _SETTINGS = {
-    "gradient_penalty": Annotated[float, Between(0)],
+    "gradient_penalty": Annotated[float, Between(0)] | str,
     "discriminator_steps": Count,
     "reuse_latents": refusals.Switch,
 }
@@ -39,7 +41,7 @@ class GAN(Players):
     Args:
         generator: Keras model, latents (n, latent.dimension) -> images (n, H, W, C)
             in [-1, 1]. Both networks may be of any kind, with any dtype policy; they
-            have one input and one output.
+            have one input and one output, and with `num_classes` a second input.
         discriminator: Keras model, images (n, H, W, C) -> one logit per image, (n, 1)
             or (n,), with no sigmoid applied. Without a gradient penalty it may be a map
             of logits, one per patch, (n, h, w, 1).
@@ -49,6 +51,9 @@ class GAN(Players):
             generator's weights with this decay, reached gradually: at step t it is
             min(ema_decay, (1 + t) / (10 + t)). The paper uses none.
         image_key: Where a data set yields dicts, the key of the images in them.
+        num_classes: If given, the GAN is conditional: both networks take a label of
+            each image as second input, int32 (n,) in [0, num_classes).
+        label_key: Where a data set yields dicts, the key of the labels in them.
         **kwargs: As for `keras.Model`.
 
     Example:
@@ -73,6 +78,29 @@ class GAN(Players):
     does those it was trained on; they do not say how good the images are. For that,
     measure the Fréchet distance (`FrechetDistance`, `fid.compute`).
 
+    A conditional GAN is trained on images and their labels:
+
+        >>> import keras
+        >>> def joined(size, units, activation=None):
+        ...     values = keras.Input((size,))
+        ...     labels = keras.Input((), dtype="int32")
+        ...     rows = keras.layers.Embedding(10, 4)(labels)
+        ...     both = keras.layers.Concatenate()([values, rows])
+        ...     outputs = keras.layers.Dense(units, activation)(both)
+        ...     return keras.Model([values, labels], outputs)
+        >>> gan = tf_ttur.GAN(joined(2, 3, "tanh"), joined(3, 1),
+        ...     latent=tf_ttur.NormalLatent(2), num_classes=10)
+        >>> gan.compile(**tf_ttur.ttur(discriminator=1e-4, generator=1e-4),
+        ...     loss="hinge", jit_compile=False)
+        >>> history = gan.fit(np.zeros((8, 3), "float32"), np.arange(8), verbose=0)
+        >>> gan.generate(4, seed=0, labels=7).shape
+        (4, 3)
+
+    Labels of generated images are drawn uniformly, each with its latents, from the same
+    random state. A loss that compares real images with generated ones (`needs_real`)
+    compares images of the same class: there generated image i has the label of real
+    image i. The WGAN-GP penalty, taken between two images, takes the real one's label.
+
     Under a `tf.distribute` strategy, make the networks, the optimizers and the GAN and
     compile it inside of one `strategy.scope()`. A step then computes what one device
     would on the global batch: its noise is drawn once and shared out, and losses are
@@ -81,7 +109,9 @@ class GAN(Players):
     A subclass overrides `prepare_real`, `discriminator_loss`, `generator_loss` and
     `after_step`; "images" are whatever the generator makes, of any rank. There it
     draws noise with `noise`, asks `in_training` for the mode of batch norm and the
-    like, and takes means with `global_mean` before it keeps state of them.
+    like, and takes means with `global_mean` before it keeps state of them. In a
+    conditional GAN `prepare_real` returns `tf_ttur.labels.Labelled`, a pair of images
+    and labels, and the others are given such pairs as `real` and `fake`.
 
     Raises:
         ValueError: A network does not take what comes in, has several inputs or
@@ -96,10 +126,13 @@ class GAN(Players):
         seed: int = 0,
         ema_decay: float = 0.0,
         image_key: str = "image",
+        num_classes: int | None = None,
+        label_key: str = "label",
         **kwargs: Any,
     ):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
+        refusals.checked({"num_classes": Count | None}, num_classes=num_classes)
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         if not hasattr(latent, "dimension") or not callable(latent):
@@ -107,8 +140,11 @@ class GAN(Players):
                 f"The latent is {latent!r}; give a distribution, such as "
                 "tf_ttur.NormalLatent(128)."
             )
-        shape = structure.build(generator, (None, latent.dimension), "generator")
-        logits_shape = structure.build(discriminator, shape, "discriminator")
+        labelled = num_classes is not None
+        shape = structure.build(
+            generator, (None, latent.dimension), "generator", labelled
+        )
+        logits_shape = structure.build(discriminator, shape, "discriminator", labelled)
         super().__init__(
             {"generator": generator, "discriminator": discriminator},
             averages={"generator": ema_decay},
@@ -117,10 +153,11 @@ class GAN(Players):
         )
         self.ema_decay = float(ema_decay)
         self.latent = latent
-        self.image_key = image_key
+        self.image_key, self.label_key = image_key, label_key
+        self.num_classes = None if num_classes is None else int(num_classes)
         self.sample_shape = tuple(shape[1:])
         self._logits_shape = tuple(logits_shape)
-        self._one_pass = structure.looks_at_each_image_alone(discriminator)
+        self._one_pass = structure.looks_at_each_image_alone(discriminator, labelled)
         self._generate = None
 
     # ---- configuration
@@ -131,7 +168,7 @@ class GAN(Players):
         discriminator_optimizer: Any,
         generator_optimizer: Any,
         loss: Any,
-        gradient_penalty: float = 0.0,
+        gradient_penalty: float | str | Any = 0.0,
         discriminator_steps: int = 1,
         reuse_latents: bool = False,
         jit_compile: bool | None = None,
@@ -147,8 +184,9 @@ class GAN(Players):
             generator_optimizer: The generator's (slow) optimizer. `ttur()` makes both.
             loss: A name from `losses.LOSSES`, `"non_saturating:S"` with label smoothing
                 S, `"tfgan:NAME"`, or a loss object.
-            gradient_penalty: Weight of the gradient penalty (10 in WGAN-GP), 0 for
-                none.
+            gradient_penalty: Weight of WGAN-GP's gradient penalty (there 10), 0 for
+                none; or `"r1"`, `"r2"`, `"r1+r2"`, also with a weight as in
+                `"r1+r2:0.5"`; or a penalty object. See `penalties.get`.
             discriminator_steps: Discriminator updates per generator update. `fit` then
                 takes batches that many times as large (`datasets.group`).
             reuse_latents: Update the generator on the latents of the last
@@ -170,14 +208,18 @@ class GAN(Players):
         refusals.check_settings(others, method)
         if others:
             raise TypeError(f"{method} has no argument {', '.join(others)}.")
-        settings = refusals.checked(
-            _SETTINGS,
-            gradient_penalty=gradient_penalty,
-            discriminator_steps=discriminator_steps,
-            reuse_latents=reuse_latents,
-        )
-        for name, kind in (("gradient_penalty", float), ("reuse_latents", bool)):
-            settings[name] = kind(settings[name])
+        given = {
+            "gradient_penalty": gradient_penalty,
+            "discriminator_steps": discriminator_steps,
+            "reuse_latents": reuse_latents,
+        }
+        made = given.pop("gradient_penalty") if callable(gradient_penalty) else None
+        settings = refusals.checked(_SETTINGS, **given)
+        settings["reuse_latents"] = bool(settings["reuse_latents"])
+        weight = settings.setdefault("gradient_penalty", made)
+        if isinstance(weight, int):
+            settings["gradient_penalty"] = float(weight)
+        penalty = penalties.get(weight)
         one = discriminator_optimizer is generator_optimizer
         if one and isinstance(generator_optimizer, keras.Optimizer):
             raise ValueError(
@@ -185,7 +227,7 @@ class GAN(Players):
                 "Make a pair with tf_ttur.ttur()."
             )
         loss = losses.get(loss)
-        self._check_logits(loss, gradient_penalty)
+        self._check_logits(loss, penalty)
         super().compile(
             optimizers={
                 "discriminator": discriminator_optimizer,
@@ -195,11 +237,12 @@ class GAN(Players):
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
             adversarial_loss=loss,
+            _penalty=penalty,
             **settings,
         )
         self._generate = None
 
-    def _check_logits(self, loss: Any, gradient_penalty: float) -> None:
+    def _check_logits(self, loss: Any, penalty: Any) -> None:
         if type(self).discriminator_loss is not GAN.discriminator_loss:
             return  # a loss of its own, of whatever the discriminator gives
         if not self._logits_shape or self._logits_shape[0] == 1:
@@ -210,7 +253,7 @@ class GAN(Players):
             )
         shape = self._logits_shape[1:]
         patches = bool(shape) and shape[-1] in (1, None)
-        if shape and not (patches and (len(shape) == 1 or not gradient_penalty)):
+        if shape and not (patches and (len(shape) == 1 or not penalty)):
             raise ValueError(
                 f"The discriminator gives an array of shape {shape} for an image; it "
                 "must give one logit: end it in Dense(1). A map of logits (h, w, 1) "
@@ -227,7 +270,7 @@ class GAN(Players):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the scalars that `discriminator_loss` and `generator_loss` give."""
-        penalty = ("gradient_penalty",) if self.gradient_penalty else ()
+        penalty = ("gradient_penalty",) if self._penalty else ()
         return ("d_loss", "g_loss", *penalty)
 
     def learning_rates(self) -> dict[str, tf.Tensor]:
@@ -239,19 +282,22 @@ class GAN(Players):
 
     # ---- one step
 
-    def prepare_real(self, data: Any) -> tf.Tensor:
-        """Takes the images out of what the data set yields.
+    def prepare_real(self, data: Any) -> tf.Tensor | Labelled:
+        """Takes the images, and labels, out of what the data set yields.
 
         Args:
             data: Images, or a dict with the images under `image_key`, or a pair that
-                starts with one of these.
+                starts with one of these. With `num_classes` labels belong to it: the
+                second of the pair, or what the dict has under `label_key`.
 
         Returns:
-            Real images, float32 (n, H, W, C) in [-1, 1].
+            Real images, float32 (n, H, W, C) in [-1, 1]; with `num_classes`, `Labelled`
+            of these and their labels.
 
         Raises:
             ValueError: They have another shape or dtype than the generator's images,
-                or the data set does not yield images where this looks for them.
+                or the data set does not yield images where this looks for them, or
+                labels that are whole numbers, one for each.
         """
         if isinstance(data, tuple) and len(data) == 3 and data[2] is not None:
             raise ValueError(
@@ -278,7 +324,23 @@ class GAN(Players):
                 f"Real images have shape {tuple(real.shape[1:])}; the generator makes "
                 f"{self.sample_shape}."
             )
-        return tf.cast(real, tf.float32)
+        real = tf.cast(real, tf.float32)
+        if self.num_classes is None:
+            return real
+        return Labelled(real, classes.as_labels(self._labels(data), self.num_classes))
+
+    def _labels(self, data: Any) -> Any:
+        """Finds the labels in what a data set yields."""
+        first = data[0] if isinstance(data, tuple | list) and data else data
+        if isinstance(first, Mapping) and self.label_key in first:
+            return first[self.label_key]
+        if isinstance(data, tuple | list) and len(data) > 1:
+            return data[1]
+        raise ValueError(
+            f"The data set yields no labels; a GAN with num_classes={self.num_classes} "
+            "takes (images, labels), or dicts with the key "
+            f"label_key={self.label_key!r}."
+        )
 
     def _images(self, data: Any) -> Any:
         """Finds the images in what a data set yields."""
@@ -288,7 +350,8 @@ class GAN(Players):
     def check_first(self, data: Any) -> None:
         """Refuses first images that are none, not finite or far from [-1, 1].
 
-        A subclass that overrides `prepare_real` may take images of any range.
+        With `num_classes`, labels that are of no class are refused, too. A subclass
+        that overrides `prepare_real` may take images of any range.
 
         Args:
             data: What the data set yields.
@@ -296,6 +359,9 @@ class GAN(Players):
         Raises:
             ValueError: There are none, or their values cannot be.
         """
+        if self.num_classes is not None:
+            labels = self._prepared(data).labels
+            classes.check_range(labels.numpy(), self.num_classes)
         images = self._images(data)
         if type(self).prepare_real is not GAN.prepare_real or not tf.is_tensor(images):
             return
@@ -322,11 +388,21 @@ class GAN(Players):
                 "them in one array: stack them, np.stack(images)."
             )
 
-    def discriminator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
+    def _prepared(self, data: Any) -> tf.Tensor | Labelled:
+        real = self.prepare_real(data)
+        if (self.num_classes is not None) != isinstance(real, Labelled):
+            raise ValueError(
+                f"{type(self).__name__}.prepare_real returns a {type(real).__name__}; "
+                f"with num_classes={self.num_classes} it is to return "
+                f"{'images' if self.num_classes is None else 'Labelled'}."
+            )
+        return real
+
+    def discriminator_loss(self, real: Any, fake: Any) -> dict[str, Any]:
         """Computes what the discriminator minimises.
 
         Args:
-            real: Real images, float32 (n, H, W, C).
+            real: Real images, float32 (n, H, W, C); with `num_classes`, `Labelled`.
             fake: Generated images, likewise, constants here.
 
         Returns:
@@ -335,25 +411,26 @@ class GAN(Players):
             With a gradient penalty, `"gradient_penalty"` is its weighted value, which
             `"d_loss"` includes.
         """
-        if self._one_pass:
-            logits = tf.split(self._logits(tf.concat([real, fake], 0)), 2)
-        else:
-            # Batch norm sees real and fake images as separate batches.
-            logits = self._logits(real), self._logits(fake)
-        loss = self.adversarial_loss.discriminator(*logits)
-        if not self.gradient_penalty:
+        if self._penalty is None:
+            loss = self.adversarial_loss.discriminator(*self._both_logits(real, fake))
             return {"d_loss": loss}
-        penalty = self.gradient_penalty * losses.gradient_penalty(
-            self._logits, real, fake, self.noise(_uniform, real)
+        logits, penalty = self._penalty(
+            self._logits,
+            self._both_logits,
+            real,
+            fake,
+            lambda: self.noise(_uniform, real),
         )
+        loss = self.adversarial_loss.discriminator(*logits)
         return {"d_loss": loss + penalty, "gradient_penalty": penalty}
 
-    def generator_loss(self, real: tf.Tensor, fake: tf.Tensor) -> dict[str, Any]:
+    def generator_loss(self, real: Any, fake: Any) -> dict[str, Any]:
         """Computes what the generator minimises.
 
         Args:
-            real: The last real minibatch, for losses that compare with it.
-            fake: Generated images, differentiable.
+            real: The last real minibatch, for losses that compare with it; with
+                `num_classes`, `Labelled`.
+            fake: Generated images, likewise, differentiable.
 
         Returns:
             Scalars by name, means over the images; `"g_loss"` is minimised.
@@ -363,15 +440,15 @@ class GAN(Players):
             "g_loss": self.adversarial_loss.generator(self._logits(fake), real_logits)
         }
 
-    def after_step(self, real: tf.Tensor, fake: tf.Tensor) -> None:
+    def after_step(self, real: Any, fake: Any) -> None:
         """Runs at the end of every step; for subclasses that keep further state.
 
         Args:
-            real: The step's last real minibatch.
-            fake: The generated minibatch of the generator's update.
+            real: The step's last real minibatch; with `num_classes`, `Labelled`.
+            fake: The generated minibatch of the generator's update, likewise.
         """
 
-    def one_step(self, data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def one_step(self, data: Any) -> tuple[Any, Any]:
         """Makes one step: the discriminator's updates, then the generator's.
 
         Args:
@@ -380,31 +457,30 @@ class GAN(Players):
         Returns:
             What `after_step` is given.
         """
-        minibatches = self._split(self.prepare_real(data))
+        minibatches = self._split(self._prepared(data))
         share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
-            fake = self._made(self.noise(self.latent, share), training=True)
+            fake = self._made(self._drawn(real, share), training=True)
             self._update_discriminator(real, fake, share)
         real = minibatches[-1]
-        latents = self.noise(self.latent, share)
+        drawn = self._drawn(real, share)
         with tf.GradientTape() as tape:
-            fake = self._made(latents, training=True)
+            fake = self._made(drawn, training=True)
             with tape.stop_recording():
-                self._update_discriminator(real, tf.stop_gradient(fake), share)
+                self._update_discriminator(real, _constant(fake), share)
             if not self.reuse_latents:
                 # A forward pass of its own, on latents the discriminator has not
                 # seen, is needed. With reuse_latents the pass above is the one: it has
                 # the same latents and the same generator.
-                latents = self.noise(self.latent, share)
-                fake = self._made(latents, training=True)
+                fake = self._made(self._drawn(real, share), training=True)
             logs = self.generator_loss(real, fake)
             loss = self.objective(logs["g_loss"], "generator", share)
         self.apply(tape, loss, "generator")
         self.track(logs, share)
-        return real, tf.stop_gradient(fake)
+        return real, _constant(fake)
 
     def _update_discriminator(
-        self, real: tf.Tensor, fake: tf.Tensor, share: replicas.Share
+        self, real: Any, fake: Any, share: replicas.Share
     ) -> None:
         with tf.GradientTape() as tape:
             logs = self.discriminator_loss(real, fake)
@@ -418,53 +494,93 @@ class GAN(Players):
         Args:
             data: What the data set yields; see `prepare_real`.
         """
-        real = self.prepare_real(data)
+        real = self._prepared(data)
         share = replicas.share(real)
-        fake = self._made(self.noise(self.latent, share), training=False)
+        fake = self._made(self._drawn(real, share), training=False)
         logs = self.discriminator_loss(real, fake)
         if not self.reuse_latents:
-            fake = self._made(self.noise(self.latent, share), training=False)
+            fake = self._made(self._drawn(real, share), training=False)
         self.track(logs | self.generator_loss(real, fake), share)
 
-    def _made(self, latents: tf.Tensor, training: bool) -> tf.Tensor:
+    def _drawn(
+        self, real: Any, share: replicas.Share
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Draws latents, and labels for them, to go with a minibatch."""
+        latents = self.noise(self.latent, share)
+        if self.num_classes is None:
+            return latents, None
+        if self.adversarial_loss.needs_real:
+            # What is compared is to differ by being real or not, and by no class.
+            return latents, real.labels
+
+        def draw(count: Any, seed: Any) -> tf.Tensor:
+            return classes.draw(count, self.num_classes, seed)
+
+        return latents, self.noise(draw, share)
+
+    def _made(self, drawn: tuple[tf.Tensor, tf.Tensor | None], training: bool) -> Any:
+        latents, labels = drawn
+        given = latents if labels is None else [latents, labels]
         # A generator under mixed precision may make images of another type than the
         # real ones are of.
-        return tf.cast(self.generator(latents, training=training), tf.float32)
+        images = tf.cast(self.generator(given, training=training), tf.float32)
+        return images if labels is None else Labelled(images, labels)
 
-    def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        logits = self.discriminator(images, training=self.in_training)
+    def _logits(self, batch: Any) -> tf.Tensor:
+        logits = self.discriminator(classes.inputs(batch), training=self.in_training)
         return tf.cast(logits, tf.float32)
 
-    def _split(self, real: tf.Tensor) -> list[tf.Tensor]:
+    def _both_logits(self, real: Any, fake: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        if not self._one_pass:
+            # Batch norm sees real and fake images as separate batches.
+            return self._logits(real), self._logits(fake)
+        both = tf.nest.map_structure(lambda *each: tf.concat(each, 0), real, fake)
+        return tuple(tf.split(self._logits(both), 2))
+
+    def _split(self, real: Any) -> list[Any]:
         count = self.discriminator_steps
         if count == 1:
             return [real]
-        size = real.shape[0]
+        images = real.images if isinstance(real, Labelled) else real
+        size = images.shape[0]
         message = (
             f"A batch of {size or 'some'} images cannot be shared by {count} "
             f"discriminator steps; batch by a multiple of {count} and drop the "
             "remainder (tf_ttur.datasets.group)."
         )
         if size is None:
-            tf.debugging.assert_equal(tf.shape(real)[0] % count, 0, message)
+            tf.debugging.assert_equal(tf.shape(images)[0] % count, 0, message)
         elif size % count:
             raise ValueError(message)
         # Every k-th image: so the minibatches of replicas, each of which holds a
         # stretch of the global batch, make up the minibatches of one device.
-        return [real[index::count] for index in range(count)]
+        return [
+            tf.nest.map_structure(lambda each: each[index::count], real)  # noqa: B023
+            for index in range(count)
+        ]
 
     # ---- sampling
 
-    def call(self, latents: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, latents: Any, training: bool = False) -> tf.Tensor:
         """Runs the generator that samples, so that `predict(latents)` gives images.
 
         Args:
-            latents: Float32 (n, latent.dimension).
+            latents: Float32 (n, latent.dimension); with `num_classes` a list of these
+                and of labels, whole numbers (n,).
             training: Whether batch norm uses the batch's own statistics.
 
         Returns:
             Images, float32 (n, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: With `num_classes`, it is no such list.
         """
+        pair = isinstance(latents, list | tuple) and len(latents) == 2
+        if self.num_classes is not None and not pair:
+            raise ValueError(
+                f"A GAN with num_classes={self.num_classes} makes images of two "
+                "arrays: give [latents, labels]."
+            )
         images = self._sampler(latents, training=training)
         return tf.cast(images, tf.float32)
 
@@ -473,7 +589,11 @@ class GAN(Players):
         return self.averaged_generator or self.generator
 
     def generate(
-        self, count: int, seed: int | None = None, batch_size: int = 256
+        self,
+        count: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        labels: int | Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
         """Generates images, without touching the state of training.
 
@@ -481,14 +601,25 @@ class GAN(Players):
             count: How many.
             seed: Seed of the latents; equal seeds give equal images. None draws one.
             batch_size: Images at a time; it does not change the result's latents.
+            labels: With `num_classes`, the class of all images, or one for each,
+                (count,). None draws them uniformly, from the seed.
 
         Returns:
             Float32 array (count, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: As for `generate_batches`.
         """
-        return np.concatenate(list(self.generate_batches(count, seed, batch_size)))
+        return np.concatenate(
+            list(self.generate_batches(count, seed, batch_size, labels))
+        )
 
     def generate_batches(
-        self, count: int, seed: int | None = None, batch_size: int = 256
+        self,
+        count: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        labels: int | Sequence[int] | np.ndarray | None = None,
     ) -> Iterator[np.ndarray]:
         """As `generate`, batch by batch, for more images than fit in memory.
 
@@ -496,12 +627,13 @@ class GAN(Players):
             count: How many in all.
             seed: Seed of the latents. None draws one.
             batch_size: Images in each batch but the last.
+            labels: As for `generate`.
 
         Yields:
             Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
 
         Raises:
-            ValueError: `count` is not positive.
+            ValueError: `count` is not positive, or there cannot be such labels.
         """
         if count < 1 or batch_size < 1:
             raise ValueError(
@@ -510,22 +642,31 @@ class GAN(Players):
             )
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
+        if labels is not None and self.num_classes is None:
+            raise ValueError(
+                "This GAN has no classes, so it makes no images of given labels; make "
+                "it with num_classes, and train it on (images, labels)."
+            )
         if self._generate is None:
             compiled = bool(self.compiled and self.jit_compile)
 
-            def generate(latents: tf.Tensor) -> tf.Tensor:
+            def generate(*given: tf.Tensor) -> tf.Tensor:
                 with xla.for_xla(compiled):
+                    latents = given[0] if len(given) == 1 else list(given)
                     return self(latents, training=False)
 
             self._generate = tf.function(generate, jit_compile=compiled)
-        latents = np.asarray(self.latent(count, seed=seed))
+        given = [np.asarray(self.latent(count, seed=seed))]
+        if self.num_classes is not None:
+            given.append(classes.chosen(labels, count, self.num_classes, seed))
         batch_size = min(batch_size, count)
         for start in range(0, count, batch_size):
             # The last batch is filled up with the first latents: a smaller one would
             # compile a program of its own, and other numbers than latents would show in
             # networks that look at their whole batch.
-            batch = latents.take(range(start, start + batch_size), 0, mode="wrap")
-            images = np.asarray(self._generate(batch), "float32")
+            rows = range(start, start + batch_size)
+            batch = [each.take(rows, 0, mode="wrap") for each in given]
+            images = np.asarray(self._generate(*batch), "float32")
             yield images[: count - start]
 
     def export(
@@ -542,7 +683,8 @@ class GAN(Players):
             filepath: Where to.
             format: As for `keras.Model.export`.
             **kwargs: Likewise. The default signature is latents, float32
-                (n, latent.dimension).
+                (n, latent.dimension); with `num_classes` a list of these and of labels,
+                int32 (n,).
 
         Example:
             >>> import keras, tempfile, tensorflow as tf, tf_ttur
@@ -556,12 +698,15 @@ class GAN(Players):
             >>> loaded.serve(tf.zeros((4, 2))).shape
             TensorShape([4, 3])
         """
-        given = {
-            "input_signature": [
-                keras.InputSpec(shape=(None, self.latent.dimension), dtype="float32")
-            ]
-        }
+        given = {"input_signature": [self._signature(keras.InputSpec)]}
         _Sampler(self).export(filepath, format=format, **given | kwargs)
+
+    def _signature(self, spec: Any) -> Any:
+        """Describes what `call` takes, each part by `spec(shape=..., dtype=...)`."""
+        latents = spec(shape=(None, self.latent.dimension), dtype="float32")
+        if self.num_classes is None:
+            return latents
+        return [latents, spec(shape=(None,), dtype="int32")]
 
     # ---- saving
 
@@ -571,6 +716,8 @@ class GAN(Players):
             "ema_decay": self.ema_decay,
             "latent": keras.saving.serialize_keras_object(self.latent),
             **({"image_key": self.image_key} if self.image_key != "image" else {}),
+            **({"num_classes": self.num_classes} if self.num_classes else {}),
+            **({"label_key": self.label_key} if self.label_key != "label" else {}),
         }
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -580,7 +727,9 @@ class GAN(Players):
             loss = losses.describe(self.adversarial_loss)
             config |= {
                 "loss": keras.saving.serialize_keras_object(loss),
-                "gradient_penalty": self.gradient_penalty,
+                "gradient_penalty": keras.saving.serialize_keras_object(
+                    self.gradient_penalty
+                ),
                 "discriminator_steps": self.discriminator_steps,
                 "reuse_latents": self.reuse_latents,
             }
@@ -594,10 +743,14 @@ class _Sampler(keras.Model):
         super().__init__(name=gan.name, dtype=gan.dtype_policy)
         self.network = gan._sampler
         self._call = gan.call
-        self(keras.KerasTensor((None, gan.latent.dimension), dtype="float32"))
+        self(gan._signature(keras.KerasTensor))
 
-    def call(self, latents: tf.Tensor) -> tf.Tensor:
+    def call(self, latents: Any) -> tf.Tensor:
         return self._call(latents, training=False)
+
+
+def _constant(batch: Any) -> Any:
+    return tf.nest.map_structure(tf.stop_gradient, batch)
 
 
 def _check_finite(real: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The adversarial losses of the paper and the hinge loss, and the gradient penalty.
+"""The adversarial losses: those of the paper, the hinge loss and the relativistic one.
 
 An adversarial loss is any object with
 
@@ -7,17 +7,18 @@ An adversarial loss is any object with
 - `generator(fake_logits, real_logits=None)`, the scalar the generator minimises;
 - `needs_real`, True only where the generator's loss looks at `real_logits` too.
 
-Logits are float32, one score per example, with no squashing applied.
+Logits are float32, one score per example, with no squashing applied. Gradient
+penalties, which go with any of these, are in `tf_ttur.penalties`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from fid.files import InputError
+from tf_ttur.penalties import gradient_penalty
 
 __all__ = [
     "LOSSES",
@@ -25,6 +26,7 @@ __all__ = [
     "Hinge",
     "Minimax",
     "NonSaturating",
+    "Relativistic",
     "Wasserstein",
     "describe",
     "get",
@@ -170,8 +172,49 @@ class Hinge(Wasserstein):
         )
 
 
+class Relativistic:
+    """The relativistic pairing loss: how much more real a real image looks than a fake.
+
+    With f(t) = log(1 + exp(-t)) and pairs of a real image x and a generated one, the
+    discriminator minimises mean f(D(x) - D(G(z))), the generator
+    mean f(D(G(z)) - D(x)) (Jolicoeur-Martineau 2019, RpGAN). With the penalty
+    `"r1+r2"` it is the loss of R3GAN (Huang et al. 2024, section 2). Image i of one
+    batch is paired with image i of the other, so both have as many.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_ttur import losses
+        >>> loss = losses.get("relativistic")
+        >>> real, fake = tf.constant([[2.0], [0.0]]), tf.constant([[2.0], [0.0]])
+        >>> round(float(loss.discriminator(real, fake)), 4)  # log 2: undecided
+        0.6931
+    """
+
+    name = "relativistic"
+    needs_real = True
+
+    def discriminator(
+        self, real_logits: tf.Tensor, fake_logits: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns mean log(1 + exp(D(G(z)) - D(x))), a scalar."""
+        return tf.reduce_mean(tf.nn.softplus(fake_logits - real_logits))
+
+    def generator(
+        self, fake_logits: tf.Tensor, real_logits: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns mean log(1 + exp(D(x) - D(G(z)))), a scalar.
+
+        Raises:
+            ValueError: There are no real logits.
+        """
+        if real_logits is None:
+            raise ValueError("The generator's relativistic loss needs real_logits.")
+        return tf.reduce_mean(tf.nn.softplus(real_logits - fake_logits))
+
+
 LOSSES: dict[str, type] = {
-    loss.name: loss for loss in (NonSaturating, Minimax, Wasserstein, Hinge)
+    loss.name: loss
+    for loss in (NonSaturating, Minimax, Wasserstein, Hinge, Relativistic)
 }
 
 
@@ -220,38 +263,6 @@ def get(loss: str | AdversarialLoss) -> AdversarialLoss:
         f"There is no loss {loss!r}; choose from {', '.join(LOSSES)}, "
         f"{NonSaturating.name}:SMOOTHING or tfgan:NAME."
     )
-
-
-def gradient_penalty(
-    discriminator: Callable[[tf.Tensor], tf.Tensor],
-    real: tf.Tensor,
-    fake: tf.Tensor,
-    mix: tf.Tensor,
-) -> tf.Tensor:
-    """Mean of (||grad D(x)|| - 1)^2 on straight lines from real to fake examples.
-
-    Args:
-        discriminator: Maps a batch to one score per example.
-        real: Real examples, float32 (n, ...).
-        fake: Generated examples, float32 (n, ...).
-        mix: Where between them, float32 (n,) in [0, 1]; 0 is the real example.
-
-    Returns:
-        The penalty before its weight, a float32 scalar (Gulrajani et al. 2017,
-        equation 3).
-    """
-    mix = tf.reshape(mix, [-1] + [1] * (real.shape.rank - 1))
-    # Under mixed precision generated images may come in another type than real ones.
-    between = real + mix * (tf.cast(fake, real.dtype) - real)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(between)
-        scores = tf.cast(discriminator(between), tf.float32)
-    gradient = tf.cast(tape.gradient(scores, between), tf.float32)
-    squared = tf.reduce_sum(tf.square(gradient), axis=tuple(range(1, real.shape.rank)))
-    # The derivative of the root is infinite at zero. The bound is far below any norm
-    # that matters, so no value changes; it only turns that infinity into a zero.
-    norm = tf.sqrt(tf.maximum(squared, 1e-30))
-    return tf.reduce_mean(tf.square(norm - 1.0))
 
 
 def describe(loss: AdversarialLoss) -> Any:

@@ -88,19 +88,20 @@ class Share:
         )
 
 
-def share(batch: tf.Tensor) -> Share:
+def share(batch: Any) -> Share:
     """Finds this replica's share of a global batch.
 
     Args:
-        batch: Its rows, any tensor of rank >= 1. Under a strategy all replicas call
-            this together.
+        batch: Its rows, any tensor of rank >= 1, or a tuple that starts with one. Under
+            a strategy all replicas call this together.
 
     Returns:
         The share. A replica without any rows is an error when the step runs.
     """
-    size = batch.shape[0]
+    rows = batch[0] if isinstance(batch, tuple) else batch
+    size = rows.shape[0]
     if size is None:
-        size = tf.shape(batch)[0]
+        size = tf.shape(rows)[0]
     context = tf.distribute.get_replica_context()
     replicas = 1 if context is None else context.num_replicas_in_sync
     if replicas == 1:

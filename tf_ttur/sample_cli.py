@@ -39,8 +39,9 @@ def sample(argv: Sequence[str] | None = None) -> int:
   sample.py WORKDIR [--output=PATH] [flags]
 
 PATH ends in .png: a grid of samples. In .zip: an archive of PNGs, for any tool that
-measures FID. Else: a folder of PNGs. Of a run on text, PATH ends in .txt and gets a
-sample a line. Equal seeds give equal samples."""
+measures FID. Else: a folder of PNGs. Of a run with labels, a grid has a row a class. Of
+a run on text, PATH ends in .txt and gets a sample a line. Equal seeds give equal
+samples."""
     return run(main, _define, usage, argv)
 
 
@@ -54,6 +55,7 @@ _REQUEST = (
     "interpolate",
     "batch_size",
     "quantize",
+    "labels",
     "overwrite",
 )
 
@@ -72,7 +74,12 @@ def _define(flag: Flags) -> None:
         largest,
     )
     flag.seed("Seed of the latents.", most=largest)
-    flag.text("grid", "8x8", "Rows and columns of a grid or an interpolation.")
+    flag.text(
+        "grid",
+        "8x8",
+        "Rows and columns of a grid or an interpolation. Of a run with labels there "
+        "are as many rows as classes, at most 10, where this is not given.",
+    )
     flag.switch(
         "interpolate",
         "Each row goes from one sample to another in as many steps as there are "
@@ -84,5 +91,12 @@ def _define(flag: Flags) -> None:
         None,
         ("round", "truncate"),
         "How pixels become whole numbers; else as in the run, or round.",
+    )
+    flag.texts(
+        "labels",
+        None,
+        "Of a run with labels, which classes: 3, or 0,2,5. A grid has a row for each, "
+        "other samples take turns. By default a grid shows all, and other samples are "
+        "of classes drawn from the seed.",
     )
     flag.switch("overwrite", "Replace a folder of samples.")

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from fid.sources.images import quantize
 
 __all__ = [
     "check_folder",
+    "class_rows",
     "image_grid",
     "interpolation",
     "save_images",
@@ -33,6 +34,8 @@ __all__ = [
 
 
 _LINE, _GREY = 2, 96
+# Pictures with a row a class show so many of them at most.
+_ROWS = 10
 _SAMPLE_NAME = re.compile(r"\d{5,}\.png")
 
 
@@ -75,6 +78,30 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         rows * height, columns * width, channels
     )
     return np.pad(grid, [(0, _LINE), (0, _LINE), (0, 0)], constant_values=_GREY)
+
+
+def class_rows(
+    num_classes: int, columns: int, classes: Sequence[int] = (), rows: int | None = None
+) -> np.ndarray:
+    """Returns the labels of a picture with a row a class.
+
+    Args:
+        num_classes: The number of classes.
+        columns: Images in a row.
+        classes: Which classes, in order; none means all of them.
+        rows: How many rows; if there are fewer classes, they are repeated. None makes a
+            row for each class, and at most 10.
+
+    Returns:
+        Int32 (rows * columns,).
+
+    Example:
+        >>> from tf_ttur import sampling
+        >>> sampling.class_rows(3, columns=2).tolist()
+        [0, 0, 1, 1, 2, 2]
+    """
+    classes = np.asarray(classes or np.arange(num_classes), np.int32)
+    return np.repeat(np.resize(classes, rows or min(len(classes), _ROWS)), columns)
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -49,9 +49,18 @@ _ALONE = (
     layers.ConvMeanPool2D,
     layers.ImageNormalization,
 )
+# Likewise, of those that join images with labels. Others' networks keep the passes that
+# they have always had.
+_ALONE_WITH_LABELS = (
+    keras.layers.Dot,
+    keras.layers.Embedding,
+    keras.layers.Multiply,
+)
 
 
-def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
+def build(
+    network: Any, shape: tuple[int | None, ...], name: str, labels: bool = False
+) -> tuple:
     """Builds a network for inputs of a shape, unless it is built.
 
     Args:
@@ -59,6 +68,7 @@ def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
             need not have been called.
         shape: The input's, (None, ...).
         name: What messages call the network.
+        labels: Whether it takes a second input, labels of classes, int32 (None,).
 
     Returns:
         The output's shape, (None, ...).
@@ -76,27 +86,43 @@ def build(network: Any, shape: tuple[int | None, ...], name: str) -> tuple:
     if not isinstance(network, keras.layers.Layer):
         raise ValueError(f"The {name} is {network!r}; it must be a Keras model.")
     inputs = getattr(network, "inputs", None) or ()
-    _check_one(name, "inputs", len(inputs))
-    for tensor in inputs:
-        if not tf.TensorShape(tensor.shape).is_compatible_with(shape):
+    shapes = [shape, (None,)] if labels else [shape]
+    if inputs and labels and len(inputs) != 2:
+        raise ValueError(
+            f"The {name} has {len(inputs)} input{'s'[: len(inputs) != 1]}; with "
+            "num_classes GAN calls it with two, [values, labels]: make it a functional "
+            "keras.Model of both, or leave num_classes out."
+        )
+    if not labels:
+        _check_one(name, "inputs", len(inputs))
+    for tensor, each in zip(inputs, shapes, strict=False):
+        if not tf.TensorShape(tensor.shape).is_compatible_with(each):
             raise ValueError(
                 f"The {name} takes {_one(tensor.shape)}, but what comes in is "
-                f"{_one(shape)}: make them fit."
+                f"{_one(each)}: make them fit."
             )
+    if labels and inputs and "int" not in inputs[1].dtype:
+        raise ValueError(
+            f"The {name} takes labels as {inputs[1].dtype}; GAN gives int32 (n,): "
+            'keras.Input((), dtype="int32").'
+        )
     if _tells_its_shape(network):
         if not network.built:
-            network.build(shape)
+            network.build(shapes if labels else shape)
         outputs = getattr(network, "outputs", None) or ()
         _check_one(name, "outputs", len(outputs))
-        found = network.compute_output_shape(shape)
+        found = network.compute_output_shape(shapes if labels else shape)
         if not _is_shape(found):
             _check_bare(name, found)
         if outputs and None not in outputs[0].shape[1:]:
             return tuple(outputs[0].shape)
         return tuple(found)
     # A subclass of keras.Model: only its `call` says what it makes, and of what.
+    tensors: Any = keras.KerasTensor(shape, dtype="float32")
+    if labels:
+        tensors = [tensors, keras.KerasTensor((None,), dtype="int32")]
     try:
-        output = network(keras.KerasTensor(shape, dtype="float32"))
+        output = network(tensors)
     except Exception as error:
         raise ValueError(
             f"The {name}, a {type(network).__name__}, cannot be called on inputs of "
@@ -140,7 +166,7 @@ def _check_one(name: str, which: str, count: int) -> None:
         raise ValueError(
             f"The {name} has {count} {which}; GAN takes networks of one input and one "
             "output. Join them in one tensor, or write a game of your own on "
-            "tf_ttur.players.Players."
+            "tf_ttur.players.Players. For labels of classes give num_classes."
         )
 
 
@@ -175,11 +201,12 @@ def squashing(network: Any) -> str | None:
     return None
 
 
-def looks_at_each_image_alone(network: keras.Model) -> bool:
+def looks_at_each_image_alone(network: keras.Model, labels: bool = False) -> bool:
     """Says whether two batches in one pass give exactly what two passes give.
 
     Args:
         network: Any Keras model.
+        labels: Whether it takes labels of classes beside the images.
 
     Returns:
         True where all layers are known to treat images alone. Batch normalisation and
@@ -190,5 +217,5 @@ def looks_at_each_image_alone(network: keras.Model) -> bool:
         stock = type(network).__module__.partition(".")[0] == "keras"
         # More than layers: a reshape, say, may mix the images of a batch.
         parts = getattr(network, "operations", network.layers)
-        return stock and all(map(looks_at_each_image_alone, parts))
-    return type(network) in _ALONE
+        return stock and all(looks_at_each_image_alone(x, labels) for x in parts)
+    return type(network) in (_ALONE + _ALONE_WITH_LABELS if labels else _ALONE)

@@ -238,3 +238,27 @@ def test_a_loss_is_found_again_by_what_describes_it():
 
     own = Own()
     assert losses.get(losses.describe(own)) is own
+
+
+def test_the_relativistic_loss_by_hand():
+    real, fake = np.array([2.0, -1.0, 0.5]), np.array([0.5, 3.0, 0.5])
+    loss = losses.get("relativistic")
+    assert loss.needs_real
+    given = tf.constant(real, tf.float32), tf.constant(fake, tf.float32)
+    expected = np.mean(np.log1p(np.exp(-(real - fake))))
+    assert float(loss.discriminator(*given)) == pytest.approx(expected, rel=ROUNDINGS)
+    expected = np.mean(np.log1p(np.exp(-(fake - real))))
+    found = loss.generator(given[1], given[0])
+    assert float(found) == pytest.approx(expected, rel=ROUNDINGS)
+    with pytest.raises(ValueError, match="needs real_logits"):
+        loss.generator(given[1])
+
+
+def test_the_relativistic_loss_trains_and_returns_by_its_name(tmp_path):
+    gan = small_gan(loss="relativistic", gradient_penalty="r1+r2:1")
+    x = np.random.default_rng(0).uniform(-1, 1, (8, *gan.sample_shape)).astype("f4")
+    losses_ = gan.train_on_batch(x, return_dict=True)
+    assert np.isfinite(list(losses_.values())).all()
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert type(loaded.adversarial_loss) is losses.Relativistic

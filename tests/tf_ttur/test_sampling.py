@@ -248,3 +248,15 @@ def test_what_is_left_of_another_output_is_left_alone(tmp_path):
     sampling.save_images(one, batches(), 5, overwrite=True)
     assert contents(one) == before
     assert {*tmp_path.iterdir()} == {one, other, *near}
+
+
+def test_a_row_of_a_picture_is_a_class():
+    ten = sampling.class_rows(1000, columns=3)
+    np.testing.assert_array_equal(ten.reshape(10, 3), np.arange(10)[:, None] + [0] * 3)
+    np.testing.assert_array_equal(
+        sampling.class_rows(10, 2, classes=[7, 3]), [7, 7, 3, 3]
+    )
+    # A picture with more rows begins again.
+    np.testing.assert_array_equal(sampling.class_rows(2, 1, rows=3), [0, 1, 0])
+    np.testing.assert_array_equal(sampling.class_rows(9, 1, [5], 2), [5, 5])
+    assert ten.dtype == np.int32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from typing import Any
@@ -65,6 +66,9 @@ class Samples(StepCallback):
 class SampleGrid(Samples):
     """Writes a grid of images as PNG; see `Samples`.
 
+    Of a conditional `GAN` each row shows a class: the first ten, in order, with as many
+    images in each as a square of `count` images has in a row.
+
     Attributes:
         grid: The last picture, uint8 (H, W, C).
     """
@@ -73,8 +77,13 @@ class SampleGrid(Samples):
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the picture."""
-        images = self.model.generate(self.count, self.seed, batch_size=self.count)
-        self.grid = sampling.image_grid(sampling.to_bytes(images))
+        given, columns, count = {}, None, self.count
+        if classes := getattr(self.model, "num_classes", None):
+            columns = math.ceil(math.sqrt(count))
+            given["labels"] = sampling.class_rows(classes, columns)
+            count = len(given["labels"])
+        images = self.model.generate(count, self.seed, batch_size=count, **given)
+        self.grid = sampling.image_grid(sampling.to_bytes(images), columns)
         sampling.save_png(path, self.grid)
 
     def summarize(self, summary: Any) -> None:

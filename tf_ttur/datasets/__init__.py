@@ -49,6 +49,10 @@ def load(
     is repeated, transparency dropped, EXIF orientation ignored, as in the original. An
     odd margin loses its extra row at the bottom, its extra column on the right.
 
+    `digits`, `cifar10` and `svhn_cropped` have labels of 10 classes. So has a folder in
+    which every image is one level down: each folder is a class, and their labels count
+    from 0 in the order of their names.
+
     For `lsun/bedroom` the folder `data_dir` is looked through in this order: a folder
     `bedroom_train_lmdb` in it or a file `data.mdb` (LSUN's export; needs the extra
     `tf-ttur[lsun]`); a folder `0` (the TTUR authors' `lsun_cropped/<0..303>/*.jpg`, of
@@ -96,7 +100,8 @@ def load(
     if split not in ("train", "all"):
         raise InputError(f"{name} has no split {split!r}: it is one set, 'train'.")
     if name == "digits":
-        return batches.in_memory(name, split, _digits(image_size or 32))
+        images = _digits(image_size or 32)
+        return batches.in_memory(name, split, images, 10, _digit_labels)
     if data_dir is None:
         raise InputError("--dataset=folder needs --data_dir, the folder of images.")
     return folder.load(name, data_dir, image_size or 64, split)
@@ -116,6 +121,12 @@ def check_name(name: str) -> None:
             f"Unknown data set {name!r}: choose from {', '.join(NAMES)}; for text, "
             "choose a preset of text."
         )
+
+
+def _digit_labels() -> np.ndarray:
+    from sklearn.datasets import load_digits
+
+    return load_digits().target.astype(np.int32)
 
 
 def _digits(size: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,7 +37,7 @@ PARALLEL = os.cpu_count() or 1
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """One loaded set of images; labels are dropped.
+    """One loaded set of images, with labels of classes where there are any.
 
     Attributes:
         name: The name it was loaded by.
@@ -46,6 +47,9 @@ class ImageData:
         elements: int64 (2,) seed -> all elements, in an order that depends on nothing
             but the seed; None -> all elements in the fixed order.
         decode: A batch of elements -> uint8 (n, height, width, channels).
+        num_classes: How many classes its labels are of; None for a set without labels.
+        labelled: As `elements`, but pairs of an element and its label, int32; None for
+            a set without labels.
     """
 
     name: str
@@ -56,6 +60,10 @@ class ImageData:
         repr=False
     )
     decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+    num_classes: int | None = None
+    labelled: Callable[[tf.Tensor | None], tf.data.Dataset] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,6 +76,7 @@ class ImageData:
         seed: int,
         start_step: int = 0,
         discriminator_steps: int = 1,
+        labels: bool = False,
     ) -> tf.data.Dataset:
         """Gives endless shuffled batches whose order depends on (seed, step) only.
 
@@ -85,25 +94,37 @@ class ImageData:
             seed: Seed of the order. TensorFlow's global seed has no influence.
             start_step: The step (generator update) to start at.
             discriminator_steps: Discriminator updates per step, each on its own images.
+            labels: Give each image's label, too. The images are the same, in the same
+                order.
 
         Returns:
             A `tf.data.Dataset` of float32 batches in [-1, 1] (`x / 127.5 - 1`), of
             static shape (batch_size * discriminator_steps, height, width, channels).
+            With `labels`, of pairs of these and int32 (batch_size *
+            discriminator_steps,).
 
         Raises:
-            InputError: The set has fewer than `batch_size` images.
+            InputError: The set has fewer than `batch_size` images, or no labels where
+                they are wanted.
             ValueError: A count is out of its range.
         """
+        if labels and self.labelled is None:
+            raise InputError(
+                f"{self.name} ({self.split}) has no labels of classes. Sets that have: "
+                "digits, cifar10, svhn_cropped, and a folder in which every image is "
+                "in a folder of its class, one level down."
+            )
 
         def decode(elements: tf.data.Dataset) -> tf.data.Dataset:
             return _decoded(elements, self.decode).map(scale)
 
-        def scale(images: tf.Tensor) -> tf.Tensor:
+        def scale(images: tf.Tensor, *others: tf.Tensor) -> Any:
             images = tf.ensure_shape(images, (batch_size, *self.image_shape))
-            return tf.cast(images, tf.float32) / 127.5 - 1.0
+            images = tf.cast(images, tf.float32) / 127.5 - 1.0
+            return (images, *others) if others else images
 
         return training_batches(
-            self.elements,
+            self.labelled if labels else self.elements,
             decode,
             self.num_examples,
             f"{self.name} ({self.split}) has {self.num_examples} images",
@@ -262,8 +283,12 @@ def _decoded(
         with calls:
             return decode(elements)
 
+    def decoded(elements: tf.Tensor, *others: tf.Tensor) -> Any:
+        images = tf.numpy_function(call, [elements], tf.uint8)
+        return (images, *others) if others else images
+
     return batches.map(
-        lambda elements: tf.numpy_function(call, [elements], tf.uint8),
+        decoded,
         num_parallel_calls=PARALLEL,
         deterministic=True,
     )
@@ -330,36 +355,55 @@ def permutation(count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.argsort(keys, stable=True)
 
 
-def indices(count: int, seed: tf.Tensor | None) -> tf.data.Dataset:
+def indices(
+    count: int,
+    seed: tf.Tensor | None,
+    labels: Callable[[], np.ndarray] | None = None,
+) -> tf.data.Dataset:
     """Gives the elements of a set that are the indices of its examples.
 
     Args:
         count: How many examples.
         seed: int64 of shape (2,); None for the fixed order.
+        labels: Returns the label of each, int32 (count,); None for elements alone.
 
     Returns:
-        The scalars 0..count-1, int32, as a `tf.data.Dataset`.
+        The scalars 0..count-1, int32, as a `tf.data.Dataset`; with labels, pairs.
     """
     order = tf.range(count) if seed is None else permutation(count, seed)
-    return tf.data.Dataset.from_tensor_slices(order)
+    if labels is None:
+        return tf.data.Dataset.from_tensor_slices(order)
+    return tf.data.Dataset.from_tensor_slices((order, tf.gather(labels(), order)))
 
 
-def in_memory(name: str, split: str, images: np.ndarray) -> ImageData:
+def in_memory(
+    name: str,
+    split: str,
+    images: np.ndarray,
+    num_classes: int | None = None,
+    labels: Callable[[], np.ndarray] | None = None,
+) -> ImageData:
     """Makes a set of images that are held in memory.
 
     Args:
         name: See `ImageData`.
         split: See `ImageData`.
         images: uint8 (n, height, width, channels).
+        num_classes: See `ImageData`.
+        labels: Returns the images' labels, int32 (n,). It is called when they are
+            needed; None for a set without labels.
 
     Returns:
         The set.
     """
+    count = len(images)
     return ImageData(
         name=name,
         split=split,
-        num_examples=len(images),
+        num_examples=count,
         image_shape=images.shape[1:],
-        elements=functools.partial(indices, len(images)),
+        elements=functools.partial(indices, count),
         decode=lambda chosen: images[chosen],
+        num_classes=num_classes,
+        labelled=labels and functools.partial(indices, count, labels=labels),
     )

@@ -11,6 +11,7 @@ import functools
 import itertools
 import logging
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -59,6 +60,8 @@ def load(
         check_all = functools.partial(_map_in_chunks, pool)
         pictures.each_file(pictures.check, paths, paths, check_all)
 
+    classes, labels = _classes(found.names)
+
     def decode(indices: np.ndarray) -> np.ndarray:
         chosen = [paths[index] for index in indices]
         picture = functools.partial(pictures.picture, crop=None, size=size)
@@ -71,7 +74,29 @@ def load(
         image_shape=(size, size, 3),
         elements=functools.partial(batches.indices, len(paths)),
         decode=decode,
+        num_classes=len(classes) or None,
+        labelled=functools.partial(batches.indices, len(paths), labels=lambda: labels)
+        if classes
+        else None,
     )
+
+
+def _classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Reads classes from the folders that images are in, one level down.
+
+    Args:
+        names: Paths in the folder tree.
+
+    Returns:
+        The folders' names in order, and each image's label, int32. No names where an
+        image is on another level.
+    """
+    parents = [pathlib.PurePath(name).parts[:-1] for name in names]
+    if any(len(parts) != 1 for parts in parents):
+        return [], np.zeros(0, np.int32)
+    folders = [parts[0] for parts in parents]
+    classes, labels = np.unique(folders, return_inverse=True)
+    return classes.tolist(), labels.astype(np.int32)
 
 
 def _map_in_chunks(

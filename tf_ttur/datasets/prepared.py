@@ -49,6 +49,8 @@ class DatasetSpec:
         size: Side of the square images that the paper used.
         crop: Side of the central square cut out first; None for the largest one.
         in_memory: Whether the decoded images are held in memory.
+        classes: How many classes there are of the feature `label`; None where a record
+            has no such feature.
         split: The part that the paper trained on.
         note: What else a user without the files should know.
     """
@@ -58,13 +60,18 @@ class DatasetSpec:
     size: int
     crop: int | None = None
     in_memory: bool = False
+    classes: int | None = None
     split: str = "train"
     note: str = ""
 
 
 DATASETS = {
-    "cifar10": DatasetSpec("3.0.2", "www.cs.toronto.edu", 32, in_memory=True),
-    "svhn_cropped": DatasetSpec("3.1.0", "ufldl.stanford.edu", 32, in_memory=True),
+    "cifar10": DatasetSpec(
+        "3.0.2", "www.cs.toronto.edu", 32, in_memory=True, classes=10
+    ),
+    "svhn_cropped": DatasetSpec(
+        "3.1.0", "ufldl.stanford.edu", 32, in_memory=True, classes=10
+    ),
     "celeb_a": DatasetSpec(
         "2.1.0",
         "drive.google.com",
@@ -144,11 +151,25 @@ def load(
         image_shape=(size, size, 3),
         elements=functools.partial(encoded_images, shards, count),
         decode=decode,
+        num_classes=spec.classes,
+        labelled=functools.partial(encoded_images, shards, count, labels=True)
+        if spec.classes
+        else None,
     )
     if not spec.in_memory:
         return data
     _log.info("Reading %d images of %s into memory.", count, name)
-    return batches.in_memory(name, split, np.concatenate(list(data.images(1000))))
+    images = np.concatenate(list(data.images(1000)))
+    if not spec.classes:
+        return batches.in_memory(name, split, images)
+
+    @functools.cache
+    def labels() -> np.ndarray:
+        # Images of an earlier pass, labels of this one: in the order of the files.
+        pairs = data.labelled(None).map(lambda image, label: label).batch(1000)
+        return np.concatenate(list(pairs.as_numpy_iterator()))
+
+    return batches.in_memory(name, split, images, spec.classes, labels)
 
 
 def encoded_images(
@@ -158,6 +179,7 @@ def encoded_images(
     *,
     shards_at_once: int = _SHARDS_AT_ONCE,
     window: int = _WINDOW,
+    labels: bool = False,
 ) -> tf.data.Dataset:
     """Gives the encoded images in TFDS's record files.
 
@@ -167,9 +189,11 @@ def encoded_images(
         seed: int64 of shape (2,), which decides the order; None for that of the files.
         shards_at_once: Files that are read side by side, in an order by the seed.
         window: Records that are shuffled among each other.
+        labels: Whether to give their labels, too.
 
     Returns:
-        The encoded images, scalar strings, as a `tf.data.Dataset`.
+        The encoded images, scalar strings, as a `tf.data.Dataset`; with labels, pairs
+        of these and int32 scalars.
     """
     files = tf.constant(shards)
     if seed is None:
@@ -184,17 +208,21 @@ def encoded_images(
             deterministic=True,
         )
 
-    def parse(records: tf.Tensor) -> tf.Tensor:
+    def parse(records: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # TFDS stores an image as its encoded file.
         spec = {"image": tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_example(records, spec)["image"]
+        if labels:
+            spec["label"] = tf.io.FixedLenFeature([], tf.int64)
+        parsed = tf.io.parse_example(records, spec)
+        images = parsed["image"]
+        return (images, tf.cast(parsed["label"], tf.int32)) if labels else (images,)
 
-    def shuffled(number: tf.Tensor, images: tf.Tensor) -> tf.data.Dataset:
+    def shuffled(number: tf.Tensor, parts: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
         if seed is not None:
             window_seed = tf.random.experimental.stateless_fold_in(seed, number)
-            order = batches.permutation(tf.size(images), window_seed)
-            images = tf.gather(images, order)
-        return tf.data.Dataset.from_tensor_slices(images)
+            order = batches.permutation(tf.size(parts[0]), window_seed)
+            parts = tuple(tf.gather(part, order) for part in parts)
+        return tf.data.Dataset.from_tensor_slices(parts if labels else parts[0])
 
     windows = records.batch(window).map(parse).prefetch(1)
     elements = windows.enumerate().flat_map(shuffled)

@@ -144,6 +144,8 @@ class BEGAN(GAN):
         **kwargs: Any,
     ):
         super().__init__(generator, discriminator, latent, **kwargs)
+        if self.num_classes is not None:
+            raise ValueError("BEGAN takes no labels; leave num_classes out.")
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1]; got {gamma}.")
         if lambda_k <= 0:

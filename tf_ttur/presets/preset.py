@@ -40,6 +40,8 @@ Rate = Annotated[float, Between(above=0)]
 Decay = Annotated[float, Between(0, below=1)]
 """A share of what was that is kept at every step."""
 
+# Networks of images that take labels.
+_CONDITIONAL = ("dcgan",)
 # Sides of images that are not 64, where the data set decides.
 _SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
 
@@ -210,7 +212,8 @@ class GANPreset(Preset):
         latent: Distribution of the latents, `uniform` or `normal`.
         latent_dimension: Their length.
         loss: A loss of `losses.get`.
-        gradient_penalty: Its weight; 0 for none.
+        gradient_penalty: A number, the weight of WGAN-GP's, 0 for none; or a text of
+            `penalties.get`, such as `r1+r2:10`.
         discriminator_steps: Discriminator updates per generator update.
         reuse_latents: Whether both updates of a step use the same latents.
         discriminator_lr: The discriminator's learning rate (the paper's b).
@@ -237,7 +240,7 @@ class GANPreset(Preset):
     latent: str
     latent_dimension: Count
     loss: str
-    gradient_penalty: Annotated[float, Between(0)]
+    gradient_penalty: Annotated[float, Between(0)] | str
     discriminator_steps: Count
     reuse_latents: bool
     discriminator_lr: Rate
@@ -291,6 +294,8 @@ class ImagePreset(GANPreset):
         network: `dcgan`, `resnet` or `began`.
         image_size: Side of the images; None means the data set's own.
         split: The part of the data set, as in `datasets.load`; None for the paper's.
+        num_classes: The number of the data set's classes, for networks that take
+            labels; None for a GAN without labels.
         quantize: How generated images are rounded before they are measured; see
             `fid.sources.images.quantize`.
         extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
@@ -310,9 +315,15 @@ class ImagePreset(GANPreset):
     split: str | None = None
     quantize: str = "none"
     extractor: str = "auto"
+    num_classes: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_classes is not None and self.network not in _CONDITIONAL:
+            raise InputError(
+                f"num_classes is {self.num_classes}; the networks {self.network} take "
+                f"no labels. Leave it out, or choose {' or '.join(_CONDITIONAL)}."
+            )
         if self.network == "began" and self.loss != "wasserstein":
             raise InputError(
                 f"loss is {self.loss!r}; BEGAN has a loss of its own, a form of "

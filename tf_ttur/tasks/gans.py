@@ -20,6 +20,11 @@ class GANTask(Task):
 
     preset: GANPreset
 
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a conditional GAN; None for one without labels."""
+        return None
+
     def networks(
         self, shape: tuple[int, ...]
     ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
@@ -36,10 +41,11 @@ class GANTask(Task):
 
     def check(self) -> None:
         """Refuses a loss or another name that is unknown; see `Task.check`."""
-        from tf_ttur import losses, optimizers, schedules
+        from tf_ttur import losses, optimizers, penalties, schedules
 
         preset = self.preset
         losses.get(preset.loss)
+        penalties.get(preset.gradient_penalty)
         optimizers.named(preset.optimizer)
         optimizers.clipping(preset.clip)
         schedules.get(preset.schedule, preset.generator_lr)
@@ -92,17 +98,21 @@ class GANTask(Task):
             preset.latent_dimension
         )
         shared = {"width": preset.width, "seed": preset.seed}
+        labels = {} if self.num_classes is None else {"num_classes": self.num_classes}
         gan = model(
             network.generator(
                 *sizes,
-                **shared,
+                **shared | labels,
                 latent_dimension=preset.latent_dimension,
                 **preset.generator_options,
             ),
-            network.discriminator(*sizes, **shared, **preset.discriminator_options),
+            network.discriminator(
+                *sizes, **shared | labels, **preset.discriminator_options
+            ),
             latent,
             seed=preset.seed,
             ema_decay=preset.ema_decay,
+            **labels,
         )
         gan.compile(
             **ttur(
@@ -140,6 +150,7 @@ class GANTask(Task):
             self.preset.seed,
             start_step=start,
             discriminator_steps=self.preset.discriminator_steps,
+            **({} if self.num_classes is None else {"labels": True}),
         )
 
     def describe(self, data: Any, measurement: Any) -> str:

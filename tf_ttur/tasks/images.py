@@ -61,17 +61,34 @@ class Images(GANTask):
         datasets.check_name(self.preset.dataset)
         super().check()
 
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a conditional GAN; None for one without labels."""
+        return self.preset.num_classes
+
     def load(self) -> ImageData:
-        """Loads the images; see `datasets.load`."""
+        """Loads the images; see `datasets.load`.
+
+        Raises:
+            InputError: As there, or there are more or fewer classes than the setting
+                `num_classes` says.
+        """
         from tf_ttur import datasets
 
-        return datasets.load(
+        data = datasets.load(
             self.preset.dataset,
             data_dir=self.data_dir,
             image_size=self.preset.image_size,
             split=self.preset.split,
             download=self.download,
         )
+        # A set without labels is refused where its batches are made.
+        if self.num_classes and data.num_classes not in (None, self.num_classes):
+            raise InputError(
+                f"{data.name} has {data.num_classes} classes; num_classes is "
+                f"{self.num_classes}. Give --set=num_classes={data.num_classes}."
+            )
+        return data
 
     def networks(
         self, shape: tuple[int, ...]
@@ -155,7 +172,8 @@ class Images(GANTask):
 
     def describe_data(self, data: ImageData, measurement: Any) -> str:
         """Says how many images there are, how large, and of which set."""
-        return f"{data.num_examples} images {data.shape} of {data.name}"
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        return f"{data.num_examples} images {data.shape} of {data.name}{classes}"
 
     @staticmethod
     def metric(config: dict[str, Any]) -> str:
@@ -200,6 +218,12 @@ class Images(GANTask):
             sampling.check_folder(output, request.overwrite)
         gan = cls.open(folder, request.checkpoint)
         config = folder.read_config()
+        classes = _classes(request, gan, folder)
+        labels: Any = None
+        if gan.num_classes and (request.interpolate or kind == ".png"):
+            given = rows if "grid" in request.given else None
+            labels = sampling.class_rows(gan.num_classes, columns, classes, given)
+            rows = len(labels) // columns
         # Pixels are rounded as they were for the run's measurements.
         rule = request.quantize or config.get("quantize", "none")
         rule = "round" if rule == "none" else rule
@@ -208,14 +232,19 @@ class Images(GANTask):
         if request.interpolate:
             latents = sampling.interpolation(gan.latent, rows, columns, request.seed)
             latents = latents.reshape(count, -1)
+            parts = [latents] if labels is None else [latents, labels]
             batches = (
-                gan(latents[i : i + batch_size], training=False).numpy()
-                for i in range(0, count, batch_size)
+                gan(parts[0] if len(parts) == 1 else parts, training=False).numpy()
+                for parts in (
+                    [part[i : i + batch_size] for part in parts]
+                    for i in range(0, count, batch_size)
+                )
             )
         else:
             if kind != ".png":
                 count = request.num_samples or config.get("num_samples", 10_000)
-            batches = gan.generate_batches(count, request.seed, batch_size)
+                labels = np.resize(classes, count) if classes else None
+            batches = gan.generate_batches(count, request.seed, batch_size, labels)
         images = _as_bytes(batches, rule, gan.steps)
         if kind == ".png":
             grid = sampling.image_grid(np.concatenate([*images]), columns)
@@ -227,6 +256,22 @@ class Images(GANTask):
             f"{count:,} images of {width}x{height}x{channels} from step {gan.steps} of "
             f"{folder}: {output}"
         )
+
+
+def _classes(request: SampleRequest, gan: GAN, folder: RunFolder) -> list[int]:
+    """Reads which classes are asked for; none means that nothing is said of them."""
+    if request.labels is None:
+        return []
+    asked = f"--labels={','.join(request.labels)}"
+    if not gan.num_classes:
+        raise InputError(f"{asked}: {folder} is a run without labels. Leave it out.")
+    classes = [int(x) if x.isdecimal() else -1 for x in map(str.strip, request.labels)]
+    if not classes or not all(0 <= x < gan.num_classes for x in classes):
+        raise InputError(
+            f"{asked}: expected classes in 0..{gan.num_classes - 1}, with commas "
+            "between them."
+        )
+    return classes
 
 
 def _save_many(

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fid.files import InputError, printable
@@ -49,6 +49,7 @@ class SampleRequest:
         interpolate: Whether each row goes from one sample to another.
         batch_size: Samples at a time.
         quantize: How pixels become whole numbers.
+        labels: Classes, of a run with labels: texts, whole numbers.
         overwrite: Whether to replace a folder of samples.
         given: Names of those of these that the user gave.
     """
@@ -61,6 +62,7 @@ class SampleRequest:
     interpolate: bool = False
     batch_size: int | None = None
     quantize: str | None = None
+    labels: Sequence[str] | None = None
     overwrite: bool = False
     given: frozenset[str] = frozenset()
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Text"]
 
 # What `sample.py` can do with images only.
-_OF_IMAGES = ("interpolate", "quantize", "grid", "overwrite")
+_OF_IMAGES = ("interpolate", "quantize", "grid", "labels", "overwrite")
 
 
 class Text(GANTask):

@@ -275,6 +275,10 @@ class _Game:
                 f"{len(images)} images do not fill a minibatch of {batch_size}; give "
                 "more images, or a smaller batch size."
             )
+        if gan.num_classes is not None:
+            raise InputError(
+                "The GAN takes labels; the game is studied of GANs without labels only."
+            )
         for network in (gan.generator, gan.discriminator):
             if network.compute_dtype != "float32":
                 raise InputError(

@@ -1,5 +1,6 @@
 """Samples of fixed latents, as pictures and as text, and as TensorBoard shows them."""
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,3 +87,38 @@ def test_lines_are_the_likeliest_symbols_of_fixed_latents(tmp_path, text_gan):
 
 def test_markdown_shows_lines_as_they_are():
     assert verbatim("# no title\n\n*a*") == "    # no title\n    \n    *a*"
+
+
+def test_pictures_of_a_conditional_gan_have_a_row_a_class(tmp_path):
+    classes, size = 3, 4
+
+    def network(inputs, outputs):
+        values, labels = keras.Input((inputs,)), keras.Input((), dtype="int32")
+        start = keras.initializers.Constant([[-1.0], [0.0], [1.0]])
+        rows = keras.layers.Embedding(classes, 1, embeddings_initializer=start)(labels)
+        both = keras.layers.Concatenate()([values, rows])
+        return values, labels, both, outputs
+
+    values, labels, both, _ = network(2, size)
+    shade = keras.layers.Dense(size * size, use_bias=False)
+    images_ = keras.layers.Reshape((size, size, 1))(shade(both))
+    generator = keras.Model([values, labels], images_)
+    shade.set_weights([np.concatenate([np.zeros((2, 16)), np.ones((1, 16))])])
+    pixels = keras.Input((size, size, 1))
+    values, labels, both, _ = network(size * size, 1)
+    judge = keras.Model([values, labels], keras.layers.Dense(1)(both))
+    logits = judge([keras.layers.Flatten()(pixels), labels])
+    gan = tf_ttur.GAN(
+        generator, keras.Model([pixels, labels], logits), tf_ttur.NormalLatent(2),
+        num_classes=classes,
+    )  # fmt: skip
+    samples = callbacks.SampleGrid(tmp_path, count=9)
+    samples.set_model(gan)
+    samples.write(tmp_path / "x.png")
+    picture = np.asarray(Image.open(tmp_path / "x.png"))
+    assert picture.shape == (3 * (size + 2) + 2, 3 * (size + 2) + 2)
+    for row, level in enumerate((0, 128, 255)):
+        for column in range(3):
+            top, left = 2 + row * (size + 2), 2 + column * (size + 2)
+            cell = picture[top : top + size, left : left + size]
+            np.testing.assert_array_equal(cell, level)

@@ -5,6 +5,7 @@ import pytest
 import rounding
 import tensorflow as tf
 from dataset_images import everything, rows, take, to_uint8
+from sklearn.datasets import load_digits
 
 from fid.files import InputError
 from tf_ttur import datasets
@@ -127,3 +128,42 @@ class TestGroup:
             datasets.group(tf.data.Dataset.range(10), 2)
         with pytest.raises(ValueError, match="at least 1"):
             datasets.group(tf.data.Dataset.range(4).batch(2, drop_remainder=True), 0)
+
+
+class TestLabels:
+    def test_are_those_of_the_images_which_come_as_without(self):
+        data = datasets.load("digits", image_size=8)
+        assert data.num_classes == 10
+        options = {"batch_size": 64, "seed": 5, "discriminator_steps": 2}
+        pairs = data.training(**options, labels=True)
+        assert pairs.element_spec == (
+            tf.TensorSpec((128, 8, 8, 1), tf.float32),
+            tf.TensorSpec((128,), tf.int32),
+        )
+        alone = take(data.training(**options), 16)  # more than an epoch
+        known = dict(
+            zip(
+                (x.tobytes() for x in everything(data)),
+                load_digits().target,
+                strict=True,
+            )
+        )
+        for (images, labels), expected in zip(take(pairs, 16), alone, strict=True):
+            np.testing.assert_array_equal(images, expected)
+            found = [known[x.tobytes()] for x in to_uint8(images)]
+            np.testing.assert_array_equal(labels, found)
+
+    def test_come_back_at_any_step(self):
+        data = datasets.load("digits", image_size=8)
+        whole = take(data.training(100, seed=1, labels=True), 30)
+        later = take(data.training(100, seed=1, start_step=25, labels=True), 5)
+        for one, other in zip(whole[25:], later, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+    def test_are_refused_where_there_are_none(self):
+        pixels = np.zeros((4, 2, 2, 1), np.uint8)
+        data = datasets.batches.in_memory("levels", "train", pixels)
+        assert data.num_classes is None
+        with pytest.raises(InputError, match=r"levels \(train\) has no labels"):
+            data.training(2, seed=0, labels=True)

@@ -146,3 +146,36 @@ class TestFolder:
         )
         assert result.returncode == 7, result.stderr
         assert "Traceback" not in result.stderr
+
+
+class TestClasses:
+    def test_are_the_folders_one_level_down_in_the_order_of_their_names(self, tmp_path):
+        places = ["b/1.png", "a-1/0.png", "B/2.png", "b/0.png", "a/0.png", "10/0.png"]
+        images = dataset_images.photographs(len(places), 8, 8, 0)
+        files = {
+            place: dataset_images.encode(image, "PNG")
+            for place, image in zip(places, images, strict=True)
+        }
+        write_folder(tmp_path, files)
+        data = datasets.load("folder", data_dir=tmp_path, image_size=8)
+        assert data.num_classes == 5
+        names = sorted({place.partition("/")[0] for place in places})
+        known = {
+            image.tobytes(): names.index(place.partition("/")[0])
+            for place, image in zip(places, images, strict=True)
+        }
+        (batch,) = take(data.training(6, seed=0, labels=True), 1)
+        pixels = dataset_images.to_uint8(batch[0])
+        np.testing.assert_array_equal(batch[1], [known[x.tobytes()] for x in pixels])
+
+    @pytest.mark.parametrize("place", ["0.png", "a/b/0.png"])
+    def test_are_none_where_an_image_is_on_another_level(self, tmp_path, place):
+        images = dataset_images.photographs(3, 8, 8, 0)
+        files = dict(zip(("a/1.png", "b/0.png", place), images, strict=True))
+        write_folder(
+            tmp_path, {k: dataset_images.encode(x, "PNG") for k, x in files.items()}
+        )
+        data = datasets.load("folder", data_dir=tmp_path, image_size=8)
+        assert data.num_classes is None
+        with pytest.raises(InputError, match="one level down"):
+            data.training(1, seed=0, labels=True)

@@ -382,3 +382,31 @@ class TestDownload:
         monkeypatch.setattr(tfds, "builder", fail)
         with pytest.raises(InputError, match=r"quota exceeded.*Google Drive"):
             datasets.load("celeb_a", data_dir=tmp_path, download=True)
+
+
+class TestLabels:
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_are_those_of_the_records(self, prepared, monkeypatch, in_memory):
+        # Of the record files, too, as a set that is too large for memory has them.
+        spec = dataclasses.replace(
+            datasets.prepared.DATASETS["cifar10"], in_memory=in_memory
+        )
+        monkeypatch.setitem(datasets.prepared.DATASETS, "cifar10", spec)
+        data = datasets.load("cifar10", data_dir=prepared)
+        assert data.num_classes == 10
+        known = {
+            each["image"].tobytes(): each["label"]
+            for _, each in examples("cifar10", "train", TRAIN)
+        }
+        pairs = take(data.training(10, seed=3, labels=True), 12)
+        alone = take(data.training(10, seed=3), 12)
+        for (images, labels), expected in zip(pairs, alone, strict=True):
+            np.testing.assert_array_equal(images, expected)
+            found = [known[x.tobytes()] for x in to_uint8(images)]
+            np.testing.assert_array_equal(labels, found)
+
+    def test_are_none_of_sets_without_classes(self, prepared):
+        data = datasets.load("celeb_a", data_dir=prepared)
+        assert data.num_classes is None
+        with pytest.raises(InputError, match=r"celeb_a \(all\) has no labels"):
+            data.training(10, seed=0, labels=True)

@@ -100,3 +100,56 @@ def test_moving_averages_can_move_four_times_a_step():
             np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
     with pytest.raises(ValueError, match="moving_average_updates is 0"):
         dcgan.generator(32, moving_average_updates=0)
+
+
+def test_labels_join_the_latents_and_the_last_features():
+    size, width, classes, latent = 32, 3, 5, 7
+    options = {"image_size": size, "channels": 1, "width": width, "seed": 2}
+    plain = dcgan.generator(**options, latent_dimension=latent)
+    generator = dcgan.generator(**options, latent_dimension=latent, num_classes=classes)
+    judge = dcgan.discriminator(**options, num_classes=classes)
+    assert [x.shape for x in generator.inputs] == [(None, latent), (None,)]
+    assert [x.dtype for x in judge.inputs] == ["float32", "int32"]
+    # Besides the paper's parameters: 32 numbers a class, each with its row of the
+    # linear layer, and a vector a class as long as the last features.
+    first, features = 2 * 2 * 8 * width, 2 * 2 * 8 * width
+    assert count_trainable(generator) - count_trainable(plain) == (
+        32 * classes + 32 * first
+    )
+    unconditional = dcgan.discriminator(**options)
+    assert count_trainable(judge) - count_trainable(unconditional) == classes * features
+    # The rest starts as without labels.
+    for layer in unconditional.layers:
+        others = judge.get_layer(layer.name).get_weights()
+        for one, other in zip(layer.get_weights(), others, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for layer in plain.layers[2:]:
+        others = generator.get_layer(layer.name).get_weights()
+        for one, other in zip(layer.get_weights(), others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_projection_is_the_product_of_features_and_the_labels_vector():
+    judge = dcgan.discriminator(16, 1, 2, seed=3, num_classes=4)
+    random = np.random.default_rng(0)
+    vectors = random.normal(
+        size=judge.get_layer("label_vectors").get_weights()[0].shape
+    )
+    judge.get_layer("label_vectors").set_weights([vectors])
+    images = random.uniform(-1, 1, (6, 16, 16, 1)).astype("float32")
+    labels = np.array([3, 0, 1, 1, 2, 3])
+    features = keras.Model(judge.inputs[0], judge.get_layer("flatten").output)(images)
+    kernel, bias = judge.get_layer("logits").get_weights()
+    wide = np.array(features, "float64")
+    expected = wide @ kernel + bias + np.sum(wide * vectors[labels], 1, keepdims=True)
+    magnitude = np.abs(wide) @ np.abs(kernel) + np.sum(
+        np.abs(wide * vectors[labels]), 1
+    )
+    bound = 2 * rounding.gamma(2 * wide.shape[1], "float32") * magnitude.max()
+    np.testing.assert_allclose(judge([images, labels]), expected, rtol=0, atol=bound)
+
+
+def test_a_number_of_classes_that_cannot_be_is_refused():
+    for build in (dcgan.generator, dcgan.discriminator):
+        with pytest.raises(ValueError, match="num_classes is 0"):
+            build(16, num_classes=0)

@@ -219,3 +219,27 @@ def test_files_may_lack_what_is_newer_than_they(added):
     for key in ("seed", "generator_options"):
         with pytest.raises(presets.SettingsError, match=f"it lacks '{key}'"):
             presets.from_settings({k: v for k, v in old.items() if k != key})
+
+
+def test_labels_are_a_setting_of_networks_that_take_them():
+    preset = presets.get("digits_dcgan_ttur")
+    labelled = override(preset, ["num_classes=10"])
+    assert labelled.settings() == preset.settings() | {"num_classes": 10}
+    assert presets.from_settings(labelled.settings()) == labelled
+    assert override(labelled, ["num_classes=none"]) == preset
+    for network in ("resnet", "began"):
+        with pytest.raises(InputError, match=f"{network} take no labels.*dcgan"):
+            preset.override(network=network, loss="wasserstein", num_classes=10)
+    with pytest.raises(InputError, match="num_classes is 0; it must be >= 1"):
+        preset.override(num_classes=0)
+    with pytest.raises(InputError, match="num_classes is 10, a setting of images"):
+        presets.get("text_wgan_gp_ttur").override(num_classes=10)
+
+
+def test_a_penalty_is_a_number_or_a_text():
+    preset = presets.get("digits_dcgan_ttur")
+    for text, value in (("3", 3.0), ("r1+r2:0.5", "r1+r2:0.5")):
+        changed = override(preset, [f"gradient_penalty={text}"])
+        assert changed.gradient_penalty == value
+        found = json.loads(json.dumps(changed.settings()))
+        assert presets.from_settings(found) == changed

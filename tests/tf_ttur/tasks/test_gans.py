@@ -62,3 +62,20 @@ def test_networks_that_do_not_fit_the_images_are_refused(network):
     )
     with pytest.raises(InputError, match="image_size is 33"):
         tasks.of(preset).build((33, 33, 1))
+
+
+def test_a_penalty_that_cannot_be_is_refused_before_any_data_is_read():
+    preset = presets.get("digits_dcgan_ttur").override(gradient_penalty="r3")
+    with pytest.raises(InputError, match="no gradient penalty 'r3'"):
+        tasks.of(preset).check()
+
+
+def test_networks_are_built_with_labels_and_penalties_that_are_set():
+    preset = presets.get("digits_dcgan_ttur").override(
+        width=2, num_classes=10, loss="relativistic", gradient_penalty="r1+r2:0.5"
+    )
+    task = tasks.of(preset)
+    gan = task.build((32, 32, 1))
+    assert (gan.num_classes, gan.gradient_penalty) == (10, "r1+r2:0.5")
+    real = gan.prepare_real(next(iter(task.batches(task.load()))))
+    assert (real.images.shape, real.labels.shape) == ((32, 32, 32, 1), (32,))

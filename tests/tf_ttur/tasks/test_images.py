@@ -11,8 +11,17 @@ import rounding
 from PIL import Image
 from repository import ROOT
 
+from fid.files import InputError
 from fid.sources.images import open_images
-from tf_ttur import callbacks, datasets, presets, sample_cli, sampling
+from tf_ttur import (
+    callbacks,
+    datasets,
+    experiment,
+    presets,
+    sample_cli,
+    sampling,
+    tasks,
+)
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent, UniformLatent
 from tf_ttur.networks import began, dcgan
@@ -205,3 +214,75 @@ def test_nearly_black_images_to_train_on_are_told(tmp_path, caplog, bits):
     data = datasets.load("folder", data_dir=tmp_path / "set", image_size=32)
     Images(preset).measurement(data, RunFolder(tmp_path / "run"))
     assert ("that they are nearly black" in caplog.text) == (bits == 12)
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """A run on the digits with their labels."""
+    folder = RunFolder(tmp_path_factory.mktemp("labels") / "run")
+    preset = presets.get("digits_dcgan_ttur").override(
+        width=2, latent_dimension=3, steps=2, every=1, batch_size=8, num_samples=20,
+        sample_batch=10, extractor="pixels", num_classes=10,
+    )  # fmt: skip
+    experiment.run(preset, folder)
+    return folder
+
+
+def test_a_run_with_labels_is_trained_measured_and_opened(conditional):
+    assert conditional.read_config()["num_classes"] == 10
+    assert conditional.preset()[0].num_classes == 10
+    gan = Images.open(conditional, "last")
+    assert (gan.num_classes, gan.steps) == (10, 2)
+    # Ten classes, eight columns.
+    picture = np.asarray(Image.open(conditional.samples / "step_00000002.png"))
+    assert picture.shape == (10 * 34 + 2, 8 * 34 + 2)
+
+
+def test_samples_of_a_run_with_labels_are_of_the_classes_asked_for(
+    conditional, tmp_path, capsys
+):
+    gan = Images.open(conditional, "last")
+    latents = np.asarray(gan.latent(6, seed=3))
+
+    def images(labels):
+        made = gan([latents, np.array(labels, "int32")]).numpy()
+        return sampling.to_bytes(made)
+
+    flags = ["--checkpoint=last", "--seed=3", "--labels=4,0"]
+    assert (
+        sample(conditional.path, *flags, "--grid=3x2", f"--output={tmp_path}/x.png")
+        == 0
+    )
+    drawn = np.asarray(Image.open(tmp_path / "x.png")).astype(int)
+    expected = sampling.image_grid(images([4, 4, 0, 0, 4, 4]), 2)[..., 0]
+    assert np.abs(drawn - expected).max() <= 1
+    folder = tmp_path / "x"
+    assert (
+        sample(conditional.path, *flags, "--num_samples=6", f"--output={folder}") == 0
+    )
+    found = read(folder)[..., :1].astype(int)
+    assert np.abs(found - images([4, 0, 4, 0, 4, 0])).max() <= 1
+    # By itself a grid has a row for each class.
+    capsys.readouterr()
+    assert sample(conditional.path, f"--output={tmp_path}/y.png") == 0
+    assert capsys.readouterr().out.startswith("80 images of 32x32x1")
+    walk = ["--interpolate", "--labels=7", "--grid=2x3"]
+    assert sample(conditional.path, *walk, f"--output={tmp_path}/z.png") == 0
+    assert Image.open(tmp_path / "z.png").size == (3 * 34 + 2, 2 * 34 + 2)
+
+
+def test_labels_that_cannot_be_are_one_line(conditional, trained, capsys):
+    for workdir, flag, message in (
+        (conditional.path, "--labels=10", "--labels=10: expected classes in 0..9"),
+        (conditional.path, "--labels=1,x", "--labels=1,x: expected classes"),
+        (conditional.path, "--labels=", "--labels=: expected classes"),
+        (trained[0], "--labels=1", "is a run without labels"),
+    ):
+        assert sample(workdir, flag) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_another_number_of_classes_than_the_data_s_is_refused(tmp_path):
+    preset = presets.get("digits_dcgan_ttur").override(num_classes=9)
+    with pytest.raises(InputError, match=r"digits has 10 classes; num_classes is 9"):
+        tasks.of(preset).load()

@@ -257,6 +257,14 @@ def test_what_cannot_be_measured():
     )
     with pytest.raises(InputError, match="4000 parameters"):
         nash.game_jacobian(large, np.zeros((4, 2000), "float32"), batch_size=4)
+    values, labels = keras.Input((1,)), keras.Input((), dtype="int32")
+    rows = keras.layers.Embedding(2, 1)(labels)
+    one = keras.Model([values, labels], keras.layers.Add()([values, rows]))
+    conditional = tf_ttur.GAN(
+        one, keras.models.clone_model(one), tf_ttur.NormalLatent(1), num_classes=2
+    )
+    with pytest.raises(InputError, match="The GAN takes labels"):
+        nash.examine(conditional, np.zeros((4, 1), "float32"), batch_size=4)
 
 
 def test_a_hessian_that_is_not_finite_is_refused():
