@@ -264,9 +264,9 @@ def uneven(strategy):
             self.balance.assign_add(means["real"] - 2.0 * means["fake"])
 
     def run():
-        gan = make("resnet", kind=Balancing, ema_decay=0.5)
+        gan = make("resnet", kind=Balancing, ema_decay=0.5, gradient_norms=True)
         # Shares of 3 and 2 images, and in the end 2 and 1.
-        gan.fit(images(13), batch_size=5, shuffle=False, verbose=0)
+        history = gan.fit(images(13), batch_size=5, shuffle=False, verbose=0).history
         before = weights(gan), gan.seed_generator.state.numpy().tolist()
         options = {"batch_size": 4, "verbose": 0, "return_dict": True}
         held_out = gan.evaluate(images(11, 7), **options)
@@ -276,6 +276,7 @@ def uneven(strategy):
             "weights": weights(gan),
             "averaged": [w.numpy().tolist() for w in gan.averaged_generator.weights],
             "balance": float(gan.balance.numpy()),
+            "norms": {key: history[key][0] for key in ("d_gradient", "g_gradient")},
             "held out": held_out,
             "unchanged": before == after,
         }

@@ -174,6 +174,7 @@ class GAN(Players):
         jit_compile: bool | None = None,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
+        gradient_norms: bool = False,
         **others: Any,
     ) -> None:
         """Sets how the two networks are trained, and builds both optimizers.
@@ -196,6 +197,8 @@ class GAN(Players):
             steps_per_execution: Steps in one call of the compiled function; 1 under a
                 `tf.distribute.MirroredStrategy`.
             run_eagerly: Run the step line by line in Python, slowly, to debug it.
+            gradient_norms: Log the squared norms of both networks' minibatch gradients
+                as `d_gradient` and `g_gradient`, means over the interval.
             **others: None; those that Keras takes are refused with what to use instead.
 
         Raises:
@@ -236,6 +239,7 @@ class GAN(Players):
             jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
+            gradient_norms=gradient_norms,
             adversarial_loss=loss,
             _penalty=penalty,
             **settings,
@@ -272,6 +276,10 @@ class GAN(Players):
         """Names of the scalars that `discriminator_loss` and `generator_loss` give."""
         penalty = ("gradient_penalty",) if self._penalty else ()
         return ("d_loss", "g_loss", *penalty)
+
+    def gradient_names(self) -> dict[str, str]:
+        """Returns the names of the norms of both gradients in the logs."""
+        return {"discriminator": "d_gradient", "generator": "g_gradient"}
 
     def learning_rates(self) -> dict[str, tf.Tensor]:
         """Returns both learning rates, under the names they are logged by."""

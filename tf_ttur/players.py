@@ -36,6 +36,7 @@ _SETTINGS = {
     "jit_compile": refusals.Switch | None,
     "steps_per_execution": Count,
     "run_eagerly": refusals.Switch,
+    "gradient_norms": refusals.Switch,
 }
 # Rows of an array that Keras takes for a batch where nothing else is said.
 _BATCH_SIZE = 32
@@ -209,6 +210,7 @@ class Players(keras.Model):
         jit_compile: bool | None = None,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
+        gradient_norms: bool = False,
         **settings: Any,
     ) -> None:
         """Sets how the networks are trained, and builds their optimizers.
@@ -225,6 +227,8 @@ class Players(keras.Model):
             steps_per_execution: Steps in one call of the compiled function; 1 under a
                 `tf.distribute.MirroredStrategy`.
             run_eagerly: Run the step line by line in Python, slowly, to debug it.
+            gradient_norms: Log the squared norm of each optimizer's gradient, before
+                any clipping, a mean over the interval; see `gradient_names`.
             **settings: The game's own settings. They become attributes of these names
                 once everything has been checked.
 
@@ -234,11 +238,12 @@ class Players(keras.Model):
                 of the strategy's scope, a network has no optimizer, or two share one.
         """
         refusals.check_settings(settings, f"{type(self).__name__}.compile")
-        jit_compile, steps_per_execution, run_eagerly = refusals.checked(
+        jit_compile, steps_per_execution, run_eagerly, norms = refusals.checked(
             _SETTINGS,
             jit_compile=None if jit_compile == "auto" else jit_compile,
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
+            gradient_norms=gradient_norms,
         ).values()
         given, trained = self._named(optimizers)
         self._check_scope(given.values())
@@ -270,7 +275,13 @@ class Players(keras.Model):
         self._trained = MappingProxyType(trained)
         self._asked_jit_compile = jit_compile
         self._looked_at = frozenset()
+        self.gradient_norms = bool(norms)
         self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+        self._norms = {
+            optimizer: keras.metrics.Mean(name=name)
+            for optimizer, name in self.gradient_names().items()
+            if norms
+        }
 
     def _named(
         self, optimizers: Mapping[str, Any]
@@ -347,6 +358,10 @@ class Players(keras.Model):
         """Names of the scalars that are tracked; a subclass says them."""
         raise NotImplementedError(f"{type(self).__name__} lacks loss_names.")
 
+    def gradient_names(self) -> dict[str, str]:
+        """Returns for every optimizer the name of its gradient's norm in the logs."""
+        return {name: f"{name}_gradient" for name in self.optimizers}
+
     def one_step(self, data: Any) -> tuple[Any, ...] | None:
         """Makes all updates of one step; a subclass says how.
 
@@ -404,13 +419,17 @@ class Players(keras.Model):
         """
         variables = self.networks[self._trained[optimizer]].trainable_variables
         gradients = tape.gradient(loss, variables)
-        optimizer = self.optimizers[optimizer]
+        norm, optimizer = self._norms.get(optimizer), self.optimizers[optimizer]
         clips = _clips(optimizer)
-        if clips or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if clips or scaled or norm is not None:
             # A loss-scaled one skips a step for gradients that are not finite, and each
             # replica must come to the same decision.
             gradients = replicas.average(gradients)
-        if clips and (count := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
+        count = tf.distribute.get_strategy().num_replicas_in_sync
+        if norm is not None:
+            _track_norm(norm, gradients, count, optimizer if scaled else None)
+        if clips and count > 1:
             gradients = _clipped(optimizer, gradients, count)
         optimizer.apply(gradients, variables)
 
@@ -479,7 +498,9 @@ class Players(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The running means of the losses, reset by Keras at each interval."""
-        return list(self._means.values()) if self.compiled else []
+        if not self.compiled:
+            return []
+        return [*self._means.values(), *self._norms.values()]
 
     def learning_rates(self) -> dict[str, tf.Tensor]:
         """Returns every optimizer's learning rate, under the name it is logged by."""
@@ -501,7 +522,8 @@ class Players(keras.Model):
             self._move_averages()
             self.after_step(*made)
             self._steps.assign_add(1)
-            return self._logs(self.learning_rates())
+            norms = {mean.name: mean.result() for mean in self._norms.values()}
+            return self._logs(norms | self.learning_rates())
 
     def _after(self, data: Any) -> contextlib.AbstractContextManager[None]:
         """Has what is traced inside wait for the data.
@@ -813,6 +835,7 @@ class Players(keras.Model):
             "jit_compile": self._asked_jit_compile,
             "steps_per_execution": self.steps_per_execution,
             **({"run_eagerly": True} if self.run_eagerly else {}),
+            **({"gradient_norms": True} if self.gradient_norms else {}),
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -909,6 +932,32 @@ def _build_optimizer(
             "train now; make a new one."
         )
     return optimizer
+
+
+def _track_norm(
+    mean: keras.metrics.Mean, gradients: list[Any], count: int, scaled: Any
+) -> None:
+    """Adds a squared norm to its mean.
+
+    Args:
+        mean: The mean.
+        gradients: Means over the replicas of what the optimizer sums.
+        count: Number of replicas.
+        scaled: The optimizer that scales losses; None where none does. Its gradients
+            that are not finite are left out: it skips their step, too.
+    """
+    squares = [
+        tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32) * count))
+        for gradient in gradients
+        if gradient is not None
+    ]
+    norm = tf.add_n(squares) if squares else tf.zeros(())
+    if scaled is None:
+        mean.update_state(norm)
+        return
+    norm /= tf.square(tf.cast(tf.convert_to_tensor(scaled.dynamic_scale), tf.float32))
+    finite = tf.math.is_finite(norm)
+    mean.update_state(tf.where(finite, norm, 0.0), tf.cast(finite, tf.float32))
 
 
 def _clips(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -18,7 +18,7 @@ import rounding
 import tensorflow as tf
 
 from tf_ttur import networks, xla
-from tf_ttur.networks import began, dcgan, resnet, text
+from tf_ttur.networks import began, dcgan, dcgan_4x4, resnet, text
 
 pytestmark = pytest.mark.portable
 
@@ -105,6 +105,29 @@ def dcgan_discriminator(size, w=WIDTH):
     )
 
 
+def dcgan_4x4_generator(size, w=WIDTH):
+    stages = int(math.log2(size)) - 2
+    maps = [w * 2**i for i in range(stages)][::-1]
+    return (
+        LATENTS * 16 * maps[0]
+        + norm(*maps)
+        + sum(
+            conv(a, b, 16, bias=False) for a, b in itertools.pairwise((*maps, CHANNELS))
+        )
+    )
+
+
+def dcgan_4x4_discriminator(size, w=WIDTH):
+    maps = [w * 2**i for i in range(int(math.log2(size)) - 2)]
+    return (
+        sum(
+            conv(a, b, 16, bias=False) for a, b in itertools.pairwise((CHANNELS, *maps))
+        )
+        + norm(*maps[1:])
+        + 16 * maps[-1]
+    )
+
+
 def residual_block(a, b, between):
     """A shortcut of 1x1, and two 3x3 convolutions, the first without a bias."""
     convolutions = conv(a, between, 9, bias=False) + conv(between, b, 9)
@@ -164,6 +187,7 @@ OF_LATENTS = {"latent_dimension": LATENTS}
 NOTHING = (({"channels": 0}, "at least 1"), ({"width": 0}, "at least 1"))
 BY_16 = tuple(({"image_size": x}, "multiple of 16") for x in (0, 8, 40))
 BY_8 = tuple(({"image_size": x}, "power of 2") for x in (0, 4, 24, 48))
+POWERS = tuple(({"image_size": x}, "power of two") for x in (0, 4, 24, 48))
 NO_TEXT = (
     ({"vocabulary_size": 1}, "vocabulary_size 1"),
     ({"width": 0}, "width 0"),
@@ -178,6 +202,14 @@ NETWORKS = {
     "dcgan.discriminator": Network(
         dcgan.discriminator, OF_IMAGES, "image_size", (16, 32, 64),
         image, score, dcgan_discriminator, NOTHING + BY_16,
+    ),
+    "dcgan_4x4.generator": Network(
+        dcgan_4x4.generator, OF_IMAGES | OF_LATENTS, "image_size", (8, 16, 64),
+        latents, image, dcgan_4x4_generator, NOTHING + POWERS,
+    ),
+    "dcgan_4x4.discriminator": Network(
+        dcgan_4x4.discriminator, OF_IMAGES, "image_size", (8, 16, 64),
+        image, score, dcgan_4x4_discriminator, NOTHING + POWERS,
     ),
     "resnet.generator": Network(
         resnet.generator, OF_IMAGES | OF_LATENTS, "image_size", (16, 32, 64),

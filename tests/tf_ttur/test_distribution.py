@@ -138,6 +138,12 @@ def test_a_subclass_keeps_state_of_global_means(found):
     assert one["balance"] != 0
 
 
+def test_norms_of_gradients_are_those_of_one_device(found):
+    one, several = found["uneven"]["one"], found["uneven"]["several"]
+    assert several["norms"] == approx(one["norms"])
+    assert min(one["norms"].values()) > 0
+
+
 def test_all_replicas_hold_the_same_also_with_batch_norm(found):
     assert_same_on_all(found["uneven"]["several"]["copies"])
     assert_same_on_all(found["half"]["copies"])

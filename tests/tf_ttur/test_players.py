@@ -10,6 +10,7 @@ import pytest
 import rounding
 import tensorflow as tf
 
+import tf_ttur
 from tf_ttur import replicas
 from tf_ttur.callbacks.checkpoints import Checkpoints
 from tf_ttur.callbacks.steps import Diverged
@@ -575,3 +576,73 @@ def test_pull_moves_weights_by_a_share_of_the_way():
         # Three operations either way, on two weights.
         atol = 2 * rounding.gamma(3, "float32") * np.abs([start, end]).max()
         np.testing.assert_allclose(found, 0.75 * start + 0.25 * end, rtol=0, atol=atol)
+
+
+# Norms of gradients -------------------------------------------------------------------
+
+
+def linear_gan(**settings):
+    """D(x) = w x and G(z) = z v, whose gradients are means of what they are given."""
+    networks = [
+        keras.Sequential(
+            [keras.Input((size,)), keras.layers.Dense(out, use_bias=False)]
+        )
+        for size, out in ((2, 3), (3, 1))
+    ]
+    gan = tf_ttur.GAN(*networks, latent=tf_ttur.NormalLatent(2))
+    gan.compile(
+        discriminator_optimizer=keras.optimizers.SGD(0.5),
+        generator_optimizer=keras.optimizers.SGD(0.5),
+        loss="wasserstein",
+        gradient_norms=True,
+        **settings,
+    )
+    return gan
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_squared_norms_of_gradients_are_logged_as_means(jit_compile):
+    gan = linear_gan(jit_compile=jit_compile)
+    random = np.random.default_rng(0)
+    real = random.standard_normal((8, 3)).astype("float32")
+    # The gradients are what the weights moved by, over the rate.
+    squares = {"d_gradient": [], "g_gradient": []}
+    weights = [x.numpy().astype(float) for x in gan.trainable_variables]
+
+    def look(batch, logs):
+        for index, variable in enumerate(gan.trainable_variables):
+            old, new = weights[index], variable.numpy().astype(float)
+            key = "d_gradient" if old.shape == (3, 1) else "g_gradient"
+            squares[key].append((((new - old) / 0.5) ** 2).sum())
+            weights[index] = new
+
+    looking = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    logs = gan.fit(real, batch_size=4, verbose=0, callbacks=[looking]).history
+    for key, each in squares.items():
+        # Weights of size 1 are moved by steps of that size, with their rounding.
+        error = 8 * rounding.gamma(8, "float32") * (1 + max(each))
+        assert len(each) == 2
+        assert logs[key] == [pytest.approx(np.mean(each), abs=error)]
+    assert (
+        not {"d_gradient", "g_gradient"}
+        & gan.evaluate(real, verbose=0, return_dict=True).keys()
+    )
+
+
+def test_norms_are_of_the_loss_and_not_of_its_scale():
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        scaled = linear_gan(jit_compile=False)
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    plain = linear_gan(jit_compile=False)
+    for network in ("generator", "discriminator"):
+        weights = getattr(scaled, network).get_weights()
+        getattr(plain, network).set_weights(weights)
+    real = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
+    norms = [
+        gan.fit(real, batch_size=8, verbose=0).history["d_gradient"][0]
+        for gan in (scaled, plain)
+    ]
+    # Products and sums of eight in float16.
+    assert norms[0] == pytest.approx(norms[1], rel=rounding.gamma(64, "float16"))

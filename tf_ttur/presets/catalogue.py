@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fid.files import InputError
-from tf_ttur.presets import paper
+from tf_ttur.presets import critical_batch, paper
 from tf_ttur.presets.preset import Preset
 
 __all__ = ["DEFAULT", "PRESETS", "get"]
 
 PRESETS: dict[str, Preset] = {
     **paper.PRESETS,
+    **critical_batch.PRESETS,
 }
 """Every preset by its name."""
 

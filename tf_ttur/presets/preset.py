@@ -248,6 +248,7 @@ class GANPreset(Preset):
     beta_1: Decay
     beta_2: Decay
     halve_every: Step = 0
+    gradient_norms: bool = False
     generator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     discriminator_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: str = "adam"
@@ -291,7 +292,7 @@ class ImagePreset(GANPreset):
 
     Attributes:
         dataset: One of `datasets.NAMES`.
-        network: `dcgan`, `resnet` or `began`.
+        network: `dcgan`, `dcgan_4x4`, `resnet` or `began`.
         image_size: Side of the images; None means the data set's own.
         split: The part of the data set, as in `datasets.load`; None for the paper's.
         num_classes: The number of the data set's classes, for networks that take
@@ -305,7 +306,7 @@ class ImagePreset(GANPreset):
 
     kind: ClassVar[str] = "images"
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "network": ("dcgan", "resnet", "began"),
+        "network": ("dcgan", "dcgan_4x4", "resnet", "began"),
         **GANPreset.choices,
         "quantize": QUANTIZE,
         "extractor": ("auto", "inception", "pixels"),
@@ -351,6 +352,9 @@ class ImagePreset(GANPreset):
         """What sets the original's runs apart by accident: settings by attribute."""
         if self.network == "dcgan":
             return {"generator_options": {"moving_average_updates": 4}}
+        if self.network == "dcgan_4x4" and self.loss == "wasserstein":
+            # The penalty is multiplied by its weight twice.
+            return {"gradient_penalty": 100.0}
         if self.network == "resnet":
             quirks = {
                 "quantize": "truncate",

@@ -35,7 +35,9 @@ __all__ = ["Study", "collect", "load", "run_folder", "run_study"]
 _FLOOR_SEED = 3
 """Seed of the real images that the floor is measured with."""
 # Settings that the study sets in every run.
-_SET = ("batch_size", "seed", "every", "steps", "stop_at", "stop_passes")
+_SET = (
+    "batch_size", "seed", "every", "steps", "stop_at", "stop_passes", "gradient_norms"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,7 @@ class Study(Grid):
             steps=self.limit(batch),
             stop_at=float(self.threshold),
             stop_passes=self.passes,
+            gradient_norms=True,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -408,7 +411,7 @@ def _row(variant: str, folder: RunFolder) -> Row:
         variant=variant,
         batch=preset.batch_size,
         seed=preset.seed,
-        optimizer=getattr(preset, "optimizer", "adam"),
+        optimizer=preset.optimizer,
         discriminator_lr=preset.discriminator_lr,
         generator_lr=preset.generator_lr,
         beta_1=preset.beta_1,

@@ -131,6 +131,7 @@ class GANTask(Task):
             discriminator_steps=preset.discriminator_steps,
             reuse_latents=preset.reuse_latents,
             jit_compile=preset.jit_compile,
+            gradient_norms=preset.gradient_norms,
         )
         return gan
 

@@ -95,10 +95,11 @@ class Images(GANTask):
     ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
         """Chooses the networks; see `GANTask.networks`."""
         from tf_ttur.gan import GAN
-        from tf_ttur.networks import began, dcgan, resnet
+        from tf_ttur.networks import began, dcgan, dcgan_4x4, resnet
 
         module, model = {
             "dcgan": (dcgan, GAN),
+            "dcgan_4x4": (dcgan_4x4, GAN),
             "resnet": (resnet, GAN),
             "began": (began, began.BEGAN),
         }[self.preset.network]
