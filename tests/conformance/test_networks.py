@@ -7,6 +7,7 @@ Layers, initial weights and sizes of each are tested beside it, in
 import dataclasses
 import importlib
 import itertools
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any

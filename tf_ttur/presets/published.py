@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tf_ttur.presets import critical_batch
 from tf_ttur.presets.catalogue import PRESETS, get
 from tf_ttur.presets.preset import GANPreset
 
@@ -166,7 +167,7 @@ def describe(name: str) -> str:
     where = "" if embedded else " --data_dir=DIR"
     lines = [f"python scripts/train.py --preset={name}{where}", "", preset.summary]
     if published is None:
-        lines.append("Not in the paper.")
+        lines.append(critical_batch.FACTS.get(name, "Not in the paper."))
     else:
         lines += _results(published)
         if published.further is not None:

@@ -1,0 +1,41 @@
+"""Presets of the study of critical batch sizes, against what its authors' code says."""
+
+import pytest
+
+from tf_ttur import presets, tasks
+
+RATES = {
+    "lsun_dcgan_4x4_adam": (3e-4, 1e-4, "adam", 0.999),
+    "lsun_dcgan_4x4_adabelief": (3e-5, 3e-4, "adabelief", 0.999),
+    "lsun_dcgan_4x4_rmsprop": (3e-5, 1e-4, "rmsprop", 0.99),
+    "celeba_wgan_gp_4x4_adam": (3e-4, 1e-4, "adam", 0.999),
+    "celeba_wgan_gp_4x4_adabelief": (3e-5, 5e-4, "adabelief", 0.999),
+    "celeba_wgan_gp_4x4_rmsprop": (1e-4, 3e-4, "rmsprop", 0.99),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_rates_and_decays_are_the_authors(name):
+    preset = presets.get(name)
+    found = (preset.discriminator_lr, preset.generator_lr, preset.optimizer)
+    assert (*found, preset.beta_2) == RATES[name]
+    assert (preset.batch_size, preset.latent_dimension, preset.beta_1) == (64, 100, 0.5)
+    assert "Nobody has run it here" in presets.describe(name)
+    assert "Sato and Iiduka (2023) stop at FID" in presets.describe(name)
+
+
+def test_the_penalty_counts_twice_with_the_original_quirks():
+    preset = presets.get("celeba_wgan_gp_4x4_adam")
+    assert preset.gradient_penalty == 10
+    assert preset.with_original_quirks().gradient_penalty == 100
+
+
+def test_the_networks_have_the_authors_sizes():
+    task = tasks.of(presets.get("lsun_dcgan_4x4_rmsprop").override(jit_compile=False))
+    gan = task.build((64, 64, 3))
+    counts = [
+        sum(x.numpy().size for x in network.trainable_variables)
+        for network in (gan.generator, gan.discriminator)
+    ]
+    assert counts == [3_576_704, 2_765_568]
+    assert type(gan.generator_optimizer).__name__ == "RMSprop"
