@@ -18,6 +18,9 @@ BATCH = 8
 # derivative later, in the penalty's gradients. SiLU is smooth in every derivative, and
 # rounding stays rounding.
 SMOOTH = "silu"
+# Bounds that the gradients of `clipped` are above, which one step of each shows.
+CLIPS = ("norm:0.25", "value:0.125", "global_norm:0.25")
+POLICIES = ("float32", "mixed_float16")
 
 
 def images(n, seed=0):
@@ -125,7 +128,15 @@ def _normal(seed):
     return keras.initializers.RandomNormal(stddev=0.2, seed=seed)
 
 
-def make(family="resnet", kind=None, norm=False, ema_decay=0.0, seed=3, **options):
+def make(
+    family="resnet",
+    kind=None,
+    norm=False,
+    ema_decay=0.0,
+    seed=3,
+    method=None,
+    **options,
+):
     import tf_ttur
 
     networks = {
@@ -147,7 +158,10 @@ def make(family="resnet", kind=None, norm=False, ema_decay=0.0, seed=3, **option
     gan.compile(
         # With the usual epsilon Adam makes whole steps of gradients that are rounding
         # errors, which no two orders of a sum share.
-        **tf_ttur.ttur(discriminator=3e-3, generator=1e-3, epsilon=1e-3),
+        **tf_ttur.ttur(
+            **{"discriminator": 3e-3, "generator": 1e-3, "epsilon": 1e-3},
+            **method or {},
+        ),
         jit_compile=None if _distributed() else False,
         **losses[family] | options,
     )
@@ -180,8 +194,8 @@ def fit(gan, steps, k=1, start=0, **options):
     return rows
 
 
-def weights(gan):
-    return [w.numpy().tolist() for w in gan.weights]
+def weights(model):
+    return [w.numpy().tolist() for w in model.weights]
 
 
 def copies(strategy, variables):
@@ -211,6 +225,88 @@ def equal_losses(strategy, cases):
         "-".join(map(str, case)): both(strategy, lambda case=case: run(*case))
         for case in cases
     }
+
+
+def adabelief(strategy):
+    """Its first rectified step is the fifth of twenty."""
+
+    def run():
+        method = {"optimizer": "adabelief", "beta_2": 0.95}
+        gan = make("dcgan", method=method)
+        rows = fit(gan, 20)
+        states = [v.numpy().tolist() for v in gan.generator_optimizer.variables]
+        return {"rows": rows, "weights": weights(gan), "states": states}
+
+    return both(strategy, run)
+
+
+class Given:
+    """Latents that are the same in every step."""
+
+    dimension = 2
+
+    def __init__(self, latents):
+        self.latents = latents
+
+    def __call__(self, count, seed):
+        import tensorflow as tf
+
+        return tf.constant(self.latents)
+
+
+def clipped(strategy):
+    """One step of linear networks by gradient descent, for NumPy to do by hand."""
+    import keras
+    import numpy as np
+
+    import tf_ttur
+    from tf_ttur.optimizers import make as made
+
+    random = np.random.default_rng(0)
+    latents = random.normal(size=(BATCH, 2)).astype("float32")
+    real = random.normal(size=(BATCH, 3)).astype("float32")
+
+    def run(clip, policy):
+        keras.config.set_dtype_policy(policy)
+        try:
+            generator = keras.Sequential(
+                [
+                    keras.Input((2,)),
+                    keras.layers.Dense(3, kernel_initializer=_normal(0)),
+                ]
+            )
+            discriminator = keras.Sequential(
+                [
+                    keras.Input((3,)),
+                    keras.layers.Dense(1, kernel_initializer=_normal(1)),
+                ]
+            )
+            gan = tf_ttur.GAN(generator, discriminator, Given(latents))
+            optimizers = [made("sgd", 1.0, clip=clip) for _ in range(2)]
+            if policy == "mixed_float16":
+                optimizers = [
+                    keras.optimizers.LossScaleOptimizer(each, initial_scale=256.0)
+                    for each in optimizers
+                ]
+            gan.compile(
+                discriminator_optimizer=optimizers[0],
+                generator_optimizer=optimizers[1],
+                loss="wasserstein",
+                jit_compile=False,
+            )
+            before = weights(generator) + weights(discriminator)
+            gan.fit(real, batch_size=BATCH, shuffle=False, verbose=0)
+            after = weights(generator) + weights(discriminator)
+            return {"before": before, "after": after}
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    found = {
+        f"{clip} {policy}": both(strategy, lambda case=(clip, policy): run(*case))
+        for clip in CLIPS
+        for policy in POLICIES
+    }
+    return {"latents": latents.tolist(), "real": real.tolist(), "found": found}
 
 
 def noise(strategy):
@@ -314,7 +410,10 @@ def saved(strategy, folder):
 
 
 def half(strategy):
-    """mixed_float16: a replica alone with a gradient that is not finite."""
+    """mixed_float16: a replica alone with a gradient that is not finite.
+
+    Clipping its numbers would make them finite.
+    """
     import keras
     import numpy as np
     import tensorflow as tf
@@ -322,7 +421,8 @@ def half(strategy):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with strategy.scope():
-            gan = make("dcgan", norm=True, ema_decay=0.5)
+            clip = {"clip": "value:1"}
+            gan = make("dcgan", norm=True, ema_decay=0.5, method=clip)
             first = fit(gan, 2)[-1]
         before = gan.discriminator.get_weights()
         scale = float(gan.discriminator_optimizer.dynamic_scale.numpy())
@@ -365,6 +465,8 @@ def mirrored(folder, which):
         "saved": saved(strategy, folder),
         "uneven": uneven(strategy),
         "half": half(strategy),
+        "adabelief": adabelief(strategy),
+        "clipped": clipped(strategy),
     }
 
 

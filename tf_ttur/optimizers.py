@@ -143,8 +143,11 @@ def make(
                                                  its bias, as in PyTorch
         adabelief  see `AdaBelief`               e is 1e-16
         rmsprop    rate g / sqrt(v + e^2)        beta_2 is what Keras calls rho
-        momentum   rate u, u <- beta_1 u + g     not (1 - beta_1) g, as in m
+        momentum   u <- beta_1 u + rate g        not (1 - beta_1) g, as in m
         sgd        rate g
+
+    Theory often leaves the bias in amsgrad's averages, and writes momentum with
+    (1 - beta_1) g; the rate there is ours divided by 1 - beta_1.
 
     Adam's e' is e / sqrt(1 - beta_2^t) at update t; in PyTorch it is e. PyTorch's
     RMSProp divides by sqrt(v) + e, which lies between ours and sqrt(2) of ours, and

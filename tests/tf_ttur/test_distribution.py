@@ -166,6 +166,57 @@ def test_replicas_agree_to_skip_a_step_in_float16(found):
     assert half["scales"][1] == half["scales"][0] / 2
 
 
+def test_adabelief_is_that_of_one_device(found):
+    """Its divisor is at least the root of epsilon, 30 times what is allowed for."""
+    one, several = found["adabelief"]["one"], found["adabelief"]["several"]
+    for row, expected in zip(several["rows"], one["rows"], strict=True):
+        assert row == approx(expected)
+    assert_close(several["weights"], one["weights"])
+    assert_close(several["states"], one["states"])
+    assert np.abs(np.concatenate([np.ravel(x) for x in one["states"]])).max() > 0
+
+
+def clip_by_hand(clip, gradients):
+    how, bound = clip.split(":")
+    bound = float(bound)
+    if how == "value":
+        return [np.clip(g, -bound, bound) for g in gradients]
+    norms = [np.linalg.norm(g) for g in gradients]
+    if how == "global_norm":
+        norms = [np.linalg.norm(norms)] * len(norms)
+    return [
+        g * min(1, bound / norm) if norm else g
+        for g, norm in zip(gradients, norms, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("where", ["one", "several"])
+@pytest.mark.parametrize("policy", worker.POLICIES)
+@pytest.mark.parametrize("clip", worker.CLIPS)
+def test_the_gradient_of_the_global_batch_is_clipped(found, clip, policy, where):
+    """On two devices it is the sum of both gradients, unscaled; NumPy does the step."""
+    latents, real = (np.array(found["clipped"][x]) for x in ("latents", "real"))
+    got = found["clipped"]["found"][f"{clip} {policy}"][where]
+    # The generator's kernel and bias, and the discriminator's.
+    A, a, w, b = map(np.array, got["before"])
+    fake = latents @ A + a
+    gradients = [(fake.mean(0) - real.mean(0))[:, None], np.zeros(1)]
+    clipped_w = clip_by_hand(clip, gradients)
+    new_w = w - clipped_w[0]
+    theirs = [-np.outer(latents.mean(0), new_w[:, 0]), -new_w[:, 0]]
+    clipped_a = clip_by_hand(clip, theirs)
+    for mine, others in ((clipped_w, gradients), (clipped_a, theirs)):
+        assert any(
+            np.abs(x - y).max() > 0.01 for x, y in zip(mine, others, strict=True)
+        )
+    expected = [A - clipped_a[0], a - clipped_a[1], new_w, b]
+    # Sums of 8 products, of numbers of up to 3, which in float16 are rounded to it.
+    dtype = "float32" if policy == "float32" else "float16"
+    few = 3 * rounding.gamma(2 * 8, dtype)
+    for x, y in zip(got["after"], expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=few)
+
+
 def test_two_processes_train_as_one_device_and_the_chief_writes(tmp_path):
     ports = []
     sockets = [socket.socket() for _ in range(2)]
