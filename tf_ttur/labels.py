@@ -91,6 +91,8 @@ def as_labels(found: Any, num_classes: int) -> tf.Tensor:
             f"The labels are {found!r}; a GAN with num_classes={num_classes} needs "
             "a whole number for each image, (n,): map the data set to (images, labels)."
         )
+    if found.shape.rank is None:
+        found = tf.ensure_shape(found, [None])
     shape, kind = found.shape, found.dtype
     if shape.rank == 2 and shape[1] == 1:
         found = found[:, 0]

@@ -87,9 +87,10 @@ def build(
         raise ValueError(f"The {name} is {network!r}; it must be a Keras model.")
     inputs = getattr(network, "inputs", None) or ()
     shapes = [shape, (None,)] if labels else [shape]
-    if inputs and labels and len(inputs) != 2:
+    count = 1 if isinstance(network, keras.Sequential) else len(inputs)
+    if labels and count not in (0, 2):
         raise ValueError(
-            f"The {name} has {len(inputs)} input{'s'[: len(inputs) != 1]}; with "
+            f"The {name} has {count} input{'s'[: count != 1]}; with "
             "num_classes GAN calls it with two, [values, labels]: make it a functional "
             "keras.Model of both, or leave num_classes out."
         )

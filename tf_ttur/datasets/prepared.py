@@ -165,9 +165,11 @@ def load(
 
     @functools.cache
     def labels() -> np.ndarray:
-        # Images of an earlier pass, labels of this one: in the order of the files.
-        pairs = data.labelled(None).map(lambda image, label: label).batch(1000)
-        return np.concatenate(list(pairs.as_numpy_iterator()))
+        # A second pass over the files, in the order of the first. It is made when a
+        # pipeline is, which TensorFlow traces: so out of the trace.
+        with tf.init_scope():
+            found = data.labelled(None).map(lambda image, label: label).batch(1000)
+            return np.concatenate(list(found.as_numpy_iterator()))
 
     return batches.in_memory(name, split, images, spec.classes, labels)
 

@@ -49,6 +49,8 @@ def test_every_setting_has_a_type_and_a_range(name):
         accepted = [
             value for value in (*WRONG, "x", None) if can_be(preset, key, value)
         ]
+        if key == "gradient_penalty":
+            accepted.remove("x")  # a name, which `penalties.get` looks for
         types = {type(x) for x in accepted} - {type(None)}
         assert len(types) <= 3, (key, accepted)
         assert not any(isinstance(x, float) and not abs(x) < 1e9 for x in accepted)
