@@ -23,6 +23,21 @@ nn, F = torch.nn, torch.nn.functional
 # --- Networks ----------------------------------------------------------------------
 
 _LENGTH = 32  # symbols in a line of text
+CLASSES = 10  # of images
+# BigGAN's channels as multiples of the width: of the generator's maps from 4x4 on, and
+# of the discriminator's blocks, of which the first so many halve.
+_BIGGAN_MAPS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
+_BIGGAN_FEATURES = {
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+}
 
 
 class DCGANGenerator(nn.Module):
@@ -200,6 +215,193 @@ class DownBlock(nn.Module):
         return shortcut + F.avg_pool2d(x, 2)
 
 
+class BigGANGenerator(nn.Module):
+    """Latents (n, d) and labels (n,) -> images (n, 3, size, size)."""
+
+    def __init__(self, size: int, width: int, classes: int = CLASSES, chunk: int = 20):
+        super().__init__()
+        first, *maps = (width * factor for factor in _BIGGAN_MAPS[size])
+        self.start, self.width, self.chunk = 4, first, chunk
+        self.shared = nn.Embedding(classes, 128)
+        self.linear = SNLinear(chunk, 16 * first)
+        inputs, side = first, 4
+        for index, outputs in enumerate(maps, start=1):
+            block = ConditionalUpBlock(inputs, outputs, 128 + chunk)
+            self.add_module(f"block_{index}", block)
+            inputs, side = outputs, 2 * side
+            if side == 64:
+                self.add_module(f"block_{index}_attention", Attention(outputs))
+        self.norm = _batch_norm(inputs)
+        self.conv = SNConv2d(inputs, 3, 3, padding=1)
+
+    def forward(self, z: Any, labels: Any) -> Any:
+        """Generates images."""
+        first, *chunks = z.split(self.chunk, dim=1)
+        shared = self.shared(labels)
+        x = self.linear(first).view(-1, self.width, 4, 4)
+        for index, chunk in enumerate(chunks, start=1):
+            x = getattr(self, f"block_{index}")(x, torch.cat([shared, chunk], 1))
+            x = getattr(self, f"block_{index}_attention", nn.Identity())(x)
+        return torch.tanh(self.conv(F.relu(self.norm(x))))
+
+
+class BigGANDiscriminator(nn.Module):
+    """Images (n, 3, size, size) and labels (n,) -> logits (n, 1)."""
+
+    def __init__(self, size: int, width: int, classes: int = CLASSES):
+        super().__init__()
+        factors, halvings = _BIGGAN_FEATURES[size]
+        inputs, side = 3, size
+        for index, factor in enumerate(factors, start=1):
+            halved, outputs = index <= halvings, factor * width
+            block = WideDownBlock(inputs, outputs, index > 1, halved)
+            self.add_module(f"block_{index}", block)
+            inputs, side = outputs, side // 2 if halved else side
+            if side == 64:
+                self.add_module(f"block_{index}_attention", Attention(outputs))
+        self.count = len(factors)
+        self.scores = SNLinear(inputs, 1)
+        self.classes = SNEmbedding(classes, inputs)
+
+    def forward(self, x: Any, labels: Any) -> Any:
+        """Judges images."""
+        for index in range(1, self.count + 1):
+            x = getattr(self, f"block_{index}")(x)
+            x = getattr(self, f"block_{index}_attention", nn.Identity())(x)
+        features = F.relu(x).sum((2, 3))
+        product = (self.classes(labels) * features).sum(1, keepdim=True)
+        return self.scores(features) + product
+
+
+class ConditionalUpBlock(nn.Module):
+    """Doubles height and width, with batch norms that a condition scales."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int):
+        super().__init__()
+        self.shortcut = SNConv2d(inputs, outputs, 1)
+        self.norm_1 = ConditionalNorm(inputs, condition)
+        self.conv_1 = SNConv2d(inputs, outputs, 3, padding=1)
+        self.norm_2 = ConditionalNorm(outputs, condition)
+        self.conv_2 = SNConv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any, condition: Any) -> Any:
+        """Applies the block."""
+        shortcut = self.shortcut(F.interpolate(x, scale_factor=2.0))
+        x = F.interpolate(F.relu(self.norm_1(x, condition)), scale_factor=2.0)
+        x = self.conv_2(F.relu(self.norm_2(self.conv_1(x), condition)))
+        return shortcut + x
+
+
+class WideDownBlock(nn.Module):
+    """Halves height and width, or keeps them; the first one begins with no ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, activated: bool, halved: bool):
+        super().__init__()
+        self.activated, self.halved = activated, halved
+        if halved or inputs != outputs:
+            self.shortcut = SNConv2d(inputs, outputs, 1)
+        self.conv_1 = SNConv2d(inputs, outputs, 3, padding=1)
+        self.conv_2 = SNConv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        """Applies the block."""
+        shortcut = F.avg_pool2d(x, 2) if self.halved else x
+        if hasattr(self, "shortcut"):
+            # It changes places with the mean, which is the faster order.
+            shortcut = self.shortcut(shortcut)
+        x = self.conv_1(F.relu(x) if self.activated else x)
+        x = self.conv_2(F.relu(x))
+        return shortcut + (F.avg_pool2d(x, 2) if self.halved else x)
+
+
+class Attention(nn.Module):
+    """Self-attention between pixels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.queries = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.keys = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.values = SNConv2d(channels, channels // 2, 1, bias=False)
+        self.outputs = SNConv2d(channels // 2, channels, 1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Any) -> Any:
+        """Attends."""
+        queries = self.queries(x).flatten(2)
+        keys = F.max_pool2d(self.keys(x), 2).flatten(2)
+        values = F.max_pool2d(self.values(x), 2).flatten(2)
+        weights = torch.einsum("ncq,nck->nqk", queries, keys).softmax(2)
+        found = torch.einsum("nqk,nck->ncq", weights, values)
+        return x + self.gain * self.outputs(found.view(len(x), -1, *x.shape[2:]))
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm with gains and offsets that are linear in a condition."""
+
+    def __init__(self, channels: int, condition: int):
+        super().__init__()
+        self.gain = SNLinear(condition, channels, bias=False)
+        self.offset = SNLinear(condition, channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
+
+    def forward(self, x: Any, condition: Any) -> Any:
+        """Normalises."""
+        gain, offset = self.gain(condition), self.offset(condition)
+        return self.norm(x) * (1 + gain[..., None, None]) + offset[..., None, None]
+
+
+class _SpectralNorm:
+    """A weight over its spectral norm, by one step of power iteration a pass."""
+
+    def _begin(self) -> None:
+        self.register_buffer("vector", torch.randn(len(self.weight)))
+
+    def _normalized(self) -> Any:
+        matrix = self.weight.flatten(1)
+        with torch.no_grad():
+            right = F.normalize(self.vector @ matrix, dim=0, eps=1e-6)
+            left = F.normalize(matrix @ right, dim=0, eps=1e-6)
+            if self.training:
+                self.vector.copy_(left)
+        return self.weight / (left @ (matrix @ right))
+
+
+class SNConv2d(_SpectralNorm, nn.Conv2d):
+    """A convolution whose kernel has spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Convolves."""
+        return F.conv2d(x, self._normalized(), self.bias, padding=self.padding)
+
+
+class SNLinear(_SpectralNorm, nn.Linear):
+    """A linear map of spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Maps."""
+        return F.linear(x, self._normalized(), self.bias)
+
+
+class SNEmbedding(_SpectralNorm, nn.Embedding):
+    """A table of spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Looks rows up."""
+        return F.embedding(x, self._normalized())
+
+
 def _deconv(inputs: int, outputs: int) -> Any:
     return nn.ConvTranspose2d(inputs, outputs, 5, 2, padding=2, output_padding=1)
 
@@ -216,6 +418,7 @@ NETWORKS = {
     "dcgan": (DCGANGenerator, DCGANDiscriminator),
     "resnet": (ResNetGenerator, ResNetDiscriminator),
     "text": (TextGenerator, TextDiscriminator),
+    "biggan": (BigGANGenerator, BigGANDiscriminator),
 }
 
 
@@ -240,6 +443,10 @@ def keras_views(
         layer = path.replace(".", "_")
         for name, parameter in module.named_parameters(recurse=False):
             array = tensors(parameter).detach().numpy()
+            if isinstance(network, BigGANGenerator | BigGANDiscriminator):
+                key, view = _biggan_view(array, module, name, path == "linear")
+                views[f"{layer}/{key}"] = view
+                continue
             if isinstance(
                 module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
             ):
@@ -263,6 +470,32 @@ def keras_views(
                 array = array.transpose(2, 3, 1, 0)
             views[f"{layer}/{key}"] = array
     return views
+
+
+def _biggan_view(
+    array: np.ndarray, module: Any, name: str, maps: bool
+) -> tuple[str, np.ndarray]:
+    """Views a tensor of BigGAN's, and names it.
+
+    `maps` says that the outputs of a linear layer are those of a map of 4x4 pixels.
+    """
+    if name == "vector":
+        return name, _from_map(array) if maps else array
+    if isinstance(module, nn.Embedding):
+        return "embeddings", array
+    if isinstance(module, nn.BatchNorm2d):
+        return {"weight": "gamma", "bias": "beta"}[name], array
+    if name == "weight" and array.ndim == 4:
+        return "kernel", array[:, :, ::-1, ::-1].transpose(2, 3, 1, 0)
+    if maps:
+        return {"weight": "kernel", "bias": "bias"}[name], _from_map(array)
+    return {"weight": "kernel"}.get(name, name), array.transpose()
+
+
+def _from_map(array: np.ndarray) -> np.ndarray:
+    """Takes outputs (c h w, ...) of a map of 4x4 to Keras's (..., h, w, c)."""
+    array = array.reshape(-1, 4, 4, *array.shape[1:])[:, ::-1, ::-1]
+    return array.transpose(*((3, 1, 2, 0) if array.ndim == 4 else (1, 2, 0)))
 
 
 def _dense_view(array: np.ndarray, module: Any, start: int) -> np.ndarray:

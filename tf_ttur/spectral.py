@@ -124,6 +124,16 @@ class _Spectral:
             self.vector.assign(vector)
         return tf.cast(weight / norm, self.compute_dtype)
 
+    # Keras's convolutions, dense layers and tables save their own weights only.
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves all variables, with the vector."""
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved."""
+        keras.layers.Layer.load_own_variables(self, store)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
