@@ -222,6 +222,7 @@ class BigGANGenerator(nn.Module):
         super().__init__()
         first, *maps = (width * factor for factor in _BIGGAN_MAPS[size])
         self.start, self.width, self.chunk = 4, first, chunk
+        self.latent_dimension = chunk * (1 + len(maps))
         self.shared = nn.Embedding(classes, 128)
         self.linear = SNLinear(chunk, 16 * first)
         inputs, side = first, 4
@@ -426,13 +427,14 @@ NETWORKS = {
 
 
 def keras_views(
-    network: Any, tensors: Callable[[Any], Any] = lambda parameter: parameter
+    network: Any, tensors: Callable[[Any], Any] | None = None
 ) -> dict[str, np.ndarray]:
     """Views a network's tensors in the layout of Keras, under Keras's names.
 
     Args:
         network: One of the networks above, in the contiguous memory format.
-        tensors: What to view of each parameter; by default, its values.
+        tensors: What to view of each parameter; by default, its values, and beside them
+            the vectors of spectral norms.
 
     Returns:
         Arrays that share the tensors' memory. A dense kernel has its spatial axes
@@ -441,8 +443,11 @@ def keras_views(
     views = {}
     for path, module in network.named_modules():
         layer = path.replace(".", "_")
-        for name, parameter in module.named_parameters(recurse=False):
-            array = tensors(parameter).detach().numpy()
+        named = [*module.named_parameters(recurse=False)]
+        if tensors is None and isinstance(module, _SpectralNorm):
+            named.append(("vector", module.vector))
+        for name, parameter in named:
+            array = (tensors(parameter) if tensors else parameter).detach().numpy()
             if isinstance(network, BigGANGenerator | BigGANDiscriminator):
                 key, view = _biggan_view(array, module, name, path == "linear")
                 views[f"{layer}/{key}"] = view
@@ -528,7 +533,7 @@ class GAN:
     """Two networks and the step of `tf_ttur.GAN` as PyTorch's users write it.
 
     Args:
-        family: "dcgan", "resnet" or "text".
+        family: "dcgan", "resnet", "text" or "biggan".
         size: Height and width of the images; of text, the number of token ids.
         width: As for `tf_ttur.networks`.
         weights: Initial weights, as "generator/LAYER/VARIABLE", in Keras's layout.
@@ -564,12 +569,18 @@ class GAN:
                 setattr(self, player, network.to(memory_format=torch.channels_last))
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.size, self.text = size, family == "text"
-        self.wasserstein = family != "dcgan"
+        self.wasserstein = family in ("resnet", "text")
+        self.conditional = family == "biggan"
         if self.wasserstein:
             self._critic_gradients = self._wasserstein_gradients
             if compiled:
                 self._critic_gradients = _compiled_wasserstein(self.discriminator)
             self._generator_loss = self._wasserstein_generator
+        elif self.conditional:
+            self._critic_loss = self._hinge
+            self._generator_loss = self._hinge_generator
+            if compiled:
+                self._critic_loss = torch.compile(self._critic_loss)
         else:
             self._critic_loss = self._cross_entropy
             self._generator_loss = self._non_saturating
@@ -585,6 +596,8 @@ class GAN:
 
     def latents(self, count: int) -> Any:
         """Draws latents."""
+        if self.conditional:
+            return torch.randn(count, self.generator.latent_dimension)
         if self.wasserstein:
             return torch.randn(count, 128)
         return torch.rand(count, 100) * 2 - 1
@@ -594,18 +607,23 @@ class GAN:
         real: Any,
         draw: Callable[[int], Any] | None = None,
         mix: Any = None,
+        draw_labels: Callable[[int], Any] | None = None,
     ) -> dict[str, Any]:
         """Updates the discriminator, then the generator.
 
         Args:
-            real: Images, (n, 3, size, size), or token ids, int64 (n, 32).
+            real: Images, (n, 3, size, size), or token ids, int64 (n, 32); of BigGAN a
+                pair of images and labels, int64 (n,).
             draw: Draws latents; by default `latents`.
             mix: (n,) mixing numbers of the penalty; by default uniform ones.
+            draw_labels: Draws labels of generated images; by default uniform ones.
 
         Returns:
             The losses.
         """
         draw = draw or self.latents
+        if self.conditional:
+            return self._conditional_step(*real, draw, draw_labels or self.labels)
         count = len(real)
         if self.text:
             real = F.one_hot(real, self.size).float().transpose(1, 2)
@@ -630,6 +648,35 @@ class GAN:
         self.generator_optimizer.step()
         self.generator_optimizer.zero_grad()
         return losses | {"g_loss": loss.detach()}
+
+    def labels(self, count: int) -> Any:
+        """Draws labels."""
+        return torch.randint(0, CLASSES, (count,))
+
+    def _conditional_step(
+        self, real: Any, labels: Any, draw: Any, draw_labels: Any
+    ) -> dict[str, Any]:
+        count = len(real)
+        with torch.no_grad():
+            given = draw_labels(count)
+            fake = self.generator(draw(count), given)
+        loss = self._critic_loss(torch.cat([real, fake]), torch.cat([labels, given]))
+        loss.backward(inputs=list(self.discriminator.parameters()))
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        losses = {"d_loss": loss.detach()}
+        loss = self._generator_loss(draw(count), draw_labels(count))
+        loss.backward(inputs=list(self.generator.parameters()))
+        self.generator_optimizer.step()
+        self.generator_optimizer.zero_grad()
+        return losses | {"g_loss": loss.detach()}
+
+    def _hinge(self, images: Any, labels: Any) -> Any:
+        real, fake = self.discriminator(images, labels).chunk(2)
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+    def _hinge_generator(self, latents: Any, labels: Any) -> Any:
+        return -self.discriminator(self.generator(latents, labels), labels).mean()
 
     def _cross_entropy(self, real: Any, fake: Any) -> Any:
         real, fake = self.discriminator(real), self.discriminator(fake)
