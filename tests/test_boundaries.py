@@ -44,6 +44,7 @@ LAYERS = {
     "tf_ttur": (
         ("presets", "registration"),
         (
+            "attention",
             "grappler",
             "latents",
             "layers",
@@ -51,6 +52,7 @@ LAYERS = {
             "phases",
             "replicas",
             "schedules",
+            "spectral",
             "xla",
         ),
         ("structure", "refusals", "first_look"),

@@ -369,8 +369,8 @@ class GlobalSumPooling2D(keras.layers.Layer):
 class Embedding(keras.layers.Embedding):
     """`keras.layers.Embedding`, whose gradient is an array like any other.
 
-    TensorFlow's own is in pieces, one for each row that was looked up, which optimizers,
-    loss scaling and replicas have to treat in ways of their own.
+    TensorFlow's own is in pieces, one for each row that was looked up, which
+    optimizers, loss scaling and replicas have to treat in ways of their own.
 
     Args:
         *args: As for `keras.layers.Embedding`.

@@ -153,8 +153,8 @@ class _SpectralConvolution(_Spectral):
 class SpectralConv2D(_SpectralConvolution, layers.SameConv2D):
     """`layers.SameConv2D` with a kernel of spectral norm 1.
 
-    The kernel counts as the matrix of what one pixel of the result is made of: (filters,
-    rows x columns x channels).
+    The kernel counts as the matrix of what one pixel of the result is made of:
+    (filters, rows x columns x channels).
 
     Args:
         *args: As for `layers.SameConv2D`.

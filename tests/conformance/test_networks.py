@@ -208,7 +208,8 @@ OF_TEXT = {"vocabulary_size": SYMBOLS, "width": WIDTH}
 OF_CLASSES = {"num_classes": CLASSES}
 OF_LATENTS = {"latent_dimension": LATENTS}
 NOTHING = (({"channels": 0}, "at least 1"), ({"width": 0}, "at least 1"))
-NO_BIGGAN = NOTHING + (
+NO_BIGGAN = (
+    *NOTHING,
     ({"image_size": 48}, "known for 32, 64, 128, 256"),
     ({"num_classes": 0}, "at least 1"),
     ({"initializer": "zeros"}, "choose from orthogonal, normal, glorot"),
@@ -249,7 +250,8 @@ NETWORKS = {
     "biggan.generator": Network(
         biggan.generator, OF_IMAGES | OF_CLASSES | {"shared_dimension": SHARED},
         "image_size", (32, 64), biggan_latents, image, biggan_generator,
-        NO_BIGGAN + (
+        (
+            *NO_BIGGAN,
             ({"latent_dimension": 6}, "use 4 or 8"),
             ({"latent_dimension": 0}, "at least 1"),
             ({"shared_dimension": 0}, "at least 1"),

@@ -1,12 +1,12 @@
 """The BigGAN networks (Brock et al. 2019), which are told the class of an image.
 
-Spec of the authors' PyTorch code, https://github.com/ajbrock/BigGAN-PyTorch (`BigGAN.py`
-and `layers.py`): with width 96 at 128 pixels and 1,000 classes the generator has
-70,433,988 parameters and the discriminator 87,982,370. Every linear map and convolution
-is divided by its spectral norm (`tf_ttur.spectral`), but for the generator's table of
-classes. Convolutions that follow an upsampling or precede a mean are one layer with it
-(`tf_ttur.layers`), and a 1x1 convolution changes places with either, which changes no
-value.
+Spec of the authors' PyTorch code, https://github.com/ajbrock/BigGAN-PyTorch
+(`BigGAN.py` and `layers.py`): with width 96 at 128 pixels and 1,000 classes the
+generator has 70,433,988 parameters and the discriminator 87,982,370. Every linear map
+and convolution is divided by its spectral norm (`tf_ttur.spectral`), but for the
+generator's table of classes. Convolutions that follow an upsampling or precede a mean
+are one layer with it (`tf_ttur.layers`), and a 1x1 convolution changes places with
+either, which changes no value.
 
 The networks differ from that code in their initial biases, which are 0 here and
 PyTorch's uniform ones there, since it initialises weights only; and in the moving
