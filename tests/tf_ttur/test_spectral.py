@@ -252,7 +252,8 @@ import json, sys, keras, numpy as np, tensorflow as tf, tf_ttur
 from tf_ttur import spectral
 
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2)
 
 def train(strategy):
     with strategy.scope():
@@ -273,7 +274,8 @@ def train(strategy):
             jit_compile=False)
     real = np.random.default_rng(0).uniform(-1, 1, (8, 4, 4, 1)).astype("float32")
     gan.fit(real, batch_size=8, epochs=3, shuffle=False, verbose=0)
-    layers = [x for x in generator.layers + discriminator.layers if hasattr(x, "vector")]
+    layers = generator.layers + discriminator.layers
+    layers = [x for x in layers if hasattr(x, "vector")]
     copies = [strategy.experimental_local_results(x.vector.value) for x in layers]
     return ([w.numpy().tolist() for w in gan.weights if "float" in w.dtype],
         [[copy.numpy().tolist() for copy in each] for each in copies])
