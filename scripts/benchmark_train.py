@@ -69,7 +69,12 @@ class Network(NamedTuple):
     @property
     def wasserstein(self) -> bool:
         """Whether it is trained by the Wasserstein loss and the gradient penalty."""
-        return self.family != "dcgan"
+        return self.family in ("resnet", "text")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its networks are always told the class of an image."""
+        return self.family == "biggan"
 
 
 NETWORKS = {
@@ -79,6 +84,7 @@ NETWORKS = {
     "resnet64": Network("resnet", 64, 64, 1.6, None),
     "text64": Network("text", 104, 64, None, None),  # the embedded text's
     "text512": Network("text", 2048, 512, None, None),
+    "biggan32": Network("biggan", 32, 16, 1.2, None),
 }
 SLOW = ("dcgan64", "resnet64", "text512")
 # Families whose networks take labels of classes, and the classes of a step with labels.
@@ -88,7 +94,11 @@ ADAMS = {
     "dcgan": {"discriminator": 1e-4, "generator": 5e-4, "betas": (0.5, 0.999)},
     "resnet": {"discriminator": 3e-4, "generator": 1e-4, "betas": (0.0, 0.9)},
     "text": {"discriminator": 3e-4, "generator": 1e-4, "betas": (0.5, 0.9)},
+    "biggan": {"discriminator": 4e-4, "generator": 1e-4, "betas": (0.0, 0.999)},
 }
+# Lengths of the normal latents of these families; of DCGAN's uniform ones it is 100.
+# BigGAN's at 32 pixels is of four chunks.
+LATENTS = {"resnet": 128, "text": 128, "biggan": 80}
 
 
 # --- Contestants, each set up in its own process ----------------------------------
@@ -232,7 +242,7 @@ def pytorch(network: Network, folder: pathlib.Path, **how: bool) -> dict[str, Wo
         )
 
     gan.compile(adam("discriminator"), adam("generator"))
-    real = _torch_real(twins, network).contiguous(memory_format=gan.format)
+    real = _torch_real(twins, network, gan.format)
     return {
         "step": lambda: {name: float(x) for name, x in gan.step(real).items()},
         "peak": peak_mb,
@@ -268,11 +278,13 @@ def _gan(
     import tf_ttur
 
     networks = importlib.import_module(f"tf_ttur.networks.{network.family}")
-    wasserstein = network.wasserstein
+    wasserstein, conditional = network.wasserstein, network.conditional
     if latent is None:
-        latent = (
-            tf_ttur.NormalLatent(128) if wasserstein else tf_ttur.UniformLatent(100)
-        )
+        latent = tf_ttur.UniformLatent(100)
+        if network.family in LATENTS:
+            latent = tf_ttur.NormalLatent(LATENTS[network.family])
+    if conditional:
+        num_classes = CLASSES
     if optimizers is None:
         rates = dict(ADAMS[network.family])
         beta_1, beta_2 = rates.pop("betas")
@@ -286,10 +298,14 @@ def _gan(
     gan = kind(*map(layers, pair) if layers else pair, latent=latent, **labels)
     gan.compile(
         **optimizers,
-        loss="wasserstein" if wasserstein else "non_saturating",
+        loss="wasserstein"
+        if wasserstein
+        else "hinge"
+        if conditional
+        else "non_saturating",
         gradient_penalty=10.0 if wasserstein else 0.0,
         discriminator_steps=discriminator_steps,
-        reuse_latents=not wasserstein,
+        reuse_latents=network.family == "dcgan",
         jit_compile=jit_compile,
     )
     return gan
@@ -335,18 +351,30 @@ def _stock(model: Any) -> Any:
     return stock
 
 
-def _real(network: Network, count: int = BATCH) -> np.ndarray:
-    """Makes images, or token ids."""
+def _real(network: Network, count: int = BATCH) -> Any:
+    """Makes images, or token ids; with labels, if the networks take such."""
     if network.family == "text":
         drawn = np.random.default_rng(0).integers(0, network.size, (count, 32))
         return drawn.astype(np.int32)
     shape = (count, network.size, network.size, 3)
-    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    return (images, _classes(count)) if network.conditional else images
 
 
-def _torch_real(twins: Any, network: Network) -> Any:
-    make = twins.tokens if network.family == "text" else twins.images
-    return make(_real(network))
+def _classes(count: int = BATCH) -> np.ndarray:
+    """Makes labels, of real images and, for the check, of generated ones."""
+    return (np.arange(count) % CLASSES).astype(np.int32)
+
+
+def _torch_real(twins: Any, network: Network, format: Any = None) -> Any:
+    """Makes the same for PyTorch, images in a memory format if one is given."""
+    if network.family == "text":
+        return twins.tokens(_real(network))
+    images = _real(network)[0] if network.conditional else _real(network)
+    images = twins.images(images)
+    if format is not None:
+        images = images.contiguous(memory_format=format)
+    return (images, twins.tokens(_classes())) if network.conditional else images
 
 
 def _save_weights(gan: Any, path: pathlib.Path) -> None:
@@ -358,7 +386,9 @@ def _named(gan: Any, value: Callable[[Any], Any]) -> dict[str, np.ndarray]:
         f"{player}/{layer.name}/{variable.name}": np.array(value(variable))
         for player in PLAYERS
         for layer in getattr(gan, player).layers
-        for variable in layer.trainable_variables
+        # The vectors of spectral norms are not trained, and have to be the same, too.
+        for variable in layer.weights
+        if variable.trainable or variable.name == "vector"
     }
 
 
@@ -434,7 +464,9 @@ def our_gradients(
         layers = smooth if smoothly else None
         gan = _gan(network, layers, latent=Given(), optimizers=optimizers)
         _save_weights(gan, folder / "weights.npz")
-        with mock.patch.object(keras.random, "uniform", return_value=tf.constant(mix)):
+        fixed = {"uniform": tf.constant(mix), "randint": tf.constant(_classes())}
+        drawn = {name: mock.Mock(return_value=value) for name, value in fixed.items()}
+        with mock.patch.multiple(keras.random, **drawn):
             losses = _step(gan, _real(network))()
         kept = {
             id(variable): kept
@@ -445,7 +477,7 @@ def our_gradients(
                 strict=True,
             )
         }
-        return losses, _named(gan, lambda variable: kept[id(variable)])
+        return losses, _named(gan, lambda variable: kept.get(id(variable), variable))
 
     return {"gradients": run}
 
@@ -471,6 +503,7 @@ def pytorch_gradients(
                 _torch_real(twins, network),
                 draw=lambda count: twins.torch.from_numpy(next(left)),
                 mix=twins.torch.from_numpy(mix),
+                draw_labels=lambda count: twins.tokens(_classes(count)),
             )
         gradients = {}
         for player in PLAYERS:
@@ -509,7 +542,10 @@ def operations(generator: Any, discriminator: Any) -> float:
 
     g, d = costs(generator), costs(discriminator)
     # The layers that see the latents and the images, which need no gradient.
-    g_first, d_first = next(iter(g.values())), next(iter(d.values()))
+    g_first, d_first = (
+        sum(cost for name, cost in found.items() if _is_first(model, name))
+        for model, found in ((generator, g), (discriminator, d))
+    )
     g_all, d_all = sum(g.values()), sum(d.values())
     update_generator = (d_all + d_all) + (2 * g_all - g_first)
     # Real images and generated ones: forward, kernels' gradients, inputs' gradients.
@@ -518,6 +554,8 @@ def operations(generator: Any, discriminator: Any) -> float:
     if any(isinstance(layer, normalization) for layer in discriminator.layers):
         # One forward pass of the generator serves both updates.
         return g_all + update_discriminator + update_generator
+    if any(hasattr(layer, "vector") for layer in discriminator.layers):
+        return 2 * g_all + update_discriminator + update_generator
     block = max(name[:7] for name in d if name.startswith("block_"))
     ends = ("scores", f"{block}_conv_2", f"{block}_shortcut")
     last = [name for name in d if name in ends]
@@ -535,6 +573,14 @@ def operations(generator: Any, discriminator: Any) -> float:
     )
     # Latents of their own for each update: two forward passes of the generator.
     return 2 * g_all + update_discriminator + penalty + update_generator
+
+
+def _is_first(model: Any, name: str) -> bool:
+    """Says whether a layer sees what comes into a model, or a part of it."""
+    before = model.get_layer(name).input
+    while before._keras_history.operation.name == "split":
+        before = before._keras_history.operation.input
+    return any(before is each for each in model.inputs)
 
 
 def _products(layer: Any) -> int:
@@ -569,6 +615,9 @@ def rows(
         # It is of stock layers, and PyTorch has no such format for lines.
         same = ("stock_xla", "torch_channels_last")
         peers = {name: peer for name, peer in peers.items() if name not in same}
+    if network.conditional:
+        # Keras has a spectral norm of its own, which is another one.
+        peers = {name: peer for name, peer in peers.items() if peer.needs == "torch"}
     if checked := [name for name, peer in peers.items() if peer.needs == "torch"]:
         yield from arithmetic(network, folder, "torch_compile" in checked)
     with workers((ours, network, folder)) as (us,):
@@ -705,8 +754,8 @@ def arithmetic(
 ) -> Iterator[tuple[str, Any]]:
     """Compares one step of ours and of PyTorch's."""
     random = np.random.default_rng(1)
-    if network.wasserstein:
-        latents = random.normal(size=(2, BATCH, 128))
+    if network.family in LATENTS:
+        latents = random.normal(size=(2, BATCH, LATENTS[network.family]))
     else:
         latents = random.uniform(-1, 1, (1, BATCH, 100))
     given = (list(latents.astype(np.float32)), random.random(BATCH, np.float32))

@@ -23,6 +23,21 @@ nn, F = torch.nn, torch.nn.functional
 # --- Networks ----------------------------------------------------------------------
 
 _LENGTH = 32  # symbols in a line of text
+CLASSES = 10  # of images
+# BigGAN's channels as multiples of the width: of the generator's maps from 4x4 on, and
+# of the discriminator's blocks, of which the first so many halve.
+_BIGGAN_MAPS = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
+_BIGGAN_FEATURES = {
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+}
 
 
 class DCGANGenerator(nn.Module):
@@ -200,6 +215,194 @@ class DownBlock(nn.Module):
         return shortcut + F.avg_pool2d(x, 2)
 
 
+class BigGANGenerator(nn.Module):
+    """Latents (n, d) and labels (n,) -> images (n, 3, size, size)."""
+
+    def __init__(self, size: int, width: int, classes: int = CLASSES, chunk: int = 20):
+        super().__init__()
+        first, *maps = (width * factor for factor in _BIGGAN_MAPS[size])
+        self.start, self.width, self.chunk = 4, first, chunk
+        self.latent_dimension = chunk * (1 + len(maps))
+        self.shared = nn.Embedding(classes, 128)
+        self.linear = SNLinear(chunk, 16 * first)
+        inputs, side = first, 4
+        for index, outputs in enumerate(maps, start=1):
+            block = ConditionalUpBlock(inputs, outputs, 128 + chunk)
+            self.add_module(f"block_{index}", block)
+            inputs, side = outputs, 2 * side
+            if side == 64:
+                self.add_module(f"block_{index}_attention", Attention(outputs))
+        self.norm = _batch_norm(inputs)
+        self.conv = SNConv2d(inputs, 3, 3, padding=1)
+
+    def forward(self, z: Any, labels: Any) -> Any:
+        """Generates images."""
+        first, *chunks = z.split(self.chunk, dim=1)
+        shared = self.shared(labels)
+        x = self.linear(first).view(-1, self.width, 4, 4)
+        for index, chunk in enumerate(chunks, start=1):
+            x = getattr(self, f"block_{index}")(x, torch.cat([shared, chunk], 1))
+            x = getattr(self, f"block_{index}_attention", nn.Identity())(x)
+        return torch.tanh(self.conv(F.relu(self.norm(x))))
+
+
+class BigGANDiscriminator(nn.Module):
+    """Images (n, 3, size, size) and labels (n,) -> logits (n, 1)."""
+
+    def __init__(self, size: int, width: int, classes: int = CLASSES):
+        super().__init__()
+        factors, halvings = _BIGGAN_FEATURES[size]
+        inputs, side = 3, size
+        for index, factor in enumerate(factors, start=1):
+            halved, outputs = index <= halvings, factor * width
+            block = WideDownBlock(inputs, outputs, index > 1, halved)
+            self.add_module(f"block_{index}", block)
+            inputs, side = outputs, side // 2 if halved else side
+            if side == 64:
+                self.add_module(f"block_{index}_attention", Attention(outputs))
+        self.count = len(factors)
+        self.scores = SNLinear(inputs, 1)
+        self.classes = SNEmbedding(classes, inputs)
+
+    def forward(self, x: Any, labels: Any) -> Any:
+        """Judges images."""
+        for index in range(1, self.count + 1):
+            x = getattr(self, f"block_{index}")(x)
+            x = getattr(self, f"block_{index}_attention", nn.Identity())(x)
+        features = F.relu(x).sum((2, 3))
+        product = (self.classes(labels) * features).sum(1, keepdim=True)
+        return self.scores(features) + product
+
+
+class ConditionalUpBlock(nn.Module):
+    """Doubles height and width, with batch norms that a condition scales."""
+
+    def __init__(self, inputs: int, outputs: int, condition: int):
+        super().__init__()
+        self.shortcut = SNConv2d(inputs, outputs, 1)
+        self.norm_1 = ConditionalNorm(inputs, condition)
+        self.conv_1 = SNConv2d(inputs, outputs, 3, padding=1)
+        self.norm_2 = ConditionalNorm(outputs, condition)
+        self.conv_2 = SNConv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any, condition: Any) -> Any:
+        """Applies the block."""
+        shortcut = self.shortcut(F.interpolate(x, scale_factor=2.0))
+        x = F.interpolate(F.relu(self.norm_1(x, condition)), scale_factor=2.0)
+        x = self.conv_2(F.relu(self.norm_2(self.conv_1(x), condition)))
+        return shortcut + x
+
+
+class WideDownBlock(nn.Module):
+    """Halves height and width, or keeps them; the first one begins with no ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, activated: bool, halved: bool):
+        super().__init__()
+        self.activated, self.halved = activated, halved
+        if halved or inputs != outputs:
+            self.shortcut = SNConv2d(inputs, outputs, 1)
+        self.conv_1 = SNConv2d(inputs, outputs, 3, padding=1)
+        self.conv_2 = SNConv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        """Applies the block."""
+        shortcut = F.avg_pool2d(x, 2) if self.halved else x
+        if hasattr(self, "shortcut"):
+            # It changes places with the mean, which is the faster order.
+            shortcut = self.shortcut(shortcut)
+        x = self.conv_1(F.relu(x) if self.activated else x)
+        x = self.conv_2(F.relu(x))
+        return shortcut + (F.avg_pool2d(x, 2) if self.halved else x)
+
+
+class Attention(nn.Module):
+    """Self-attention between pixels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.queries = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.keys = SNConv2d(channels, channels // 8, 1, bias=False)
+        self.values = SNConv2d(channels, channels // 2, 1, bias=False)
+        self.outputs = SNConv2d(channels // 2, channels, 1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Any) -> Any:
+        """Attends."""
+        queries = self.queries(x).flatten(2)
+        keys = F.max_pool2d(self.keys(x), 2).flatten(2)
+        values = F.max_pool2d(self.values(x), 2).flatten(2)
+        weights = torch.einsum("ncq,nck->nqk", queries, keys).softmax(2)
+        found = torch.einsum("nqk,nck->ncq", weights, values)
+        return x + self.gain * self.outputs(found.view(len(x), -1, *x.shape[2:]))
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm with gains and offsets that are linear in a condition."""
+
+    def __init__(self, channels: int, condition: int):
+        super().__init__()
+        self.gain = SNLinear(condition, channels, bias=False)
+        self.offset = SNLinear(condition, channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1, affine=False)
+
+    def forward(self, x: Any, condition: Any) -> Any:
+        """Normalises."""
+        gain, offset = self.gain(condition), self.offset(condition)
+        return self.norm(x) * (1 + gain[..., None, None]) + offset[..., None, None]
+
+
+class _SpectralNorm:
+    """A weight over its spectral norm, by one step of power iteration a pass."""
+
+    def _begin(self) -> None:
+        self.register_buffer("vector", torch.randn(len(self.weight)))
+
+    def _normalized(self) -> Any:
+        matrix = self.weight.flatten(1)
+        with torch.no_grad():
+            right = F.normalize(self.vector @ matrix, dim=0, eps=1e-6)
+            left = F.normalize(matrix @ right, dim=0, eps=1e-6)
+            if self.training:
+                self.vector.copy_(left)
+        return self.weight / (left @ (matrix @ right))
+
+
+class SNConv2d(_SpectralNorm, nn.Conv2d):
+    """A convolution whose kernel has spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Convolves."""
+        return F.conv2d(x, self._normalized(), self.bias, padding=self.padding)
+
+
+class SNLinear(_SpectralNorm, nn.Linear):
+    """A linear map of spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Maps."""
+        return F.linear(x, self._normalized(), self.bias)
+
+
+class SNEmbedding(_SpectralNorm, nn.Embedding):
+    """A table of spectral norm 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._begin()
+
+    def forward(self, x: Any) -> Any:
+        """Looks rows up."""
+        return F.embedding(x, self._normalized())
+
+
 def _deconv(inputs: int, outputs: int) -> Any:
     return nn.ConvTranspose2d(inputs, outputs, 5, 2, padding=2, output_padding=1)
 
@@ -216,6 +419,7 @@ NETWORKS = {
     "dcgan": (DCGANGenerator, DCGANDiscriminator),
     "resnet": (ResNetGenerator, ResNetDiscriminator),
     "text": (TextGenerator, TextDiscriminator),
+    "biggan": (BigGANGenerator, BigGANDiscriminator),
 }
 
 
@@ -223,13 +427,14 @@ NETWORKS = {
 
 
 def keras_views(
-    network: Any, tensors: Callable[[Any], Any] = lambda parameter: parameter
+    network: Any, tensors: Callable[[Any], Any] | None = None
 ) -> dict[str, np.ndarray]:
     """Views a network's tensors in the layout of Keras, under Keras's names.
 
     Args:
         network: One of the networks above, in the contiguous memory format.
-        tensors: What to view of each parameter; by default, its values.
+        tensors: What to view of each parameter; by default, its values, and beside them
+            the vectors of spectral norms.
 
     Returns:
         Arrays that share the tensors' memory. A dense kernel has its spatial axes
@@ -238,8 +443,15 @@ def keras_views(
     views = {}
     for path, module in network.named_modules():
         layer = path.replace(".", "_")
-        for name, parameter in module.named_parameters(recurse=False):
-            array = tensors(parameter).detach().numpy()
+        named = [*module.named_parameters(recurse=False)]
+        if tensors is None and isinstance(module, _SpectralNorm):
+            named.append(("vector", module.vector))
+        for name, parameter in named:
+            array = (tensors(parameter) if tensors else parameter).detach().numpy()
+            if isinstance(network, BigGANGenerator | BigGANDiscriminator):
+                key, view = _biggan_view(array, module, name, path == "linear")
+                views[f"{layer}/{key}"] = view
+                continue
             if isinstance(
                 module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
             ):
@@ -263,6 +475,32 @@ def keras_views(
                 array = array.transpose(2, 3, 1, 0)
             views[f"{layer}/{key}"] = array
     return views
+
+
+def _biggan_view(
+    array: np.ndarray, module: Any, name: str, maps: bool
+) -> tuple[str, np.ndarray]:
+    """Views a tensor of BigGAN's, and names it.
+
+    `maps` says that the outputs of a linear layer are those of a map of 4x4 pixels.
+    """
+    if name == "vector":
+        return name, _from_map(array) if maps else array
+    if isinstance(module, nn.Embedding):
+        return "embeddings", array
+    if isinstance(module, nn.BatchNorm2d):
+        return {"weight": "gamma", "bias": "beta"}[name], array
+    if name == "weight" and array.ndim == 4:
+        return "kernel", array[:, :, ::-1, ::-1].transpose(2, 3, 1, 0)
+    if maps:
+        return {"weight": "kernel", "bias": "bias"}[name], _from_map(array)
+    return {"weight": "kernel"}.get(name, name), array.transpose()
+
+
+def _from_map(array: np.ndarray) -> np.ndarray:
+    """Takes outputs (c h w, ...) of a map of 4x4 to Keras's (..., h, w, c)."""
+    array = array.reshape(-1, 4, 4, *array.shape[1:])[:, ::-1, ::-1]
+    return array.transpose(*((3, 1, 2, 0) if array.ndim == 4 else (1, 2, 0)))
 
 
 def _dense_view(array: np.ndarray, module: Any, start: int) -> np.ndarray:
@@ -295,7 +533,7 @@ class GAN:
     """Two networks and the step of `tf_ttur.GAN` as PyTorch's users write it.
 
     Args:
-        family: "dcgan", "resnet" or "text".
+        family: "dcgan", "resnet", "text" or "biggan".
         size: Height and width of the images; of text, the number of token ids.
         width: As for `tf_ttur.networks`.
         weights: Initial weights, as "generator/LAYER/VARIABLE", in Keras's layout.
@@ -331,12 +569,18 @@ class GAN:
                 setattr(self, player, network.to(memory_format=torch.channels_last))
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.size, self.text = size, family == "text"
-        self.wasserstein = family != "dcgan"
+        self.wasserstein = family in ("resnet", "text")
+        self.conditional = family == "biggan"
         if self.wasserstein:
             self._critic_gradients = self._wasserstein_gradients
             if compiled:
                 self._critic_gradients = _compiled_wasserstein(self.discriminator)
             self._generator_loss = self._wasserstein_generator
+        elif self.conditional:
+            self._critic_loss = self._hinge
+            self._generator_loss = self._hinge_generator
+            if compiled:
+                self._critic_loss = torch.compile(self._critic_loss)
         else:
             self._critic_loss = self._cross_entropy
             self._generator_loss = self._non_saturating
@@ -352,6 +596,8 @@ class GAN:
 
     def latents(self, count: int) -> Any:
         """Draws latents."""
+        if self.conditional:
+            return torch.randn(count, self.generator.latent_dimension)
         if self.wasserstein:
             return torch.randn(count, 128)
         return torch.rand(count, 100) * 2 - 1
@@ -361,18 +607,23 @@ class GAN:
         real: Any,
         draw: Callable[[int], Any] | None = None,
         mix: Any = None,
+        draw_labels: Callable[[int], Any] | None = None,
     ) -> dict[str, Any]:
         """Updates the discriminator, then the generator.
 
         Args:
-            real: Images, (n, 3, size, size), or token ids, int64 (n, 32).
+            real: Images, (n, 3, size, size), or token ids, int64 (n, 32); of BigGAN a
+                pair of images and labels, int64 (n,).
             draw: Draws latents; by default `latents`.
             mix: (n,) mixing numbers of the penalty; by default uniform ones.
+            draw_labels: Draws labels of generated images; by default uniform ones.
 
         Returns:
             The losses.
         """
         draw = draw or self.latents
+        if self.conditional:
+            return self._conditional_step(*real, draw, draw_labels or self.labels)
         count = len(real)
         if self.text:
             real = F.one_hot(real, self.size).float().transpose(1, 2)
@@ -397,6 +648,36 @@ class GAN:
         self.generator_optimizer.step()
         self.generator_optimizer.zero_grad()
         return losses | {"g_loss": loss.detach()}
+
+    def labels(self, count: int) -> Any:
+        """Draws labels."""
+        return torch.randint(0, CLASSES, (count,))
+
+    def _conditional_step(
+        self, real: Any, labels: Any, draw: Any, draw_labels: Any
+    ) -> dict[str, Any]:
+        count = len(real)
+        with torch.no_grad():
+            given = draw_labels(count)
+            fake = self.generator(draw(count), given)
+        loss = self._critic_loss(torch.cat([real, fake]), torch.cat([labels, given]))
+        loss.backward(inputs=list(self.discriminator.parameters()))
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        losses = {"d_loss": loss.detach()}
+        loss = self._generator_loss(draw(count), draw_labels(count))
+        loss.backward(inputs=list(self.generator.parameters()))
+        self.generator_optimizer.step()
+        self.generator_optimizer.zero_grad()
+        return losses | {"g_loss": loss.detach()}
+
+    def _hinge(self, images: Any, labels: Any) -> Any:
+        real, fake = self.discriminator(images, labels).chunk(2)
+        # Not by F.relu, which the check of the arithmetic replaces.
+        return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
+
+    def _hinge_generator(self, latents: Any, labels: Any) -> Any:
+        return -self.discriminator(self.generator(latents, labels), labels).mean()
 
     def _cross_entropy(self, real: Any, fake: Any) -> Any:
         real, fake = self.discriminator(real), self.discriminator(fake)

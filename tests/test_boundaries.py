@@ -45,6 +45,7 @@ LAYERS = {
         ("presets", "registration"),
         (
             "adabelief",
+            "attention",
             "grappler",
             "labels",
             "latents",
@@ -53,6 +54,7 @@ LAYERS = {
             "phases",
             "replicas",
             "schedules",
+            "spectral",
             "xla",
         ),
         ("structure", "refusals", "first_look", "penalties"),

@@ -50,6 +50,9 @@ class GAN(Players):
         ema_decay: If not 0, samples come from an exponential moving average of the
             generator's weights with this decay, reached gradually: at step t it is
             min(ema_decay, (1 + t) / (10 + t)). The paper uses none.
+        ema_start: The step from which the average is kept, with the whole decay at
+            once; before it, samples come from the weights as they are. 0 means from the
+            first one on, as above.
         image_key: Where a data set yields dicts, the key of the images in them.
         num_classes: If given, the GAN is conditional: both networks take a label of
             each image as second input, int32 (n,) in [0, num_classes).
@@ -128,11 +131,14 @@ class GAN(Players):
         image_key: str = "image",
         num_classes: int | None = None,
         label_key: str = "label",
+        ema_start: int = 0,
         **kwargs: Any,
     ):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
         refusals.checked({"num_classes": Count | None}, num_classes=num_classes)
+        kinds = {"ema_start": Annotated[int, Between(0)]}
+        ema_start = refusals.checked(kinds, ema_start=ema_start)["ema_start"]
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         if not hasattr(latent, "dimension") or not callable(latent):
@@ -148,10 +154,12 @@ class GAN(Players):
         super().__init__(
             {"generator": generator, "discriminator": discriminator},
             averages={"generator": ema_decay},
+            average_starts={"generator": ema_start},
             seed=seed,
             **kwargs,
         )
         self.ema_decay = float(ema_decay)
+        self.ema_start = ema_start
         self.latent = latent
         self.image_key, self.label_key = image_key, label_key
         self.num_classes = None if num_classes is None else int(num_classes)
@@ -726,6 +734,7 @@ class GAN(Players):
             **({"image_key": self.image_key} if self.image_key != "image" else {}),
             **({"num_classes": self.num_classes} if self.num_classes else {}),
             **({"label_key": self.label_key} if self.label_key != "label" else {}),
+            **({"ema_start": self.ema_start} if self.ema_start else {}),
         }
 
     def get_compile_config(self) -> dict[str, Any]:

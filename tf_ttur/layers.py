@@ -30,16 +30,29 @@ from tf_ttur.phases import (
     upsample,
     zeros_before,
 )
-from tf_ttur.xla import convolve, on_cpu, precise, rewrites, spread, sum_pixels
+from tf_ttur.xla import (
+    convolve,
+    on_cpu,
+    precise,
+    rewrites,
+    spread,
+    sum_each,
+    sum_pixels,
+)
 
 __all__ = [
     "BatchNormalization",
+    "ConditionalBatchNormalization",
     "Conv2D",
     "Conv2DTranspose",
     "ConvMeanPool2D",
+    "Embedding",
+    "GlobalSumPooling2D",
     "ImageNormalization",
+    "SameConv2D",
     "UpsampleConv2D",
     "batch_normalize",
+    "look_up",
 ]
 
 _serializable = keras.saving.register_keras_serializable("tf_ttur")
@@ -65,7 +78,7 @@ class Conv2D(keras.layers.Conv2D):
         """Convolves; see `keras.layers.Conv2D`."""
         kernel = tf.convert_to_tensor(self.kernel)
         if _rewritable(self, inputs, strides=(1, 1)):
-            outputs = convolve(inputs, kernel, *map(_same_padding, self.kernel_size))
+            outputs = _convolve_same(inputs, kernel)
         elif _rewritable(self, inputs, strides=(2, 2)) and _has_even_sizes(inputs):
             before = [zeros_before(size) for size in self.kernel_size]
             outputs = strided(inputs, kernel, before)
@@ -96,8 +109,18 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         return _add_bias_and_activate(self, to_phases(inputs, kernel, scattered_taps))
 
 
-class _ResamplingConv2D(keras.layers.Conv2D):
-    """A convolution of odd size, stride 1, SAME, beside a resampling by 2."""
+@_serializable
+class SameConv2D(keras.layers.Conv2D):
+    """A convolution of odd size with stride 1 that leaves images as large as they are.
+
+    The layers that resample beside it are subclasses, and so are those of
+    `tf_ttur.spectral`, which convolve with another kernel than their variable.
+
+    Args:
+        filters: Channels of the result.
+        kernel_size: Odd.
+        **kwargs: As for `keras.layers.Conv2D`, without strides and padding.
+    """
 
     def __init__(self, filters: int, kernel_size: Any, **kwargs: Any):
         # `get_config` gives these settings, and these layers compute nothing else.
@@ -113,9 +136,25 @@ class _ResamplingConv2D(keras.layers.Conv2D):
         if any(size % 2 == 0 for size in self.kernel_size):
             raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd.")
 
+    def call(self, inputs: Any) -> Any:
+        """Convolves."""
+        return self.convolved(inputs, tf.convert_to_tensor(self.kernel))
+
+    def convolved(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Computes what the layer computes, with a kernel that is given.
+
+        Args:
+            inputs: (n, h, w, c).
+            kernel: Of the shape of the layer's own, and of the type of the inputs.
+
+        Returns:
+            (n, h', w', filters), with the layer's bias and activation.
+        """
+        return _add_bias_and_activate(self, _convolve_same(inputs, kernel))
+
 
 @_serializable
-class UpsampleConv2D(_ResamplingConv2D):
+class UpsampleConv2D(SameConv2D):
     """Nearest-neighbour upsampling by 2, then a stride-1 convolution of odd size.
 
     The kernel is one of the large image; what runs on the small image are sums of its
@@ -127,9 +166,8 @@ class UpsampleConv2D(_ResamplingConv2D):
         **kwargs: As for `keras.layers.Conv2D`, without strides and padding.
     """
 
-    def call(self, inputs: Any) -> Any:
-        """Upsamples and convolves."""
-        kernel = tf.convert_to_tensor(self.kernel)
+    def convolved(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Upsamples and convolves; see `SameConv2D.convolved`."""
         if not on_cpu():
             outputs = upsample(inputs)
             outputs = self.convolution_op(outputs, kernel)
@@ -148,7 +186,7 @@ class UpsampleConv2D(_ResamplingConv2D):
 
 
 @_serializable
-class ConvMeanPool2D(_ResamplingConv2D):
+class ConvMeanPool2D(SameConv2D):
     """A convolution of odd size, stride 1, SAME, then the mean of 2x2 pixels.
 
     Both together are one convolution of stride 2 whose kernel is one larger.
@@ -159,14 +197,13 @@ class ConvMeanPool2D(_ResamplingConv2D):
         **kwargs: As for `keras.layers.Conv2D`, without strides and padding.
     """
 
-    def call(self, inputs: Any) -> Any:
-        """Convolves and pools."""
+    def convolved(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolves and pools; see `SameConv2D.convolved`."""
         if not _has_even_sizes(inputs):
             raise ValueError(
                 f"The images are {tuple(inputs.shape[1:3])}; the mean of 2x2 pixels "
                 "needs an even height and width."
             )
-        kernel = tf.convert_to_tensor(self.kernel)
         if self.kernel_size == (1, 1):
             # A 1x1 convolution commutes with the mean.
             outputs = convolve(mean_pool(inputs), kernel, (0, 0), (0, 0))
@@ -228,6 +265,124 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @_serializable
+class ConditionalBatchNormalization(keras.layers.Layer):
+    """Batch normalisation whose scales and offsets are each image's own.
+
+    An image x becomes (1 + gain) (x - mean) / sqrt(variance + epsilon) + offset, with
+    the mean and the variance of each channel over the batch. What computes gains and
+    offsets, as from a class, is another layer.
+
+    Args:
+        momentum: What the moving averages of mean and variance keep in a step.
+        epsilon: Added to the variance.
+        **kwargs: As for `keras.layers.Layer`.
+
+    The inputs are images (n, h, w, c), gains (n, c) and offsets (n, c).
+
+    Example:
+        >>> import numpy as np
+        >>> from tf_ttur.layers import ConditionalBatchNormalization
+        >>> images = np.random.default_rng(0).normal(size=(8, 4, 4, 3))
+        >>> gains, offsets = np.full((8, 3), 1.0), np.full((8, 3), 5.0)
+        >>> found = ConditionalBatchNormalization()(
+        ...     [images, gains, offsets], training=True)
+        >>> round(float(np.mean(found))), round(float(np.std(found)))
+        (5, 2)
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Sequence[Sequence[int]]) -> None:
+        """Makes the moving averages of each channel's mean and variance."""
+        shape = (input_shape[0][-1],)
+        self.moving_mean, self.moving_variance = (
+            self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=initializer,
+                trainable=False,
+                autocast=False,
+            )
+            for name, initializer in (
+                ("moving_mean", "zeros"),
+                ("moving_variance", "ones"),
+            )
+        )
+
+    def call(self, inputs: Sequence[Any], training: Any = None) -> Any:
+        """Normalises by the batch's statistics in training, else by the averages."""
+        images, gains, offsets = map(precise, inputs)
+        moving = [
+            tf.cast(tf.convert_to_tensor(variable), images.dtype)
+            for variable in (self.moving_mean, self.moving_variance)
+        ]
+        if training and self.trainable:
+            outputs, *moments = batch_normalize(
+                images, 1.0 + gains, offsets, self.epsilon
+            )
+            for variable, old, new in zip(
+                (self.moving_mean, self.moving_variance), moving, moments, strict=True
+            ):
+                variable.assign(old * self.momentum + new * (1.0 - self.momentum))
+        else:
+            mean, variance = moving
+            scales = (1.0 + gains) * tf.math.rsqrt(variance + self.epsilon)
+            outputs = (images - mean) * _to_pixels(scales) + _to_pixels(offsets)
+        return tf.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(
+        self, input_shape: Sequence[Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Returns the shape of the images."""
+        return tuple(input_shape[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = {"momentum": self.momentum, "epsilon": self.epsilon}
+        return {**super().get_config(), **config}
+
+
+@_serializable
+class GlobalSumPooling2D(keras.layers.Layer):
+    """Sums each image over its pixels, (n, h, w, c) -> (n, c), in float32 at least.
+
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**{"dtype": "float32"} | kwargs)
+
+    def call(self, inputs: Any) -> Any:
+        """Sums over pixels."""
+        return tf.reduce_sum(inputs, [1, 2])
+
+    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape without pixels."""
+        return (input_shape[0], input_shape[-1])
+
+
+@_serializable
+class Embedding(keras.layers.Embedding):
+    """`keras.layers.Embedding`, whose gradient is an array like any other.
+
+    TensorFlow's own is in pieces, one for each row that was looked up, which
+    optimizers, loss scaling and replicas have to treat in ways of their own.
+
+    Args:
+        *args: As for `keras.layers.Embedding`.
+        **kwargs: Likewise.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Looks rows up; see `keras.layers.Embedding`."""
+        return look_up(tf.convert_to_tensor(self.embeddings), inputs)
+
+
+@_serializable
 class ImageNormalization(keras.layers.Layer):
     """Layer normalisation of an image: over all its pixels and channels.
 
@@ -271,8 +426,9 @@ def batch_normalize(
 
     Args:
         images: (n, ..., c).
-        gamma: The channels' scales (c,).
-        beta: Their offsets (c,).
+        gamma: The channels' scales (c,), or scales for each of the images (n, c), which
+            are then (n, h, w, c).
+        beta: Their offsets, of the same shape.
         epsilon: Added to the variance.
 
     Returns:
@@ -280,6 +436,7 @@ def batch_normalize(
         averages and not differentiated.
     """
     count = tf.cast(tf.size(images) // images.shape[-1], images.dtype)
+    one_for_all = len(gamma.shape) == 1
 
     @tf.custom_gradient
     def normalized(images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
@@ -291,19 +448,63 @@ def batch_normalize(
 
         def gradients(upstream: tf.Tensor, *_: Any) -> tuple[tf.Tensor, ...]:
             # Step by step, the derivative takes four sums; two are enough.
-            by_beta = sum_pixels(upstream)
-            by_gamma = sum_pixels(upstream * values)
-            by_images = (
-                upstream
-                - spread(by_beta / count, images)
-                - values * spread(by_gamma / count, images)
-            )
-            return by_images * spread(gamma * rate, images), by_gamma, by_beta
+            if one_for_all:
+                by_beta = sum_pixels(upstream)
+                by_gamma = sum_pixels(upstream * values)
+                by_images = (
+                    upstream
+                    - spread(by_beta / count, images)
+                    - values * spread(by_gamma / count, images)
+                )
+                by_images *= spread(gamma * rate, images)
+            else:
+                by_beta = sum_each(upstream)
+                by_gamma = sum_each(upstream * values)
+                by_images = (
+                    upstream * _to_pixels(gamma)
+                    - spread(tf.reduce_sum(gamma * by_beta, 0) / count, images)
+                    - values
+                    * spread(tf.reduce_sum(gamma * by_gamma, 0) / count, images)
+                )
+                by_images *= spread(rate, images)
+            return by_images, by_gamma, by_beta
 
-        outputs = values * spread(gamma, images) + spread(beta, images)
+        if one_for_all:
+            outputs = values * spread(gamma, images) + spread(beta, images)
+        else:
+            outputs = values * _to_pixels(gamma) + _to_pixels(beta)
         return (outputs, mean, variance), gradients
 
     return normalized(images, gamma, beta)
+
+
+def look_up(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Takes rows of a table; the gradient by the table is an array as large as it.
+
+    Args:
+        table: (rows, d).
+        indices: Integers in [0, rows), (n,).
+
+    Returns:
+        (n, d).
+    """
+    rows = table.shape[0]
+
+    @tf.custom_gradient
+    def taken(table: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # A product sums the gradients of equal rows, in the same order always.
+            places = tf.one_hot(indices, rows, axis=0, dtype=upstream.dtype)
+            return places @ upstream
+
+        return tf.gather(table, indices), gradient
+
+    return taken(table)
+
+
+def _to_pixels(values: tf.Tensor) -> tf.Tensor:
+    """Gives (n, c) the shape that broadcasts to images (n, h, w, c)."""
+    return values[:, None, None, :]
 
 
 def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
@@ -317,6 +518,10 @@ def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:
         and getattr(layer, "groups", 1) == 1
         and None not in inputs.shape[1:]
     )
+
+
+def _convolve_same(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return convolve(images, kernel, *map(_same_padding, kernel.shape[:2]))
 
 
 def _same_padding(size: int) -> tuple[int, int]:

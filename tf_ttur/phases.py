@@ -24,6 +24,7 @@ import tensorflow as tf
 from tf_ttur.xla import convolve
 
 __all__ = [
+    "max_pool",
     "mean_pool",
     "merged_taps",
     "scattered_taps",
@@ -57,6 +58,15 @@ def upsample(images: Any) -> Any:
 def mean_pool(images: Any) -> Any:
     """Takes the mean of 2x2 pixels: (n, h, w, c) -> (n, h / 2, w / 2, c)."""
     return 0.25 * tf.add_n(_split_phases(images))
+
+
+def max_pool(images: Any) -> Any:
+    """Takes the largest of 2x2 pixels: (n, h, w, c) -> (n, h / 2, w / 2, c).
+
+    Of equal ones the first, in the order of the rows, gets the gradient.
+    """
+    one, two, three, four = _split_phases(images)
+    return tf.maximum(tf.maximum(one, two), tf.maximum(three, four))
 
 
 def _split_phases(images: tf.Tensor) -> list[tf.Tensor]:

@@ -12,14 +12,14 @@ import contextvars
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from fid.extractors.extractor import weights_sha256
-from fid.values import Count
+from fid.values import Between, Count
 from tf_ttur import grappler, refusals, replicas, xla
 from tf_ttur.first_look import looking_first
 from tf_ttur.optimizers import get as made_optimizer
@@ -38,6 +38,8 @@ _SETTINGS = {
     "run_eagerly": refusals.Switch,
     "gradient_norms": refusals.Switch,
 }
+# From which step on a moving average is one.
+_START = Annotated[int, Between(0)]
 # Rows of an array that Keras takes for a batch where nothing else is said.
 _BATCH_SIZE = 32
 # This says whether the step being traced trains; each replica has a thread.
@@ -62,6 +64,10 @@ class Players(keras.Model):
             network's name. The average is the attribute `averaged_NAME`, or None where
             the decay is 0. The decay is reached gradually: at step t it is
             min(decay, (1 + t) / (10 + t)).
+        average_starts: Steps from which averages are kept, by the network's name, for
+            those that do not begin at once. Before such a step, counted from 1, the
+            average is a copy of the weights, and from it on the decay is the whole one
+            (as in the code of BigGAN).
         seed: Seed of everything random in training.
         **kwargs: As for `keras.Model`.
 
@@ -118,6 +124,7 @@ class Players(keras.Model):
         *,
         frozen: Mapping[str, keras.Model] | None = None,
         averages: Mapping[str, float] | None = None,
+        average_starts: Mapping[str, int] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -149,6 +156,10 @@ class Players(keras.Model):
                 average.set_weights(networks[name].get_weights())
                 average.trainable = False
             setattr(self, f"averaged_{name}", average)
+        starts = dict(average_starts or {})
+        self._average_starts = MappingProxyType(
+            refusals.checked(dict.fromkeys(starts, _START), **starts)
+        )
         # The network that each optimizer trains, by the optimizer's name.
         self._trained = MappingProxyType({})
         self._scope = tf.distribute.get_strategy()
@@ -536,10 +547,21 @@ class Players(keras.Model):
 
     def _move_averages(self) -> None:
         for name, decay in self._averages.items():
-            if decay:
-                step = tf.cast(tf.convert_to_tensor(self._steps), tf.float32)
-                rate = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
-                pull(getattr(self, f"averaged_{name}"), getattr(self, name), rate)
+            if not decay:
+                continue
+            average, network = getattr(self, f"averaged_{name}"), getattr(self, name)
+            if start := self._average_starts.get(name, 0):
+                before = tf.convert_to_tensor(self._steps) + 1 < start
+                for weight, other in zip(average.weights, network.weights, strict=True):
+                    moved = weight + tf.cast(1.0 - decay, weight.dtype) * (
+                        other - weight
+                    )
+                    # A pull at the rate 1 would round.
+                    weight.assign(tf.where(before, other, moved))
+                continue
+            step = tf.cast(tf.convert_to_tensor(self._steps), tf.float32)
+            rate = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
+            pull(average, network, rate)
 
     def _logs(self, others: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         logs = {name: mean.result() for name, mean in self._means.items()} | others

@@ -19,20 +19,32 @@ __all__ = ["CLASSES", "register"]
 # The names of the registered classes, by their modules.
 CLASSES = {
     "adabelief": ("AdaBelief",),
+    "attention": ("SelfAttention",),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
     "layers": (
         "BatchNormalization",
+        "ConditionalBatchNormalization",
         "Conv2D",
         "Conv2DTranspose",
         "ConvMeanPool2D",
+        "Embedding",
+        "GlobalSumPooling2D",
         "ImageNormalization",
+        "SameConv2D",
         "UpsampleConv2D",
     ),
     "networks.began": ("BEGAN",),
     "networks.resnet": ("BatchStatistics", "PackImages"),
     "networks.text": ("TextGAN",),
     "schedules": ("PerStep", "PowerLaw", "Warmup"),
+    "spectral": (
+        "SpectralConv2D",
+        "SpectralConvMeanPool2D",
+        "SpectralDense",
+        "SpectralEmbedding",
+        "SpectralUpsampleConv2D",
+    ),
 }
 
 

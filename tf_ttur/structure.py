@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_ttur import layers
+from tf_ttur import attention, layers, spectral
 
 __all__ = ["build", "looks_at_each_image_alone", "squashing"]
 
@@ -26,7 +26,8 @@ _PASSING = (
 )
 
 # Layers whose result for an image depends on no other image of the batch, nor on
-# anything random.
+# anything random. Spectral normalisation depends on the number of passes, each of which
+# is a step of its power iteration; one pass is what its authors take.
 _ALONE = (
     keras.layers.Activation,
     keras.layers.Add,
@@ -35,6 +36,7 @@ _ALONE = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
     keras.layers.Dense,
+    keras.layers.Dot,
     keras.layers.ELU,
     keras.layers.Flatten,
     keras.layers.GlobalAveragePooling2D,
@@ -45,9 +47,16 @@ _ALONE = (
     keras.layers.MaxPooling2D,
     keras.layers.ReLU,
     keras.layers.Reshape,
+    attention.SelfAttention,
     layers.Conv2D,
     layers.ConvMeanPool2D,
+    layers.Embedding,
+    layers.GlobalSumPooling2D,
     layers.ImageNormalization,
+    spectral.SpectralConv2D,
+    spectral.SpectralConvMeanPool2D,
+    spectral.SpectralDense,
+    spectral.SpectralEmbedding,
 )
 # Likewise, of those that join images with labels. Others' networks keep the passes that
 # they have always had.

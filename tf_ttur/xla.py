@@ -36,6 +36,7 @@ __all__ = [
     "precise",
     "rewrites",
     "spread",
+    "sum_each",
     "sum_pixels",
 ]
 
@@ -103,6 +104,18 @@ def sum_pixels(images: tf.Tensor) -> tf.Tensor:
     if not rewrites():
         return tf.reduce_sum(images, range(len(images.shape) - 1))
     return _sum_pixels(images)
+
+
+def sum_each(images: tf.Tensor) -> tf.Tensor:
+    """Sums each image over its pixels.
+
+    Args:
+        images: (n, h, w, c).
+
+    Returns:
+        The sums (n, c).
+    """
+    return tf.reduce_sum(images, [1, 2])
 
 
 def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

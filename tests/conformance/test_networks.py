@@ -19,11 +19,12 @@ import rounding
 import tensorflow as tf
 
 from tf_ttur import networks, xla
-from tf_ttur.networks import began, dcgan, dcgan_4x4, resnet, text
+from tf_ttur.networks import began, biggan, dcgan, dcgan_4x4, resnet, text
 
 pytestmark = pytest.mark.portable
 
 CHANNELS, WIDTH, LATENTS, SYMBOLS = 3, 4, 5, 7
+CLASSES, SHARED, CHUNK = 7, 6, 20
 BATCH = 6
 
 
@@ -40,6 +41,7 @@ class Network:
         outputs: Shape of an output, given the size.
         parameters: Number of trainable parameters, given the size.
         refused: Settings that it has to refuse, and what the error says.
+        conditional: Whether a second input is the label of a class.
     """
 
     build: Callable[..., keras.Model]
@@ -50,6 +52,7 @@ class Network:
     outputs: Callable[[int], tuple[int, ...]]
     parameters: Callable[[int], int]
     refused: tuple[tuple[dict[str, Any], str], ...]
+    conditional: bool = False
 
     def make(self, size=None, **options):
         size = {self.size: size or self.sizes[0]}
@@ -57,7 +60,9 @@ class Network:
 
     def batch(self, size=None):
         shape = self.inputs(size or self.sizes[0])
-        return np.random.default_rng(0).uniform(-1, 1, (BATCH, *shape)).astype("f4")
+        batch = np.random.default_rng(0).uniform(-1, 1, (BATCH, *shape)).astype("f4")
+        labels = np.arange(BATCH, dtype="int32") % CLASSES
+        return [tf.constant(batch), tf.constant(labels)] if self.conditional else batch
 
 
 def image(size):
@@ -173,6 +178,46 @@ def began_discriminator(size, w=WIDTH):
     return encoder + dense(8 * 8 * stages * w, LATENTS) + began_generator(size, w)
 
 
+BIGGAN_MAPS = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2)}
+BIGGAN_FEATURES = {32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16)}
+
+
+def biggan_latents(size):
+    return (CHUNK * len(BIGGAN_MAPS[size]),)
+
+
+def attention(w):
+    """Queries, keys, values, outputs and the gain."""
+    return 2 * w * (w // 8) + 2 * w * (w // 2) + 1
+
+
+def biggan_generator(size, w=WIDTH):
+    maps = [w * factor for factor in BIGGAN_MAPS[size]]
+    return (
+        CLASSES * SHARED
+        + dense(CHUNK, 4 * 4 * maps[0])
+        # Two norms a block have gains and offsets from a class and a chunk.
+        + sum(2 * (SHARED + CHUNK) * (a + b) for a, b in itertools.pairwise(maps))
+        + sum(wide_block(a, b) for a, b in itertools.pairwise(maps))
+        + (attention(maps[-1]) if size == 64 else 0)
+        + norm(maps[-1])
+        + conv(maps[-1], CHANNELS, 9)
+    )
+
+
+def biggan_discriminator(size, w=WIDTH):
+    maps = [CHANNELS, *(w * factor for factor in BIGGAN_FEATURES[size])]
+    blocks = sum(wide_block(a, b) for a, b in itertools.pairwise(maps))
+    # A block that keeps both size and channels needs no convolution beside it: those of
+    # 32 pixels after the second, and the one at 64 pixels that would is not there.
+    bare = 2 * conv(maps[-1], maps[-1], 1) if size == 32 else 0
+    return blocks - bare + dense(maps[-1], 1) + CLASSES * maps[-1]
+
+
+def wide_block(a, b):
+    return conv(a, b, 1) + conv(a, b, 9) + conv(b, b, 9)
+
+
 def text_generator(length, w=WIDTH):
     blocks = 10 * conv(w, w, 5)
     return dense(LATENTS, length * w) + blocks + conv(w, SYMBOLS, 1)
@@ -184,8 +229,15 @@ def text_discriminator(length, w=WIDTH):
 
 OF_IMAGES = {"channels": CHANNELS, "width": WIDTH}
 OF_TEXT = {"vocabulary_size": SYMBOLS, "width": WIDTH}
+OF_CLASSES = {"num_classes": CLASSES}
 OF_LATENTS = {"latent_dimension": LATENTS}
 NOTHING = (({"channels": 0}, "at least 1"), ({"width": 0}, "at least 1"))
+NO_BIGGAN = (
+    *NOTHING,
+    ({"image_size": 48}, "known for 32, 64, 128, 256"),
+    ({"num_classes": 0}, "at least 1"),
+    ({"initializer": "zeros"}, "choose from orthogonal, normal, glorot"),
+)
 BY_16 = tuple(({"image_size": x}, "multiple of 16") for x in (0, 8, 40))
 BY_8 = tuple(({"image_size": x}, "power of 2") for x in (0, 4, 24, 48))
 POWERS = tuple(({"image_size": x}, "power of two") for x in (0, 4, 24, 48))
@@ -227,6 +279,21 @@ NETWORKS = {
     "began.discriminator": Network(
         began.discriminator, OF_IMAGES | OF_LATENTS, "image_size", (8, 16, 64),
         image, image, began_discriminator, NOTHING + BY_8,
+    ),
+    "biggan.generator": Network(
+        biggan.generator, OF_IMAGES | OF_CLASSES | {"shared_dimension": SHARED},
+        "image_size", (32, 64), biggan_latents, image, biggan_generator,
+        (
+            *NO_BIGGAN,
+            ({"latent_dimension": 6}, "use 4 or 8"),
+            ({"latent_dimension": 0}, "at least 1"),
+            ({"shared_dimension": 0}, "at least 1"),
+        ),
+        conditional=True,
+    ),
+    "biggan.discriminator": Network(
+        biggan.discriminator, OF_IMAGES | OF_CLASSES, "image_size", (32, 64),
+        image, score, biggan_discriminator, NO_BIGGAN, conditional=True,
     ),
     "text.generator": Network(
         text.generator, OF_TEXT | OF_LATENTS, "length", (10, 32),
@@ -288,7 +355,12 @@ def test_every_builder_of_the_package_is_in_the_table():
 @every_size
 def test_shapes_and_types_are_those_of_the_size(network, size):
     model = network.make(size)
-    assert model.input_shape == (None, *network.inputs(size))
+    shape = (None, *network.inputs(size))
+    if network.conditional:
+        assert model.input_shape == [shape, (None,)]
+        assert [x.dtype for x in model.inputs] == ["float32", "int32"]
+    else:
+        assert model.input_shape == shape
     assert model.output_shape == (None, *network.outputs(size))
     outputs = model(network.batch(size))
     assert outputs.shape == (BATCH, *network.outputs(size))
@@ -348,8 +420,10 @@ def test_xla_changes_no_more_than_rounding(network, training):
         with xla.for_xla():
             return model(batch, training=training)
 
+    weights = model.get_weights()
     expected = model(batch, training=training).numpy()
-    found = compiled(tf.constant(batch)).numpy()
+    model.set_weights(weights)  # The vectors of spectral norms have moved.
+    found = compiled(tf.nest.map_structure(tf.constant, batch)).numpy()
     bound = rounding_error(model) * np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 

@@ -1289,6 +1289,41 @@ def test_samples_may_come_from_a_moving_average(tmp_path, jit):
         tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_decay=1.0)
 
 
+def test_an_average_may_start_later(tmp_path):
+    gan = tf_ttur.GAN(
+        *networks(norm=True), tf_ttur.NormalLatent(4), ema_decay=0.3, ema_start=3
+    )
+    gan.compile(
+        **tf_ttur.ttur(discriminator=1e-2, generator=1e-2),
+        loss="non_saturating",
+        jit_compile=False,
+    )
+    average = None
+    for step in range(1, 6):  # counted from 1, as its start
+        fit(gan, 1, start=step - 1)
+        weights = gan.generator.get_weights()
+        if step < 3:
+            assert_same(gan.averaged_generator.get_weights(), weights)
+            average = weights
+        else:
+            average = [0.3 * a + 0.7 * w for a, w in zip(average, weights, strict=True)]
+    # Three operations in each of three steps, on weights of up to 1.
+    few = 2 * rounding.gamma(3 * 3, "float32")
+    for a, w in zip(average, gan.averaged_generator.get_weights(), strict=True):
+        np.testing.assert_allclose(w, a, rtol=few, atol=few)
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert loaded.ema_start == 3
+    fit(gan, 1, start=5)
+    fit(loaded, 1, start=5)
+    assert_same(state(gan), state(loaded))
+    # Files of those that start at once are as they were before there was a start.
+    assert "ema_start" not in make().get_config()
+    for wrong in (-1, 2.5):
+        with pytest.raises(ValueError, match="ema_start"):
+            tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_start=wrong)
+
+
 def test_one_pass_over_real_and_generated_images_changes_nothing():
     from tf_ttur.networks import dcgan, resnet
 

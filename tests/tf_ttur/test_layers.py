@@ -30,6 +30,9 @@ def reference(layer, x):
     match layer:
         case layers.Conv2D():
             y = tf.nn.conv2d(x, layer.kernel, layer.strides, "SAME")
+        # The layers that resample, below, are subclasses.
+        case _ if type(layer) is layers.SameConv2D:
+            y = tf.nn.conv2d(x, layer.kernel, 1, "SAME")
         case layers.Conv2DTranspose():
             n, height, width, _ = x.shape
             shape = [n, 2 * height, 2 * width, layer.filters]
@@ -113,7 +116,9 @@ def test_convolutions_with_stride_1(size, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1, 3, 5, (3, 1)])
-@pytest.mark.parametrize("kind", [layers.UpsampleConv2D, layers.ConvMeanPool2D])
+@pytest.mark.parametrize(
+    "kind", [layers.SameConv2D, layers.UpsampleConv2D, layers.ConvMeanPool2D]
+)
 def test_convolutions_with_resampling(kind, size, shape):
     *image, filters = shape
     assert_equal(kind(filters, size, bias_initializer="random_normal"), images(*image))
@@ -299,6 +304,82 @@ def test_second_derivatives_of_normalizations(layer, axes, compiled):
         )
     expected = derivatives(exact, x, weights)
     assert_near(found, expected, 2 * 4 * 3 * 3, cancelled(expected[0], axes))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_conditional_normalization_and_its_second_derivatives(compiled):
+    layer = layers.ConditionalBatchNormalization(0.7, 1e-2)
+    x, random = images(4, 3, 3), np.random.default_rng(1)
+    gains, offsets = (tf.constant(random.normal(size=(2, 3))) for _ in range(2))
+    layer([x, gains, offsets])
+    factor = tf.constant(random.normal(size=x.shape[1:]))
+
+    def of(function):
+        """Values and derivatives, by images, gains and offsets."""
+        variables = [tf.Variable(gains), tf.Variable(offsets)]
+        return derivatives(
+            lambda x: factor * function(x * factor, *variables), x, variables
+        )
+
+    def exact(x, gains, offsets):
+        scales, shifts = 1 + gains[:, None, None], offsets[:, None, None]
+        return exactly_normalized(x, [0, 1, 2], scales, shifts, 1e-2)
+
+    with xla.for_xla(compiled):
+        found = of(lambda *inputs: layer(inputs, training=True))
+    expected = of(exact)
+    terms = 2 * 4 * 3 * 3
+    assert_near(found, expected, terms, cancelled(expected[0], (0, 1, 2)))
+    # The moving averages start at 0 and 1.
+    given = (x * factor).numpy()
+    mean, variance = 0.3 * given.mean((0, 1, 2)), 0.7 + 0.3 * given.var((0, 1, 2))
+    bound = 2 * rounding.gamma(terms + 10) * (1 + np.square(given).max())
+    for one, two in (
+        (layer.moving_mean, mean),
+        (layer.moving_variance, variance),
+        (
+            layer([x, gains, offsets]),
+            (x - mean) / np.sqrt(variance + 1e-2) * (1 + gains[:, None, None])
+            + offsets[:, None, None],
+        ),
+    ):
+        atol = bound * (1 + np.abs(two).max())
+        np.testing.assert_allclose(one, two, rtol=0, atol=atol)
+    layer.trainable = False
+    inputs = [x, gains, offsets]
+    np.testing.assert_array_equal(layer(inputs, training=True), layer(inputs))
+
+
+def test_a_looked_up_row_has_a_gradient_of_the_tables_size():
+    ours, stock = layers.Embedding(5, 3), keras.layers.Embedding(5, 3)
+    labels = tf.constant([4, 0, 4, 2])
+    ours(labels), stock(labels)
+    ours.set_weights(stock.get_weights())
+    np.testing.assert_array_equal(ours(labels), stock(labels))
+    weights = tf.constant(np.random.default_rng(0).normal(size=(4, 3)))
+    gradients = []
+    for layer in (ours, stock):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(weights * layer(labels))
+        gradients.append(tape.gradient(loss, layer.trainable_variables[0].value))
+    assert isinstance(gradients[0], tf.Tensor)
+    expected = tf.convert_to_tensor(gradients[1])
+    # Two of the rows are the same.
+    atol = 2 * rounding.gamma(2) * np.abs(weights).max()
+    np.testing.assert_allclose(gradients[0], expected, rtol=0, atol=atol)
+
+
+def test_sums_over_pixels_are_in_float32():
+    x = tf.cast(images(8, 8, 3) * 1e4, tf.float16)
+    found = layers.GlobalSumPooling2D()(x)
+    assert found.dtype == tf.float32
+    expected = x.numpy().astype("float64").sum((1, 2))
+    assert np.abs(expected).max() > np.finfo("float16").max
+    atol = rounding.gamma(64, "float32") * np.abs(x.numpy().astype("f8")).sum((1, 2))
+    assert (np.abs(found - expected) <= atol).all()
+    assert layers.GlobalSumPooling2D()(keras.KerasTensor((None, 8, 6, 3))).shape == (
+        None, 3,
+    )  # fmt: skip
 
 
 def test_bfloat16_is_normalized_in_float32():

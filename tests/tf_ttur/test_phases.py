@@ -56,6 +56,19 @@ def padded(images, vertical, horizontal):
     return np.pad(images, [(0, 0), vertical, horizontal, (0, 0)])
 
 
+def test_the_largest_of_2x2_pixels():
+    images = random(2, 4, 6, 3)
+    expected = images.reshape(2, 2, 2, 3, 2, 3).max((2, 4))
+    np.testing.assert_array_equal(phases.max_pool(images), expected)
+    # Of equal pixels the first one gets the gradient, as with TensorFlow's own pooling.
+    equal = tf.zeros((1, 2, 4, 1), tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(equal)
+        total = tf.reduce_sum(phases.max_pool(equal))
+    found = tape.gradient(total, equal)[0, :, :, 0].numpy()
+    assert found.tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
+
+
 def test_upsampling_repeats_every_pixel():
     images = random(2, 3, 4, 5)
     expected = images.repeat(2, axis=1).repeat(2, axis=2)
