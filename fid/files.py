@@ -18,7 +18,6 @@ __all__ = [
     "InputError",
     "atomic_path",
     "atomic_write",
-    "cache_dir",
     "check_same",
     "check_writable",
     "hold",
@@ -48,22 +47,6 @@ class InputError(ValueError):
     to do about it. The command-line programs print it on one line, without a
     traceback, and exit with status 1.
     """
-
-
-def cache_dir() -> pathlib.Path:
-    """Returns the folder for files that can always be made or downloaded again.
-
-    Returns:
-        `$TTUR_CACHE` where set, else `$XDG_CACHE_HOME/tf-ttur`, else
-        `~/.cache/tf-ttur`. It is not created here.
-
-    Raises:
-        InputError: It is in the home folder of a user who has none.
-    """
-    if root := os.environ.get("TTUR_CACHE"):
-        return user_path(root)
-    root = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return root / "tf-ttur"
 
 
 def user_path(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from fid.values import Between, Count
 from tf_ttur import losses, refusals, replicas, structure, xla
-from tf_ttur.players import Players, learning_rate
+from tf_ttur.players import DECAY, Players, learning_rate
 
 __all__ = ["GAN"]
 
@@ -98,8 +98,9 @@ class GAN(Players):
         image_key: str = "image",
         **kwargs: Any,
     ):
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
+        ema_decay = refusals.checked({"ema_decay": DECAY}, ema_decay=ema_decay)[
+            "ema_decay"
+        ]
         # Everything is built here, from the latent's dimension, so that weights can
         # be loaded, optimizers built and strategies entered before any data is seen.
         if not hasattr(latent, "dimension") or not callable(latent):
@@ -501,13 +502,11 @@ class GAN(Players):
             Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
 
         Raises:
-            ValueError: `count` is not positive.
+            ValueError: `count` or `batch_size` is no positive whole number.
         """
-        if count < 1 or batch_size < 1:
-            raise ValueError(
-                f"Cannot generate {count} images, {batch_size} at a time; ask for at "
-                "least one."
-            )
+        count, batch_size = refusals.checked(
+            {"count": Count, "batch_size": Count}, count=count, batch_size=batch_size
+        ).values()
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         if self._generate is None:

@@ -452,7 +452,15 @@ class RunFolder:
         """Returns `step` and `message` of a run that diverged; None of any other."""
         if not self.diverged.exists():
             return None
-        return read_checked(self.diverged, {"step": Step}, _BRING_BACK)
+        kinds = {"step": Step, "message": str}
+        found = read_checked(self.diverged, kinds, _BRING_BACK)
+        named = re.search(r"\bstep (\d+)", found["message"])
+        if named and int(named[1]) != found["step"]:
+            raise InputError(
+                f"{printable(self.diverged)} is damaged: step is {found['step']}, and "
+                f"message is {found['message']!r}. {_BRING_BACK}"
+            )
+        return found
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ from fid.studies.disturbances import (
     check_level,
     from_source,
 )
-from fid.values import Count, check_values, read_checked
+from fid.values import Count, check_values, checked, read_checked
 
 __all__ = [
     "INDS",
@@ -354,8 +354,7 @@ def run(
         InputError: A set cannot be used, or the folder holds a study with other
             settings.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    batch_size = checked({"batch_size": Count}, batch_size=batch_size)["batch_size"]
     output = local_path(output, writing=True)
     part = _part(source, plan)
     disturber = _disturber(part, plan, contamination)

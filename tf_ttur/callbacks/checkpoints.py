@@ -129,7 +129,8 @@ class Checkpoints(StepCallback):
         """Makes the best agree with the rows up to the newest checkpoint.
 
         A crash after saving a checkpoint leaves undone what follows: removing old ones
-        and copying it to the best. Here it is done.
+        and copying it to the best. Here it is done. A `best.json` that was lost is
+        written again.
 
         Args:
             rows: The rows of metrics up to the newest checkpoint's step.
@@ -144,8 +145,9 @@ class Checkpoints(StepCallback):
         if best is not None and best["step"] == row["step"]:
             self._only(best["file"])
             return
-        if row["step"] == latest[0]:
-            self._set_best(latest[1], row["step"], row[self.key])
+        there = runs.checkpoints(self.best) | dict([latest])
+        if row["step"] in there:
+            self._set_best(there[row["step"]], row["step"], row[self.key])
         else:
             _log.warning(
                 "%s does not hold step %d, the best so far; the next better one "
