@@ -224,6 +224,15 @@ class GAN(Players):
                 f"The discriminator ends in a {squashing}, and the loss "
                 f"{loss.name!r} takes unbounded scores: leave the {squashing} out."
             )
+        if losses.takes_logits(loss) and structure.seems_to_squash(
+            self.discriminator, (None, *self.sample_shape)
+        ):
+            warnings.warn(
+                "The discriminator's values lie in [0, 1] whatever its weights are, so "
+                f"that it seems to end in a sigmoid or the like; the loss {loss.name!r} "
+                "takes unbounded scores: leave the sigmoid out.",
+                stacklevel=3,
+            )
 
     @property
     def loss_names(self) -> tuple[str, ...]:
