@@ -228,9 +228,9 @@ class GAN(Players):
             self.discriminator, (None, *self.sample_shape)
         ):
             warnings.warn(
-                "The discriminator's values lie in [0, 1] whatever its weights are, so "
-                f"that it seems to end in a sigmoid or the like; the loss {loss.name!r} "
-                "takes unbounded scores: leave the sigmoid out.",
+                "The discriminator's values lie in [0, 1] whatever its weights are; it "
+                f"seems to end in a sigmoid or the like. The loss {loss.name!r} takes "
+                "unbounded scores: leave the sigmoid out.",
                 stacklevel=3,
             )
 

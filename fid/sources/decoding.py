@@ -23,8 +23,8 @@ failed, the closest there is:
 What is refused has no known range of values. The content decides what a file is; its
 name only says whether it is looked at. So TGA, which has no signature, is not read. Nor
 are files that hold more than a picture, though Pillow finds one in them: icons of many
-sizes (ICO), documents of layers (PSD), textures that a graphics card is to unpack (DDS).
-Where such files are in a folder, they are counted as left out.
+sizes (ICO), documents of layers (PSD), textures for a graphics card (DDS). Where such
+files are in a folder, they are counted as left out.
 """
 
 from __future__ import annotations

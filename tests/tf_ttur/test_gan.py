@@ -773,7 +773,7 @@ def test_a_step_run_eagerly_is_the_step(tmp_path):
     for eagerly in (False, True):
         gan = make(run_eagerly=eagerly, jit_compile=None if eagerly else False)
         assert not gan.jit_compile
-        fit(gan, 1)
+        fit(gan, 2)
         losses_ = gan.evaluate(images(16), verbose=0)
         results.append([*gan.get_weights(), losses_])
     for one, two in zip(*results, strict=True):

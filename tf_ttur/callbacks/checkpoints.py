@@ -143,6 +143,8 @@ class Checkpoints(StepCallback):
         row = min(measured, key=lambda row: row[self.key])
         best = self.read_best()
         if best is not None and best["step"] == row["step"]:
+            # `check_best` has seen that they agree, but for last digits.
+            self._note(best["file"], row["step"], row[self.key])
             self._only(best["file"])
             return
         there = runs.checkpoints(self.best) | dict([latest])
@@ -166,11 +168,14 @@ class Checkpoints(StepCallback):
         with atomic_path(path) as temporary:
             temporary.write_bytes(checkpoint.read_bytes())
         # This file decides: until it is replaced, the former best is the best.
-        write_json(
-            self.best / "best.json",
-            {"file": path.name, **self._record(step, value)},
-        )
+        self._note(path.name, step, value)
         self._only(path.name)
+
+    def _note(self, name: str, step: int, value: float) -> None:
+        """Writes `best.json`, unless it says that already."""
+        note, there = {"file": name, **self._record(step, value)}, self.read_best()
+        if there is None or any(there.get(key) != note[key] for key in note):
+            write_json(self.best / "best.json", note)
 
     def _only(self, name: str) -> None:
         for path in runs.checkpoints(self.best).values():

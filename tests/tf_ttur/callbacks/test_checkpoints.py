@@ -133,6 +133,12 @@ def test_what_a_crash_left_undone_is_mended(tmp_path, caplog):
     (tmp_path / "best" / "best.json").unlink()
     checkpoints.mend(rows)
     assert checkpoints.read_best()["step"] == 3
+    # Another last digit is as good as none, and is made the run's own again.
+    (tmp_path / "best" / "best.json").write_text(
+        json.dumps({"file": "step_00000003.keras", "step": 3, "fid": 7.0000001})
+    )
+    checkpoints.mend(rows)
+    assert checkpoints.read_best()["fid"] == 7.0
     assert caplog.records == []
     # The lowest row's checkpoint is gone.
     checkpoints.mend([{"step": 2, "fid": 1.0}, *rows[2:]])
