@@ -45,6 +45,7 @@ from fid.sources.decoding import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoded, decode
 from fid.sources.imagefiles import Found, is_shown
 from fid.sources.source import MAX_BATCH_BYTES
 from fid.statistics import Moments, Statistics
+from fid.values import Count, checked
 
 __all__ = [
     "FEATURES",
@@ -168,11 +169,9 @@ class ComputeStatistics(beam.PTransform):
         fanout: int = _FANOUT,
     ):
         super().__init__()
-        if batch_size < 1 or fanout < 1:
-            raise InputError(
-                f"batch_size is {batch_size} and fanout {fanout}; both must be at "
-                "least 1."
-            )
+        batch_size, fanout = checked(
+            {"batch_size": Count, "fanout": Count}, batch_size=batch_size, fanout=fanout
+        ).values()
         self._measure = _MeasureFn(extractor, batch_size, skip_bad, fanout)
         self._skip_bad, self._facts = skip_bad, dict(facts or {})
 

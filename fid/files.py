@@ -11,16 +11,16 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 __all__ = [
     "InputError",
     "atomic_path",
     "atomic_write",
-    "cache_dir",
     "check_same",
     "check_writable",
+    "hold",
     "lock",
     "original_name",
     "printable",
@@ -47,22 +47,6 @@ class InputError(ValueError):
     to do about it. The command-line programs print it on one line, without a
     traceback, and exit with status 1.
     """
-
-
-def cache_dir() -> pathlib.Path:
-    """Returns the folder for files that can always be made or downloaded again.
-
-    Returns:
-        `$TTUR_CACHE` where set, else `$XDG_CACHE_HOME/tf-ttur`, else
-        `~/.cache/tf-ttur`. It is not created here.
-
-    Raises:
-        InputError: It is in the home folder of a user who has none.
-    """
-    if root := os.environ.get("TTUR_CACHE"):
-        return user_path(root)
-    root = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return root / "tf-ttur"
 
 
 def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -266,6 +250,58 @@ def _locked(handle: int, path: str | os.PathLike[str]) -> bool:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def hold(
+    folder: str | os.PathLike[str], *, purpose: str, busy: str, gone: str
+) -> Iterator[Callable[[], None]]:
+    """Makes a folder, and keeps other processes that would hold it out of it.
+
+    The system frees the folder after a crash.
+
+    Args:
+        folder: Where a process is going to work for long. It gets a file `.lock`.
+        purpose: What the folder is to be, for a message: "run folder".
+        busy: Says that another process works there, and what to do; a sentence.
+        gone: Likewise, that the folder is no longer the one that was held.
+
+    Yields:
+        A function that raises an `InputError` unless this is still that folder. It is
+        to be called before each file is written: a new folder in the place of one that
+        was removed would have neither lock nor settings.
+
+    Raises:
+        InputError: It cannot be made, or another process holds it.
+
+    Example:
+        >>> import tempfile
+        >>> said = {"purpose": "folder", "busy": "Wait.", "gone": "It is gone."}
+        >>> with hold(tempfile.mkdtemp(), **said) as check:
+        ...     check()
+    """
+    path = pathlib.Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Cannot use {printable(path)} as {purpose}: {error.strerror}."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(busy) from error
+        mine = os.fstat(file.fileno())
+
+        def check() -> None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(path / ".lock"), mine):
+                    return
+            raise InputError(gone)
+
+        yield check
 
 
 def check_same(

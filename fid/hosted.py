@@ -12,8 +12,7 @@ import dataclasses
 import os
 import pathlib
 
-from fid.files import cache_dir
-from fid.mistaken import local_path
+from fid.mistaken import cache_dir, local_path
 from fid.sources.images import is_statistics
 
 __all__ = ["HOSTED", "UNKNOWN", "Hosted", "local_files", "local_folder"]

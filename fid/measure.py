@@ -32,6 +32,7 @@ from fid.sources.images import (
 )
 from fid.sources.pixels import with_channels
 from fid.statistics import Moments, Statistics, protocol_differences
+from fid.values import Count, checked
 from fid.versions import versions
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def measure(
     Raises:
         InputError: The source holds an image that cannot be used, or fewer than two.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    batch_size = checked({"batch_size": Count}, batch_size=batch_size)["batch_size"]
     check_interface(extractor)
     if "logits" in needs and not hasattr(extractor, "features_and_logits"):
         raise InputError(

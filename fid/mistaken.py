@@ -8,7 +8,7 @@ import re
 
 from fid.files import InputError, printable, user_path
 
-__all__ = ["BEGINNING", "check_local", "local_path", "other_kind"]
+__all__ = ["BEGINNING", "cache_dir", "check_local", "local_path", "other_kind"]
 
 BEGINNING = 64
 """So many of a file's first bytes tell what it is."""
@@ -80,6 +80,26 @@ def local_path(path: str | os.PathLike[str], writing: bool = False) -> pathlib.P
     """
     check_local(path, writing)
     return user_path(path)
+
+
+def cache_dir() -> pathlib.Path:
+    """Returns the folder for files that can always be made or downloaded again.
+
+    Returns:
+        `$TTUR_CACHE` where set, else `$XDG_CACHE_HOME/tf-ttur`, else
+        `~/.cache/tf-ttur`. It is not created here.
+
+    Raises:
+        InputError: It is an address of the network, or in the home folder of a user who
+            has none.
+    """
+    for variable, below in (("TTUR_CACHE", ""), ("XDG_CACHE_HOME", "tf-ttur")):
+        if root := os.environ.get(variable):
+            try:
+                return local_path(root, writing=True) / below
+            except InputError as error:
+                raise InputError(f"${variable} cannot be used: {error}") from error
+    return user_path("~/.cache/tf-ttur")
 
 
 def check_local(path: str | os.PathLike[str], writing: bool = False) -> None:

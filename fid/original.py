@@ -32,6 +32,7 @@ from fid.mistaken import local_path
 from fid.sources.imagefiles import FilesSource
 from fid.sources.pixels import looks_like_bytes, span
 from fid.statistics import Moments, Statistics
+from fid.values import Count, checked
 
 __all__ = [
     "calculate_activation_statistics",
@@ -381,8 +382,7 @@ def _file_features(
 def _features(
     batches: Iterator[Any], count: int, batch_size: int, verbose: bool
 ) -> Iterator[np.ndarray]:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, expected at least 1.")
+    batch_size = checked({"batch_size": Count}, batch_size=batch_size)["batch_size"]
     extractor = _extractor(batch_size)
     done = 0  # It counts images, since batches of large ones are smaller.
     for images in batches:

@@ -1,4 +1,4 @@
-"""What a value may be that was read from a file or given as text: its type and range.
+"""What a value may be that was read from a file, or given: its type and its range.
 
 A kind of value is a type, as annotations write it: `bool`, `int`, `float`, `str`,
 `Mapping`, `list[KIND]`, `KIND | None`, or a number with its range,
@@ -18,6 +18,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
+
 from fid.files import InputError, printable, read_object
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Step",
     "alternatives",
     "check_values",
+    "checked",
     "fault",
     "read_checked",
     "words",
@@ -164,6 +167,33 @@ def fault(name: str, value: Any, kind: Any) -> str | None:
             return next(filter(None, (fault(*x) for x in inside)), None)
         return None
     return f"{found} {words(kind)}"
+
+
+def checked(kinds: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Refuses arguments of another type or range than they may have.
+
+    Args:
+        kinds: What each may be.
+        **given: The arguments by name.
+
+    Returns:
+        The arguments; NumPy's scalars as Python's.
+
+    Raises:
+        InputError: One cannot be.
+
+    Example:
+        >>> checked({"steps": Count}, steps=3)
+        {'steps': 3}
+    """
+    plain = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in given.items()
+    }
+    for name, value in plain.items():
+        if found := fault(name, value, kinds[name]):
+            raise InputError(f"{found}.")
+    return plain
 
 
 def check_values(

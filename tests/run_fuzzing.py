@@ -3,11 +3,13 @@
     PYTHONPATH=. python tests/run_fuzzing.py [--mutations=600] [--seed=0]
 
 Each damage is done to a copy of a folder and given to a program that reads the file:
-`resume` (training goes on), `sample` (sample.py), `settings` (what nash.py reads first)
-or `table` (the report of a sweep). What comes of it is
+`resume` (training goes on), `sample` (sample.py), both for images and for text,
+`settings` (what nash.py reads first), `table` (the report of a sweep) or `classify`
+(the digits classifier of the cache). What comes of it is
 
     refused      one line that names a file; nothing in the folder was changed
-    no harm      the result is that of the folder as it was
+    no harm      the result is that of the folder as it was; or, where the file that
+                 says that a run is over is gone, that of a sweep without this run
     wrong        another result, without a word
     changed      refused, but a file was changed before
     traceback    anything else
@@ -20,17 +22,21 @@ import collections
 import contextlib
 import io
 import json
+import os
 import pathlib
 import random
 import shutil
 import sys
 import tempfile
 
-from small_runs import Small
+import numpy as np
+from sklearn.datasets import load_digits
+from small_runs import Small, SmallText
 
 from fid.files import InputError
 from fid.program import one_line
-from tf_ttur import experiment, presets, runs, sample_cli, tasks
+from tf_ttur import callbacks, datasets, experiment, presets, runs, sample_cli, tasks
+from tf_ttur.networks.classifier import digits_classifier
 from tf_ttur.runs import RunFolder, checkpoint_name
 from tf_ttur.studies import kill_drill, sweep, sweep_results
 
@@ -38,26 +44,30 @@ PRESET = presets.get("digits_dcgan_ttur").override(
     width=2, steps=6, every=2, batch_size=8, num_samples=70, sample_batch=35,
     latent_dimension=3, jit_compile=False, extractor="pixels",
 )  # fmt: skip
+TEXT = presets.get("text_wgan_gp_ttur").override(
+    width=2, steps=6, every=2, batch_size=8, num_samples=30, sample_batch=30,
+    latent_dimension=3, jit_compile=False, discriminator_steps=1,
+)  # fmt: skip
 FAULTS = ("wrong", "changed", "traceback")
 # What a run may write before it has looked at everything.
-_ALWAYS_WRITTEN = {"log.txt", ".lock"}
+_ALWAYS_WRITTEN = ("log.txt", ".lock")
 
 
 class Cut(Exception):
     pass
 
 
-class Fast(Small):
+class Fast:
     """The data are read once for all."""
 
     loaded = None
 
     def load(self):
-        Fast.loaded = Fast.loaded or super().load()
-        return Fast.loaded
+        type(self).loaded = type(self).loaded or super().load()
+        return type(self).loaded
 
 
-class CutShort(Fast):
+class CutShort:
     """A run that stops at step 6 before its row is written, as a power cut would."""
 
     def samples(self, data, folder):
@@ -73,17 +83,49 @@ class CutShort(Fast):
         return samples
 
 
+class OfImages(Fast, Small):
+    pass
+
+
+class OfText(Fast, SmallText):
+    pass
+
+
+class OfImagesCut(CutShort, OfImages):
+    pass
+
+
+class OfTextCut(CutShort, OfText):
+    pass
+
+
 # Programs: each returns what can be compared -----------------------------------------
 
 
-def resume(folder, whole):
+def resume(folder, folders):
+    return _resumed(OfImages(PRESET), folder, folders["whole"])
+
+
+def resume_text(folder, folders):
+    return _resumed(OfText(TEXT), folder, folders["whole_text"])
+
+
+def _resumed(task, folder, whole):
     with contextlib.redirect_stderr(io.StringIO()):
-        experiment.train(Fast(PRESET), RunFolder(folder))
+        experiment.train(task, RunFolder(folder))
     return kill_drill.differences(folder, whole)
 
 
-def sample(folder, whole):
-    output, said = folder.parent / "samples.zip", io.StringIO()
+def sample(folder, folders):
+    return _sampled(folder, "samples.zip")
+
+
+def sample_text(folder, folders):
+    return _sampled(folder, "samples.txt")
+
+
+def _sampled(folder, name):
+    output, said = folder.parent / name, io.StringIO()
     output.unlink(missing_ok=True)
     flags = ["sample.py", str(folder), "--num_samples=3", f"--output={output}"]
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -93,7 +135,7 @@ def sample(folder, whole):
     return output.read_bytes()
 
 
-def settings(folder, whole):
+def settings(folder, folders):
     run = RunFolder(folder)
     preset, data_dir = run.preset()
     run.check_checkpoint(run.checkpoint("last"), "Choose another.")
@@ -101,29 +143,62 @@ def settings(folder, whole):
     return preset, data_dir
 
 
-def table(folder, whole):
+def table(folder, folders):
     said = sweep_results.report(folder)
     for name in ("table.md", "table.json", "curves.png", "heatmap.png"):
         (folder / name).unlink(missing_ok=True)
     return said
 
 
-# Folders ------------------------------------------------------------------------------
+def classify(folder, folders):
+    before = os.environ.get("TTUR_CACHE")
+    os.environ["TTUR_CACHE"] = str(folder)
+    try:
+        found = _classifier()
+    finally:
+        del os.environ["TTUR_CACHE"]
+        os.environ |= {} if before is None else {"TTUR_CACHE": before}
+    features = found.extractor(_digits()[:8])
+    return found.accuracy, found.extractor.fingerprint, features.tobytes()
+
+
+def _classifier():
+    return digits_classifier(_digits(), load_digits().target)
+
+
+def _digits():
+    return np.concatenate(list(datasets.load("digits").images()))
+
+
+# Folders: runs of images and of text, whole and cut after step 4; another run, and one
+# that diverges; a sweep of them; and a cache -----------------------------------------
 
 
 def make_folders(root):
-    """Makes a run that is whole, the same cut after step 4, another, and a sweep."""
-    folders = {name: root / name for name in ("whole", "cut", "other", "sweep")}
-    with contextlib.redirect_stderr(io.StringIO()):
-        experiment.train(Fast(PRESET), RunFolder(folders["whole"]))
-        other = PRESET.override(seed=1)
-        experiment.train(Fast(other), RunFolder(folders["other"]))
-        with contextlib.suppress(Cut):
-            experiment.train(CutShort(PRESET), RunFolder(folders["cut"]))
-    cells = [sweep.Cell(1e-4, 1e-4), sweep.Cell(3e-4, 1e-4)]
+    names = ("whole", "cut", "whole_text", "cut_text", "other", "diverged")
+    folders = {name: root / name for name in (*names, "sweep", "cache")}
+    runs_of = (
+        OfImages(PRESET),
+        OfImagesCut(PRESET),
+        OfText(TEXT),
+        OfTextCut(TEXT),
+        OfImages(PRESET.override(seed=1)),
+        OfImages(PRESET.override(discriminator_lr=1e30)),
+    )
+    for name, task in zip(names, runs_of, strict=True):
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.suppress(Cut, callbacks.Diverged),
+        ):
+            experiment.train(task, RunFolder(folders[name]))
+    cells = [sweep.Cell(x, 1e-4) for x in (1e-4, 3e-4, 1e30)]
     sweep.claim(sweep.Sweep(PRESET, dict.fromkeys(cells, 1)), folders["sweep"])
-    for cell, run in zip(cells, ("whole", "other"), strict=True):
+    for cell, run in zip(cells, ("whole", "other", "diverged"), strict=True):
         shutil.copytree(folders[run], sweep.run_folder(folders["sweep"], cell, 0).path)
+    folders["cache"].mkdir()
+    kept = _classifier().path
+    for path in (kept, kept.with_suffix(".json")):
+        shutil.copy(path, folders["cache"])
     return folders
 
 
@@ -279,28 +354,37 @@ def exchange(folder, folders, rng):
     return target, f"is that of {source.parent.parent.name}/{source.name}"
 
 
-# What reads which file.
+# What reads which file, and how often it is tried.
 READERS = {
-    "config.json": (resume, sample, settings),
-    "best/best.json": (resume, sample),
-    "metrics.jsonl": (resume, resume, table),
-    "checkpoints": (resume,),
-    "best": (sample,),
-    "reference.npz": (resume,),
-    "summary.json": (table,),
-    "sweep.json": (table,),
-    "exchange": (resume, resume, sample),
+    "config.json": ((resume, sample, settings, resume_text, sample_text), 6),
+    "best/best.json": ((resume, sample, resume_text, sample_text), 4),
+    "metrics.jsonl": ((resume, resume, table, resume_text), 6),
+    "checkpoints": ((resume, resume_text), 3),
+    "best": ((sample, sample_text), 2),
+    "reference.npz": ((resume,), 1),
+    "vocabulary.json": ((resume_text, sample_text), 4),
+    "summary.json": ((table,), 2),
+    "diverged.json": ((table,), 3),
+    "sweep.json": ((table,), 3),
+    "exchange": ((resume, resume, sample), 3),
+    "digits_classifier*": ((classify,), 4),
 }
-WEIGHTS = (6, 4, 6, 3, 2, 1, 1, 3, 3)
+STARTS = {
+    resume: "cut", sample: "whole", settings: "whole", table: "sweep",
+    resume_text: "cut_text", sample_text: "whole_text", classify: "cache",
+}  # fmt: skip
 
 
 def damage(copies, folders, rng):
-    """Damages a copy; returns the program that is to read it, its folder, and words."""
-    kind = rng.choices(list(READERS), WEIGHTS)[0]
-    program = rng.choice(READERS[kind])
-    start = {resume: "cut", sample: "whole", settings: "whole", table: "sweep"}[program]
-    folder = copies / start
-    shutil.copytree(folders[start], folder)
+    """Damages a copy of a folder.
+
+    Returns the program that is to read it, the folder, words, and the run that was
+    over and does not say so any more, if any.
+    """
+    kind = rng.choices(list(READERS), [weight for _, weight in READERS.values()])[0]
+    program = rng.choice(READERS[kind][0])
+    folder = copies / STARTS[program]
+    shutil.copytree(folders[STARTS[program]], folder)
     if kind == "exchange":
         path, said = exchange(folder, folders, rng)
     else:
@@ -309,25 +393,27 @@ def damage(copies, folders, rng):
         elif program is table and kind != "sweep.json":
             path = rng.choice(sorted(folder.glob(f"d_*/seed_0/{kind}")))
         else:
-            path = folder / kind
+            path = rng.choice(sorted(folder.glob(kind)))
         said = rng.choice(DAMAGES[path.suffix])(path, rng)
     where = path.relative_to(folder).as_posix()
-    return program, folder, f"{program.__name__}: {where} {said}"
+    ends = ("summary.json", "diverged.json")
+    undone = where if path.name in ends and not path.exists() else None
+    return program, folder, f"{program.__name__}: {where} {said}", undone
 
 
 def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _ALWAYS_WRITTEN
+        if path.is_file() and not path.name.endswith(_ALWAYS_WRITTEN)
     }
 
 
-def verdict(program, folder, whole, expected):
+def verdict(program, folder, folders, expected):
     """Returns what came of it, and what was said or differed."""
     before = contents(folder)
     try:
-        found = program(folder, whole)
+        found = program(folder, folders)
     except InputError as error:
         text = one_line(f"{error}")
         if len(f"{error}".splitlines()) > 1 or "Traceback" in text:
@@ -340,23 +426,42 @@ def verdict(program, folder, whole, expected):
     return ("no harm" if found == expected else "wrong"), f"{found!r:.300}"
 
 
+def results(root, folders):
+    """Returns what each program makes of its folder as it was made.
+
+    Beside it stands, by the name of the file that says that a run of the sweep is over,
+    the table of the sweep without that run.
+    """
+    copies, found = root / "undamaged", {}
+
+    def tried(program, without=None):
+        copy = copies / f"{len(found)}" / STARTS[program]
+        shutil.copytree(folders[STARTS[program]], copy)
+        if without is not None:
+            shutil.rmtree(copy / without)
+        return program(copy, folders)
+
+    for program in STARTS:
+        found[program, None] = tried(program)
+    for name in ("summary.json", "diverged.json"):
+        for path in folders["sweep"].glob(f"d_*/seed_0/{name}"):
+            where = path.relative_to(folders["sweep"])
+            found[table, where.as_posix()] = tried(table, where.parent)
+    shutil.rmtree(copies)
+    return found
+
+
 def fuzz(mutations, seed, root, say=lambda line: None):
     """Damages and tries so many times; returns the counts and the faults."""
     folders = make_folders(root)
-    expected = {}
-    for program, start in (
-        (resume, "cut"), (sample, "whole"), (settings, "whole"), (table, "sweep"),
-    ):  # fmt: skip
-        copy = root / "undamaged" / program.__name__ / start
-        shutil.copytree(folders[start], copy)
-        expected[program] = program(copy, folders["whole"])
-    assert expected[resume] == []
+    expected = results(root, folders)
+    assert expected[resume, None] == expected[resume_text, None] == []
     counts, faults = collections.Counter(), []
     for number in range(mutations):
         rng = random.Random(f"{seed} {number}")
         copies = root / "copies"
-        program, folder, did = damage(copies, folders, rng)
-        outcome, said = verdict(program, folder, folders["whole"], expected[program])
+        program, folder, did, undone = damage(copies, folders, rng)
+        outcome, said = verdict(program, folder, folders, expected[program, undone])
         shutil.rmtree(copies)
         counts[program.__name__, outcome] += 1
         line = f"{number}: {did}: {outcome}: {said}"
@@ -373,10 +478,11 @@ def main():
     parser.add_argument("--verbose", action="store_true")
     values = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="run_fuzzing.") as root:
+        os.environ["TTUR_CACHE"] = str(pathlib.Path(root, "made"))
         say = (lambda line: print(line, flush=True)) if values.verbose else len
         counts, faults = fuzz(values.mutations, values.seed, pathlib.Path(root), say)
     for (program, outcome), count in sorted(counts.items()):
-        print(f"{program:9} {outcome:10} {count}")
+        print(f"{program:11} {outcome:10} {count}")
     print(*faults, sep="\n")
     print(f"{values.mutations} mutations, {len(faults)} faults")
     return bool(faults)

@@ -1,15 +1,21 @@
-"""Runs of the digits whose networks are small: DCGAN takes longer to trace."""
+"""Runs whose networks are small: those of the paper take longer to trace."""
 
 import types
 
 import keras
 
 from tf_ttur.gan import GAN
+from tf_ttur.networks.text import TextGAN
 from tf_ttur.tasks.images import Images
+from tf_ttur.tasks.text import Text
+
+
+def _drawn(seed):
+    return keras.initializers.RandomNormal(stddev=0.1, seed=seed)
 
 
 def generator(size, channels, width, latent_dimension, seed):
-    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
+    initializer = _drawn(seed)
     return keras.Sequential(
         [
             keras.Input((latent_dimension,)),
@@ -24,7 +30,7 @@ def generator(size, channels, width, latent_dimension, seed):
 
 
 def discriminator(size, channels, width, seed):
-    initializer = keras.initializers.RandomNormal(stddev=0.1, seed=seed)
+    initializer = _drawn(seed)
     return keras.Sequential(
         [
             keras.Input((size, size, channels)),
@@ -42,3 +48,40 @@ class Small(Images):
             generator=generator, discriminator=discriminator
         )
         return networks, GAN, (shape[0], shape[2])
+
+
+LENGTH = 32
+"""Symbols in a line."""
+
+
+def text_generator(vocabulary_size, width, latent_dimension, seed):
+    return keras.Sequential(
+        [
+            generator(LENGTH, 1, width, latent_dimension, seed),
+            keras.layers.Reshape((LENGTH, LENGTH)),
+            keras.layers.Dense(
+                vocabulary_size, "softmax", kernel_initializer=_drawn(seed)
+            ),
+        ]
+    )
+
+
+def text_discriminator(vocabulary_size, width, seed):
+    return keras.Sequential(
+        [
+            keras.Input((LENGTH, vocabulary_size)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(width, "tanh", kernel_initializer=_drawn(seed)),
+            keras.layers.Dense(1, kernel_initializer=_drawn(seed + 1)),
+        ]
+    )
+
+
+class SmallText(Text):
+    """GANs of text, with networks that have no residual blocks."""
+
+    def networks(self, shape):
+        networks = types.SimpleNamespace(
+            generator=text_generator, discriminator=text_discriminator
+        )
+        return networks, TextGAN, (shape[1],)

@@ -38,12 +38,12 @@ from collections.abc import Iterator
 from fid.files import (
     InputError,
     atomic_write,
-    cache_dir,
     lock,
     printable,
     sha256_of_file,
     temporary_files,
 )
+from fid.mistaken import cache_dir
 from fid.program import one_line
 from fid.versions import versions
 

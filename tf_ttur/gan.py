@@ -14,7 +14,7 @@ from fid.values import Between, Count
 from tf_ttur import labels as classes
 from tf_ttur import losses, penalties, refusals, replicas, structure, xla
 from tf_ttur.labels import Labelled
-from tf_ttur.players import Players, learning_rate
+from tf_ttur.players import DECAY, Players, learning_rate
 
 __all__ = ["GAN"]
 
@@ -134,8 +134,9 @@ class GAN(Players):
         ema_start: int = 0,
         **kwargs: Any,
     ):
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1); got {ema_decay}.")
+        ema_decay = refusals.checked({"ema_decay": DECAY}, ema_decay=ema_decay)[
+            "ema_decay"
+        ]
         refusals.checked({"num_classes": Count | None}, num_classes=num_classes)
         kinds = {"ema_start": Annotated[int, Between(0)]}
         ema_start = refusals.checked(kinds, ema_start=ema_start)["ema_start"]
@@ -277,6 +278,15 @@ class GAN(Players):
             raise ValueError(
                 f"The discriminator ends in a {squashing}, and the loss "
                 f"{loss.name!r} takes unbounded scores: leave the {squashing} out."
+            )
+        if losses.takes_logits(loss) and structure.seems_to_squash(
+            self.discriminator, (None, *self.sample_shape)
+        ):
+            warnings.warn(
+                "The discriminator's values lie in [0, 1] whatever its weights are; it "
+                f"seems to end in a sigmoid or the like. The loss {loss.name!r} takes "
+                "unbounded scores: leave the sigmoid out.",
+                stacklevel=3,
             )
 
     @property
@@ -649,13 +659,12 @@ class GAN(Players):
             Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
 
         Raises:
-            ValueError: `count` is not positive, or there cannot be such labels.
+            ValueError: `count` or `batch_size` is no positive whole number, or there
+                cannot be such labels.
         """
-        if count < 1 or batch_size < 1:
-            raise ValueError(
-                f"Cannot generate {count} images, {batch_size} at a time; ask for at "
-                "least one."
-            )
+        count, batch_size = refusals.checked(
+            {"count": Count, "batch_size": Count}, count=count, batch_size=batch_size
+        ).values()
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         if labels is not None and self.num_classes is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import keras
@@ -13,8 +15,11 @@ class _Latent:
     """A distribution over vectors of `dimension` independent coordinates."""
 
     def __init__(self, dimension: int):
-        if int(dimension) != dimension or dimension < 1:
-            raise ValueError(f"A latent needs a dimension >= 1; got {dimension!r}.")
+        number = isinstance(dimension, numbers.Real) and math.isfinite(dimension)
+        if not number or int(dimension) != dimension or dimension < 1:
+            raise ValueError(
+                f"A latent needs a dimension, a whole number >= 1; got {dimension!r}."
+            )
         self.dimension = int(dimension)
 
     def get_config(self) -> dict[str, Any]:

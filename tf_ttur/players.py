@@ -24,7 +24,7 @@ from tf_ttur import grappler, refusals, replicas, xla
 from tf_ttur.first_look import looking_first
 from tf_ttur.optimizers import get as made_optimizer
 
-__all__ = ["Players", "learning_rate", "pull"]
+__all__ = ["DECAY", "Players", "learning_rate", "pull"]
 
 _log = logging.getLogger(__name__)
 _SEEDS_KEY = "random_state_{}"
@@ -40,6 +40,8 @@ _SETTINGS = {
 }
 # From which step on a moving average is one.
 _START = Annotated[int, Between(0)]
+DECAY = Annotated[float, Between(0, below=1)]
+"""What the decay of a moving average may be; 0 for no average."""
 # Rows of an array that Keras takes for a batch where nothing else is said.
 _BATCH_SIZE = 32
 # This says whether the step being traced trains; each replica has a thread.
@@ -143,13 +145,10 @@ class Players(keras.Model):
         self._steps = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
         )
-        self._averages = MappingProxyType(dict(averages or {}))
+        averages = averages or {}
+        averages = refusals.checked(dict.fromkeys(averages, DECAY), **averages)
+        self._averages = MappingProxyType(averages)
         for name, decay in self._averages.items():
-            if not 0 <= decay < 1:
-                raise ValueError(
-                    f"The decay of the average of {name} must be in [0, 1); got "
-                    f"{decay}."
-                )
             average = None
             if decay:
                 average = _clone(networks[name], name)
@@ -162,6 +161,8 @@ class Players(keras.Model):
         )
         # The network that each optimizer trains, by the optimizer's name.
         self._trained = MappingProxyType({})
+        # Paths of the weights that the compiled step trains, by their identity.
+        self._traced_for = MappingProxyType({})
         self._scope = tf.distribute.get_strategy()
         # Methods, and "validation_data", whose first batch has been looked at.
         self._looked_at = frozenset()
@@ -707,6 +708,19 @@ class Players(keras.Model):
                     f"when it was compiled, such as {unknown[0].path}: call compile "
                     "again, with new optimizers."
                 )
+        trained = {
+            id(v): v.path for x in self.networks.values() for v in x.trainable_variables
+        }
+        # The first step is traced with the weights that are to be trained then; one
+        # that is run eagerly asks each time.
+        if self.train_function is None or self.run_eagerly:
+            self._traced_for = MappingProxyType(trained)
+        if fixed := [*(self._traced_for.keys() - trained.keys())]:
+            raise ValueError(
+                f"{self._traced_for[fixed[0]]} was to be trained at the first step, "
+                "and is not trainable now, which would change nothing: call compile "
+                "again, with new optimizers."
+            )
 
     # ---- held-out data
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import keras
-import numpy as np
 
-from fid.values import Between, fault
+from fid.values import Between, checked
 
 __all__ = [
     "Switch",
@@ -62,34 +61,6 @@ def arguments(
     bound = inspect.signature(method).bind(None, *args, **kwargs).arguments
     named = {name: value for name, value in bound.items() if name != "self"}
     return named | named.pop("kwargs", {})
-
-
-def checked(kinds: Mapping[str, Any], **given: Any) -> dict[str, Any]:
-    """Refuses settings of another type or range than they may have.
-
-    Args:
-        kinds: What each may be; see `fid.values`.
-        **given: The settings by name.
-
-    Returns:
-        The settings; NumPy's scalars as Python's.
-
-    Raises:
-        ValueError: One cannot be.
-
-    Example:
-        >>> from tf_ttur import refusals
-        >>> refusals.checked({"steps": int}, steps=3)
-        {'steps': 3}
-    """
-    plain = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in given.items()
-    }
-    for name, value in plain.items():
-        if found := fault(name, value, kinds[name]):
-            raise ValueError(f"{found}.")
-    return plain
 
 
 def check_settings(settings: Iterable[str], method: str) -> None:

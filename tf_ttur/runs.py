@@ -12,7 +12,6 @@ Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,8 +21,8 @@ import pathlib
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
@@ -31,6 +30,7 @@ from fid.files import (
     InputError,
     atomic_path,
     check_same,
+    hold,
     printable,
     read_json_lines,
     read_object,
@@ -134,7 +134,7 @@ class RunFolder:
         self.curve = path / "curve.png"
         self.summary = path / "summary.json"
         self.diverged = path / "diverged.json"
-        self._lock: TextIO | None = None
+        self._check: Callable[[], None] | None = None
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -154,10 +154,21 @@ class RunFolder:
             InputError: It cannot be made, another process uses it, a part of it is in
                 the way of what a run writes, or its rows are damaged.
         """
-        with self._locked():
-            self._check_parts()
-            with _logging_to(self.log):
-                yield
+        with hold(
+            self.path,
+            purpose="run folder",
+            busy=f"Another process is training in {self}; wait for it, or choose "
+            "another --workdir.",
+            gone=f"{self} was removed, renamed or replaced under the run, or its .lock "
+            "was; the run stops, and writes nothing more there. Put the folder back "
+            "and start again to go on from its last checkpoint.",
+        ) as self._check:
+            try:
+                self._check_parts()
+                with _logging_to(self.log):
+                    yield
+            finally:
+                self._check = None
 
     def _check_parts(self) -> None:
         """Refuses what a run would come upon when it has worked for long."""
@@ -178,50 +189,17 @@ class RunFolder:
                 )
         self.rows()
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise InputError(
-                f"Cannot use {self} as run folder: {error.strerror}."
-            ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"Another process is training in {self}; wait for it, or choose "
-                    "another --workdir."
-                ) from error
-            self._lock = lock
-            try:
-                yield
-            finally:
-                self._lock = None
-
     def check_held(self) -> None:
         """Makes sure that this is still the folder that the run has locked.
 
-        To be called before each file is written: a new folder in the place of one that
-        was removed would have neither lock nor configuration. Where nobody is in it by
-        `in_use`, there is nothing to look at.
+        To be called before each file is written; see `fid.files.hold`. Where nobody is
+        in it by `in_use`, there is nothing to look at.
 
         Raises:
             InputError: The folder was removed, renamed or replaced.
         """
-        if self._lock is None:
-            return
-        with contextlib.suppress(OSError):
-            mine = os.fstat(self._lock.fileno())
-            if os.path.samestat(os.stat(self.path / ".lock"), mine):
-                return
-        raise InputError(
-            f"{self} was removed, renamed or replaced under the run, or its .lock was; "
-            "the run stops, and writes nothing more there. Put the folder back and "
-            "start again to go on from its last checkpoint."
-        )
+        if self._check is not None:
+            self._check()
 
     def claim(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, or makes sure that the one there says the same.
@@ -475,7 +453,15 @@ class RunFolder:
         """Returns `step` and `message` of a run that diverged; None of any other."""
         if not self.diverged.exists():
             return None
-        return read_checked(self.diverged, {"step": Step}, _BRING_BACK)
+        kinds = {"step": Step, "message": str}
+        found = read_checked(self.diverged, kinds, _BRING_BACK)
+        named = re.search(r"\bstep (\d+)", found["message"])
+        if named and int(named[1]) != found["step"]:
+            raise InputError(
+                f"{printable(self.diverged)} is damaged: step is {found['step']}, and "
+                f"message is {found['message']!r}. {_BRING_BACK}"
+            )
+        return found
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

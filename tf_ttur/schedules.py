@@ -6,11 +6,12 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 
 from fid.files import InputError
+from fid.values import Between, checked
 
 __all__ = [
     "SCHEDULES",
@@ -42,12 +43,15 @@ class PowerLaw(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, scale: float, exponent: float):
         super().__init__()
-        for name, value, low in (("scale", scale, 0.0), ("exponent", exponent, None)):
-            bad = value <= 0 if low is not None else value < 0
-            if bad or not math.isfinite(value):
-                least = "positive" if low is not None else "at least 0"
-                raise InputError(f"The {name} of a power law is {value}; use {least}.")
-        self.scale, self.exponent = float(scale), float(exponent)
+        found = checked(
+            {
+                "scale": Annotated[float, Between(above=0)],
+                "exponent": Annotated[float, Between(0)],
+            },
+            scale=scale,
+            exponent=exponent,
+        )
+        self.scale, self.exponent = float(found["scale"]), float(found["exponent"])
 
     def __call__(self, step: Any) -> Any:
         """Returns the step size of an update.

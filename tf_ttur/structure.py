@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_ttur import attention, layers, spectral
 
-__all__ = ["build", "looks_at_each_image_alone", "squashing"]
+__all__ = ["build", "looks_at_each_image_alone", "seems_to_squash", "squashing"]
 
 # Functions whose values are probabilities, as Keras writes their names in lower case.
 _SQUASHING = ("sigmoid", "hardsigmoid", "softmax")
@@ -24,6 +25,9 @@ _PASSING = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.Reshape,
 )
+
+# Weights are drawn so many times, for so many inputs.
+_DRAWS, _INPUTS = 16, 4
 
 # Layers whose result for an image depends on no other image of the batch, nor on
 # anything random. Spectral normalisation depends on the number of passes, each of which
@@ -209,6 +213,63 @@ def squashing(network: Any) -> str | None:
                 return name.lower()
         tensor = operation.input if isinstance(operation, _PASSING) else None
     return None
+
+
+def seems_to_squash(network: Any, shape: tuple[int | None, ...]) -> bool:
+    """Says whether the values of a network whose layers cannot be seen stay in [0, 1].
+
+    A sigmoid or a softmax keeps them there whatever the weights are. So the network is
+    tried with weights drawn at random, on inputs drawn at random. Without such a
+    function as many draws give a value below 0 as above it, since the last weights are
+    as often drawn with the other sign: a false alarm has a chance of 2^-16 at most.
+    Mostly the first draw decides. The network's own weights are left alone, and no
+    random state is used.
+
+    Args:
+        network: A built Keras model.
+        shape: The input's, (None, ...).
+
+    Returns:
+        Whether they do; False for a network that `squashing` can see into, and for one
+        that cannot be tried.
+
+    Example:
+        >>> import keras
+        >>> from tf_ttur import structure
+        >>> class Judge(keras.Model):
+        ...     def __init__(self, activation=None):
+        ...         super().__init__()
+        ...         self.dense = keras.layers.Dense(1, activation)
+        ...     def call(self, x):
+        ...         return self.dense(x)
+        >>> judges = Judge(), Judge("sigmoid")
+        >>> for judge in judges:
+        ...     shape = structure.build(judge, (None, 3), "discriminator")
+        >>> [structure.seems_to_squash(judge, (None, 3)) for judge in judges]
+        [False, True]
+    """
+    seen = getattr(network, "outputs", None)
+    if seen or None in shape[1:] or not network.trainable_variables:
+        return False
+    random = np.random.default_rng(0)
+    state = [variable.value for variable in network.non_trainable_variables]
+    try:
+        for _ in range(_DRAWS):
+            weights = [_drawn(random, x.shape) for x in network.trainable_variables]
+            inputs = random.uniform(-1, 1, (_INPUTS, *shape[1:])).astype("float32")
+            values, _ = network.stateless_call(weights, state, tf.constant(inputs))
+            values = keras.ops.convert_to_numpy(values).astype("float32")
+            if not ((values >= 0) & (values <= 1)).all():
+                return False
+    except Exception:  # What can be trained need not take weights from outside.
+        return False
+    return True
+
+
+def _drawn(random: np.random.Generator, shape: tuple[int, ...]) -> tf.Tensor:
+    # Values neither vanish nor overflow on their way through many layers.
+    scale = 2 / np.sqrt(max(1, np.prod(shape[:-1])))
+    return tf.constant(random.normal(0, scale, shape), "float32")
 
 
 def looks_at_each_image_alone(network: keras.Model, labels: bool = False) -> bool:

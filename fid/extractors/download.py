@@ -21,13 +21,12 @@ from fid.extractors.graph import GRAPH_NAME, MAX_GRAPH_BYTES, parse_graph
 from fid.files import (
     InputError,
     atomic_path,
-    cache_dir,
     printable,
     read_json,
     sha256_of_file,
     write_json,
 )
-from fid.mistaken import local_path
+from fid.mistaken import cache_dir, local_path
 from fid.program import PLAIN_HTTP
 
 __all__ = ["DOWNLOAD_URLS", "download_graph", "find_graph", "open_url"]

@@ -33,6 +33,7 @@ from fid.extractors.graph import (
 from fid.files import InputError
 from fid.mistaken import local_path
 from fid.sources.pixels import VALUE_RANGES, ValueRange, range_name, span
+from fid.values import Count, checked
 
 __all__ = ["Inception"]
 
@@ -77,8 +78,7 @@ class Inception:
         batch_size: int = 50,
         jit_compile: bool = False,
     ):
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, expected at least 1.")
+        batch_size = checked({"batch_size": Count}, batch_size=batch_size)["batch_size"]
         if path is not None:
             path = local_path(path)
         weights = load_graph(find_graph(path))

@@ -324,8 +324,16 @@ class ScoreSums:
                 with archive.open(f"{key}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
-    def load(self, path: pathlib.Path) -> None:
-        """Goes on from the sums in a file that `append_to` wrote."""
+    def load(self, path: pathlib.Path, n: int) -> None:
+        """Goes on from the sums in a file that `append_to` wrote.
+
+        Args:
+            path: The file.
+            n: How many images they are of, the first ones of the set.
+
+        Raises:
+            InputError: They cannot be, or are of another number of images.
+        """
         splits = len(self._p_log_p)
         with reading(path), zipfile.ZipFile(path) as archive:
             found = []
@@ -345,4 +353,18 @@ class ScoreSums:
                     )
                 with archive.open(f"{key}.npy") as member:
                     found.append(np.lib.format.read_array(member, allow_pickle=False))
-        self._p, self._p_log_p = found
+        p, p_log_p = found
+        # The probabilities of an image come to 1, and no logarithm of one is positive,
+        # but for rounding.
+        counts = np.diff(np.minimum(self._bounds, n))
+        if not (
+            (p >= 0).all()
+            and np.isfinite(p_log_p).all()
+            and (p_log_p <= 1e-6).all()
+            and np.allclose(p.sum(axis=1), counts, rtol=1e-6, atol=0)
+        ):
+            raise InputError(
+                f"{printable(path)} has score_p or score_p_log_p that are no sums of "
+                f"{n} images; delete it, and it is computed again."
+            )
+        self._p, self._p_log_p = p, p_log_p

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,11 +53,6 @@ class Kernel(Metric):
         1000, "Images of each set in one of KID's subsets.", least=2
     )
     seed: int = option(0, "Seed of KID's subsets.", least=0, most=2**32 - 1)
-
-    def check(self, sets: Sequence[Statistics | Source]) -> None:
-        """Refuses options that fit no sets, and sets that cannot be used."""
-        check_options(self.kid_subsets, self.kid_subset_size, self.seed)
-        super().check(sets)
 
     def check_set(self, each: Statistics | Source) -> None:
         """Refuses a set without features, or smaller than a subset."""
@@ -146,7 +141,10 @@ def kernel_distance(
             f"The first set has {x.shape[1]} features an image and the second "
             f"{y.shape[1]}: they come from different extractors. Use one for both."
         )
-    check_options(subsets, subset_size, seed)
+    values = (subsets, subset_size, seed)
+    for each, value in zip(Kernel.options(), values, strict=True):
+        name = each.name.removeprefix("kid_")
+        dataclasses.replace(each, name=name).check(value)
     smaller = min(len(x), len(y))
     if subsets and smaller < subset_size:
         raise InputError(
@@ -163,26 +161,6 @@ def kernel_distance(
         return KernelDistance(None, None, float(full))
     each = _unbiased(subset_xx, subset_yy, subset_xy, subset_size, subset_size)
     return KernelDistance(float(each.mean()), float(each.std()), float(full))
-
-
-def check_options(subsets: int, subset_size: int, seed: int) -> None:
-    """Refuses options of `kernel_distance` that fit no set.
-
-    Args:
-        subsets: As for `kernel_distance`.
-        subset_size: Likewise.
-        seed: Likewise.
-
-    Raises:
-        InputError: One of them is out of its range.
-    """
-    if subsets < 0 or subset_size < 2:
-        raise InputError(
-            f"{subsets} subsets of {subset_size} were asked for; there can be 0 or "
-            "more, of at least 2."
-        )
-    if not 0 <= seed < 2**32:
-        raise InputError(f"The seed is {seed}; it must be from 0 to 2**32 - 1.")
 
 
 def _features(features: np.ndarray, which: str) -> np.ndarray:

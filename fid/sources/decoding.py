@@ -12,7 +12,7 @@ failed, the closest there is:
 | palette | the palette's colours; of a transparent entry, too |
 | 1 bit | 0 and 255 |
 | 16-bit grey | the upper 8 bits, value // 256 (Pillow's conversion clips to white) |
-| 16-bit RGB | the upper 8 bits of each channel, Pillow's reading (PPM: rounded) |
+| 16-bit RGB, SGI of 16 bits | the upper 8 bits, Pillow's reading (PPM: rounded) |
 | CMYK | Pillow's formula: (255 - C)(255 - K) / 255 for red, and so on; no profile |
 | YCbCr (JPEG, TIFF) | RGB by the JPEG standard's formula |
 | several frames or pages | the first |
@@ -21,8 +21,10 @@ failed, the closest there is:
 | floats, 32-bit or signed integers, LAB, other modes | refused |
 
 What is refused has no known range of values. The content decides what a file is; its
-name only says whether it is looked at. So formats without a signature, such as TGA, are
-not read.
+name only says whether it is looked at. So TGA, which has no signature, is not read. Nor
+are files that hold more than a picture, though Pillow finds one in them: icons of many
+sizes (ICO), documents of layers (PSD), textures for a graphics card (DDS). Where such
+files are in a folder, they are counted as left out.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ _FORMATS = {
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "AVIF": (".avif", ".avifs"),
     "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "PCX": (".pcx",),
 }
 # Files with these endings, in any case, are looked at in folders and archives.
 IMAGE_SUFFIXES = frozenset(suffix for each in _FORMATS.values() for suffix in each)
@@ -97,6 +101,7 @@ _TREATMENTS = {
 # Multi-picture files are JPEGs for all but Pillow.
 _PLUGINS = (
     "Png", "Jpeg", "Mpo", "Bmp", "WebP", "Tiff", "Gif", "Ppm", "Jpeg2K", "Avif", "Qoi",
+    "Sgi", "Pcx",
 )  # fmt: skip
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _ORIENTATION = 0x0112

@@ -146,8 +146,9 @@ class StreamSource(Source):
     `image_key`. Images may differ in size, not in the number of channels.
 
     A stream that has a length is read for so many elements, though it go on for ever,
-    as Keras's `ImageDataGenerator.flow` does. What has a length and gives its elements
-    by index, such as a data set of PyTorch, is a stream, too.
+    as Keras's `ImageDataGenerator.flow` does; one that ends before is warned of. What
+    has a length and gives its elements by index, such as a data set of PyTorch, is a
+    stream, too.
 
     Values are checked as they pass: a negative one is an error at once; that floats
     never exceeded 1.5 is an error after the last image, before a result is given.
@@ -182,6 +183,7 @@ class StreamSource(Source):
         self._values = Values(label, value_range, quantize)
         self._seen = Seen()
         self._begun = False
+        self._short: list[str] = []
         _length(images, label)  # One that never ends is refused before it is read.
 
     def batches(self, size: int) -> Iterator[Sequence[np.ndarray]]:
@@ -198,14 +200,17 @@ class StreamSource(Source):
             )
         self._begun = True
         self._seen = Seen()
+        self._short = []
         self._values.restart()
         images = _each(self._blocks(), self._seen)
         yield from map(_stacked, batched(images, size, self.max_batch_bytes))
         self.count = self._seen.count
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        channels = None
-        for index, element in enumerate(_elements(self._images, self.label)):
+        channels, index = None, -1
+        # An iterator may count down the length that it has left.
+        length = _length(self._images, self.label)
+        for index, element in enumerate(_elements(self._images, length)):
             label = f"Element {index} of {self.label}"
             block = _images_of(element, label, self._image_key)
             if channels not in (None, block.shape[-1]):
@@ -219,11 +224,16 @@ class StreamSource(Source):
         if channels is None:
             raise InputError(f"The {self.label} gave no images; expected some.")
         self._values.finish()
+        if length is not None and index + 1 < length:
+            self._short = [
+                f"the {self.label} ended after {index + 1:,} elements, and its length "
+                f"says {length:,}; the result is of {self._seen.count:,} images"
+            ]
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Says whether all images are nearly black."""
-        return self._seen.warnings(self.label)
+        """Says whether it ended early, and whether all images are nearly black."""
+        return [*self._short, *self._seen.warnings(self.label)]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -391,12 +401,17 @@ def _stacked(images: list[np.ndarray]) -> Sequence[np.ndarray]:
     return np.stack(images) if alike else images
 
 
-def _elements(images: Any, label: str) -> Iterator[Any]:
-    """Yields the elements of a stream, as many as its length says."""
-    length = _length(images, label)
-    if _is_indexed(images):
-        return (images[index] for index in range(length))
-    return itertools.islice(images, length)
+def _elements(images: Any, length: int | None) -> Iterator[Any]:
+    """Yields the elements of a stream, at most as many as its length says."""
+    if not _is_indexed(images):
+        yield from itertools.islice(images, length)
+        return
+    for index in range(length):
+        try:
+            element = images[index]
+        except IndexError:  # So a sequence of Python's ends, too.
+            return
+        yield element
 
 
 def _length(images: Any, label: str) -> int | None:
@@ -449,6 +464,11 @@ def _images_of(element: Any, label: str, image_key: str | None = None) -> np.nda
         element = element[0]
     if isinstance(element, Mapping):
         element = element[_key_of(element, label, image_key)]
+    elif image_key is not None:
+        raise InputError(
+            f"{label} is no dict, from which image_key={image_key!r} would choose; "
+            "leave it out, or open this set without it: fid.open_images."
+        )
     if is_pillow(element):
         try:
             return to_rgb(element)[0][np.newaxis]
@@ -532,7 +552,7 @@ def open_images(
         source: One of
 
             - a folder, or a `.zip` archive, of PNG, JPEG, BMP, WebP, TIFF, GIF, PPM,
-              JPEG 2000, AVIF or QOI files;
+              JPEG 2000, AVIF, QOI, SGI or PCX files;
             - a list of such files;
             - an `.npy` or `.npz` file of images; of several arrays in one file, one is
               named as `file.npz:x_test`;

@@ -7,16 +7,19 @@ Images are disturbed in six ways, ever more strongly, and each such set is measu
 A cell, one disturbance at one level, keeps mean and covariance of the features, and the
 sums that an Inception Score is made of. It is a statistics file in the output folder,
 written whole from time to time: a study that was interrupted resumes from its cells.
+What it reads back is its own: settings.json names the reference by its digest, and each
+cell says of which settings, disturbance, level and images it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,8 @@ from fid.files import (
     InputError,
     atomic_path,
     check_same,
+    hold,
     printable,
-    read_object,
     write_json,
 )
 from fid.measure import (
@@ -39,7 +42,7 @@ from fid.measure import (
 from fid.metrics.frechet import Frechet, frechet_distance
 from fid.metrics.inception_score import InceptionScore, Score, ScoreSums
 from fid.mistaken import local_path
-from fid.sources.pixels import with_channels
+from fid.sources.pixels import Seen, with_channels
 from fid.sources.source import Source
 from fid.statistics import Moments, Statistics, protocol_differences
 from fid.studies.disturbances import (
@@ -49,6 +52,7 @@ from fid.studies.disturbances import (
     check_level,
     from_source,
 )
+from fid.values import Count, check_values, checked, read_checked
 
 __all__ = [
     "INDS",
@@ -91,6 +95,27 @@ _FIGURE_CONSTANTS = {
 _UNDISTURBED = ("undisturbed", 0.0)
 # Cells of 2048 features are 34 MB each, which is too much to write after every batch.
 _SAVE_SECONDS = 600.0
+
+# What settings.json says. The reference's digest is not there until it was computed,
+# and is not a setting.
+_REFERENCE_SHA256 = "reference_sha256"
+_KINDS = {
+    "images": str,
+    "shape": list[Count],
+    "first_image_sha256": str,
+    "darkest": float,
+    "reference": {"source": str},
+    "contamination": Mapping[str, Any] | None,
+    "extractor": str,
+    "extractor_sha256": str,
+    "num_images": Count,
+    "levels": Mapping[str, Any],
+    "definition": str,
+    "swirl_radius": float,
+    "seed": int,
+    "splits": Count,
+}
+_BRING_BACK = "Bring the study's own file back, or choose another --output."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,8 +354,7 @@ def run(
         InputError: A set cannot be used, or the folder holds a study with other
             settings.
     """
-    if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}; it must be at least 1.")
+    batch_size = checked({"batch_size": Count}, batch_size=batch_size)["batch_size"]
     output = local_path(output, writing=True)
     part = _part(source, plan)
     disturber = _disturber(part, plan, contamination)
@@ -338,16 +362,44 @@ def run(
     if isinstance(opened, Statistics):
         check_extractor(opened, extractor)
     settings = _settings(part, disturber, extractor, plan, opened)
-    _claim(output / "settings.json", settings)
-    statistics = _reference(
-        output / "reference.npz", opened, extractor, batch_size, progress
-    )
-    height, width, _ = disturber.shape
-    cells = [
-        _Cell(output, name, level, extractor, plan, f"{width}x{height}")
-        for name, level in plan.cells
-    ]
-    _measure(part, disturber, extractor, cells, batch_size, progress, save_seconds)
+    with hold(
+        output,
+        purpose="folder of a study",
+        busy=f"Another process is measuring in {printable(output)}; wait for it, or "
+        "choose another --output.",
+        gone=f"{printable(output)} was removed, renamed or replaced under the study, "
+        "or its .lock was; it stops, and writes nothing more there. Put the folder "
+        "back and start again to resume from its cells.",
+    ) as check_held:
+        known = _claim(output, settings)
+        study = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        height, width, _ = disturber.shape
+        facts = {"source_resolution": f"{width}x{height}", "study": study.hexdigest()}
+        cells = [
+            _Cell(output, name, level, extractor, plan, facts)
+            for name, level in plan.cells
+        ]
+        statistics = opened
+        if not isinstance(opened, Statistics):
+            path = output / "reference.npz"
+            statistics, sha256 = _reference(
+                path, known, opened, extractor, batch_size, progress, check_held
+            )
+            if sha256 != known:
+                check_held()
+                write_json(
+                    output / "settings.json", settings | {_REFERENCE_SHA256: sha256}
+                )
+
+        def save(cells: Sequence[_Cell]) -> None:
+            for cell in cells:
+                check_held()
+                cell.save()
+
+        _measure(
+            part, disturber, extractor, cells, batch_size, progress, save, save_seconds
+        )
+        check_held()
     found = {
         (cell.name, cell.level): (
             frechet_distance(statistics, cell.statistics()),
@@ -426,15 +478,8 @@ def _settings(
     plan: Plan,
     reference: Source | Statistics,
 ) -> dict[str, Any]:
-    def digest(*arrays: np.ndarray) -> str:
-        found = hashlib.sha256()
-        for array in arrays:
-            found.update(f"{array.shape} {array.dtype}\n".encode())
-            found.update(np.ascontiguousarray(array))
-        return found.hexdigest()
-
     if isinstance(reference, Statistics):
-        facts = {"sha256": digest(reference.mu, reference.sigma)}
+        facts = {"sha256": _digest(reference.mu, reference.sigma)}
     else:
         facts = {"n": reference.count}
     others = disturber.contamination
@@ -442,12 +487,12 @@ def _settings(
         "images": part.label,
         "shape": list(disturber.shape),
         # One image has to do: for more the whole set would have to be read.
-        "first_image_sha256": digest(next(iter(part.batches(1)))[0]),
+        "first_image_sha256": _digest(next(iter(part.batches(1)))[0]),
         "darkest": disturber.darkest,
         "reference": {"source": reference.label, **facts},
         "contamination": None
         if others is None
-        else {"n": len(others), "sha256": digest(others)},
+        else {"n": len(others), "sha256": _digest(others)},
         "extractor": extractor.name,
         "extractor_sha256": extractor.fingerprint,
         "num_images": plan.num_images,
@@ -459,36 +504,76 @@ def _settings(
     }
 
 
-def _claim(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a new study; refuses to resume one with other settings."""
+def _digest(*arrays: np.ndarray) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype}\n".encode())
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()
+
+
+def _claim(output: pathlib.Path, settings: dict[str, Any]) -> str | None:
+    """Writes the settings of a new study, or makes sure that those there say the same.
+
+    Returns:
+        The digest of the reference that the study computed, where it says one.
+    """
+    path = output / "settings.json"
     if not path.exists():
+        cells = (output / "cells").glob("*.npz")
+        left = next((x for x in (output / "reference.npz", *cells) if x.exists()), None)
+        if left is not None:
+            raise InputError(
+                f"{printable(output)} has {left.relative_to(output)}, and no "
+                f"settings.json that says of which study. {_BRING_BACK}"
+            )
         write_json(path, settings)
-        return
+        return None
+    there = read_checked(path, _KINDS, _BRING_BACK)
+    check_values(there, {_REFERENCE_SHA256: str}, path, _BRING_BACK)
+    known = there.pop(_REFERENCE_SHA256, None)
     check_same(
-        read_object(path),
+        there,
         settings,
-        f"{printable(path.parent)} holds a study with other settings",
+        f"{printable(output)} holds a study with other settings",
         "Choose another --output, or delete that one.",
     )
+    return known
 
 
 def _reference(
     path: pathlib.Path,
-    opened: Source | Statistics,
+    known: str | None,
+    opened: Source,
     extractor: Extractor,
     batch_size: int,
     progress: bool,
-) -> Statistics:
-    if isinstance(opened, Statistics):
-        return opened
+    check_held: Callable[[], None],
+) -> tuple[Statistics, str]:
+    """Computes the reference, or reads the one that is there; returns its digest, too.
+
+    `known` is the digest of the one that the study computed; None where it computed
+    none, or an earlier version did.
+    """
     if not path.exists():
-        compute_statistics(
+        computed = compute_statistics(
             opened, extractor, batch_size=batch_size, progress=progress
-        ).save(path)
+        )
+        check_held()
+        computed.save(path)
+        known = None
     # It is read back, so that a resumed study computes with the same numbers.
     statistics = Statistics.load(path)
     check_extractor(statistics, extractor)
-    return statistics
+    # The time of making stands beside the arrays, in the provenance.
+    rows = [] if statistics.rows is None else [statistics.rows]
+    sha256 = _digest(statistics.mu, statistics.sigma, *rows)
+    if known not in (None, sha256):
+        raise InputError(
+            f"{printable(path)} is not the reference that this study computed. Bring "
+            "that one back, or delete this one, and it is computed again."
+        )
+    return statistics, sha256
 
 
 def _measure(
@@ -498,15 +583,19 @@ def _measure(
     cells: Sequence[_Cell],
     batch_size: int,
     progress: bool,
+    save: Callable[[Sequence[_Cell]], None],
     save_seconds: float,
 ) -> None:
     from tqdm import tqdm
 
     missing = [cell for cell in cells if cell.n < part.count]
     if not missing:
+        # No image is read again, and all of them have to be of the same ones.
+        for cell in cells:
+            cell.check_images(cells[0].images_sha256, f"than {cells[0].path.name}")
         return
     saved = time.monotonic()
-    index = 0
+    seen = Seen()
     # With disable=None there is no bar where stderr is not a terminal.
     with tqdm(
         total=sum(part.count - cell.n for cell in missing),
@@ -516,19 +605,23 @@ def _measure(
         leave=False,
     ) as bar:
         for batch in part.batches(batch_size):
+            index = seen.count
+            for image in batch:
+                seen.add(image)
+                for cell in cells:
+                    if cell.n == seen.count:
+                        sha256 = seen.facts()["source_sha256"]
+                        cell.check_images(sha256, f"than those of {part.label}")
             for cell in missing:
                 # Written one after the other, cells may have stopped at two places.
                 new = batch[max(0, cell.n - index) :]
                 if len(new):
-                    cell.add(new, disturber, extractor)
+                    cell.add(new, disturber, extractor, seen)
                     bar.update(len(new))
-            index += len(batch)
-            if time.monotonic() - saved >= save_seconds and index < part.count:
-                for cell in missing:
-                    cell.save()
+            if time.monotonic() - saved >= save_seconds and seen.count < part.count:
+                save(missing)
                 saved = time.monotonic()
-    for cell in missing:
-        cell.save()
+    save(missing)
 
 
 class _Cell:
@@ -541,7 +634,7 @@ class _Cell:
         level: float,
         extractor: Extractor,
         plan: Plan,
-        resolution: str,
+        facts: Mapping[str, Any],
     ):
         self.name, self.level = name, level
         # All digits are written: two levels must not share a file.
@@ -553,29 +646,61 @@ class _Cell:
             if hasattr(extractor, "features_and_logits")
             else None
         )
-        facts = {
+        own = {
             "source": f"{name} {level:g}",
-            "source_resolution": resolution,
             "pixels": "float",
             "quantize": "none",
             "disturbance": name,
             "level": level,
         }
-        self._provenance = provenance(facts, extractor)
+        self._provenance = provenance({**own, **facts}, extractor)
+        self._images_sha256: str | None = None
         if self.path.exists():
-            statistics = Statistics.load(self.path)
-            check_extractor(statistics, extractor)
-            self.moments = Moments.from_statistics(statistics)
-            if self._sums:
-                self._sums.load(self.path)
+            self._load(extractor, plan.num_images)
+
+    def _load(self, extractor: Extractor, count: int) -> None:
+        statistics = Statistics.load(self.path)
+        check_extractor(statistics, extractor)
+        there = statistics.provenance or {}
+        for key in ("disturbance", "level", "study"):
+            # Those of an earlier version do not say of which study they are.
+            if there.get(key, mine := self._provenance[key]) != mine:
+                self._refuse(f"its {key} is {there[key]!r}, not {mine!r}")
+        self.moments = Moments.from_statistics(statistics)
+        if self.n > count:
+            self._refuse(f"it is of {self.n} images, not of {count}")
+        self._images_sha256 = there.get("images_sha256")
+        if self._sums:
+            self._sums.load(self.path, self.n)
+
+    def _refuse(self, found: str) -> None:
+        raise InputError(
+            f"{printable(self.path)} is no cell of this study: {found}. Bring the "
+            "study's own one back, or delete it, and it is computed again."
+        )
 
     @property
     def n(self) -> int:
         return self.moments.n
 
+    @property
+    def images_sha256(self) -> str | None:
+        """Digest of the images so far, undisturbed; None where a file does not say."""
+        return self._images_sha256
+
+    def check_images(self, sha256: str | None, than: str) -> None:
+        """Makes sure that the images so far are these; what they are, for a message."""
+        if None not in (sha256, self._images_sha256) and sha256 != self._images_sha256:
+            self._refuse(f"it was measured on other images {than}")
+
     def add(
-        self, images: Sequence[np.ndarray], disturber: Disturber, extractor: Extractor
+        self,
+        images: Sequence[np.ndarray],
+        disturber: Disturber,
+        extractor: Extractor,
+        seen: Seen,
     ) -> None:
+        """Adds images, the last of which is the last that was seen."""
         # Level 0 of any disturbance checks the image and copies it.
         name = "noise" if self.name == _UNDISTURBED[0] else self.name
         disturbed = np.stack(
@@ -591,9 +716,11 @@ class _Cell:
         else:
             features = extractor(disturbed)
         self.moments.update(features)
+        self._images_sha256 = seen.facts()["source_sha256"]
 
     def statistics(self) -> Statistics:
-        return self.moments.statistics(self._provenance)
+        images = {"images_sha256": self._images_sha256} if self._images_sha256 else {}
+        return self.moments.statistics(self._provenance | images)
 
     def score(self) -> InceptionScore | None:
         return self._sums.score() if self._sums else None

@@ -29,6 +29,7 @@ from repository import TESTS
 
 import fid
 import fid.extractors
+import fid.mistaken
 from fid import InputError
 from fid.extractors.extractor import KerasExtractor, pixel_extractor
 from fid.extractors.inception import Inception
@@ -94,7 +95,7 @@ def digits(graph):
 
 def changed_digits(folder):
     model = keras.models.load_model(
-        next(fid.files.cache_dir().glob("digits_classifier_*.keras")), compile=False
+        next(fid.mistaken.cache_dir().glob("digits_classifier_*.keras")), compile=False
     )
     layer = model.get_layer("features")
     layer.kernel.assign(layer.kernel * 1.01)

@@ -148,15 +148,12 @@ def test_a_lock_is_had_by_one_and_ends_with_it(tmp_path):
         assert not ours
 
 
-def test_a_home_folder_that_does_not_exist_is_named(monkeypatch):
+def test_a_home_folder_that_does_not_exist_is_named():
     home = pathlib.Path("~").expanduser()
     assert files.user_path("~/x") == home / "x"
     assert files.user_path("a/~b") == pathlib.Path("a/~b")
     with pytest.raises(files.InputError, match=r"~nosuchuser/x .* no such home folder"):
         files.user_path("~nosuchuser/x")
-    monkeypatch.setenv("TTUR_CACHE", "~nosuchuser/x")
-    with pytest.raises(files.InputError, match="no such home folder"):
-        files.cache_dir()
 
 
 @pytest.mark.parametrize(
@@ -247,14 +244,6 @@ def test_only_a_line_without_an_end_was_cut_short(tmp_path):
         path.write_text(text)
         with pytest.raises(files.InputError, match=r"line [12] is not JSON"):
             files.read_json_lines(path, "a")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("TTUR_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert files.cache_dir() == tmp_path / "tf-ttur"
-    monkeypatch.setenv("TTUR_CACHE", "~/here")
-    assert files.cache_dir().is_absolute()
 
 
 def test_names_fit_on_one_line():

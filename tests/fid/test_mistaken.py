@@ -7,9 +7,10 @@ import pytest
 
 import fid
 from fid import InputError, Statistics, inspection, open_images, stats_cli
+from fid import cli as fid_cli
 from fid.extractors.inception import Inception
 from fid.measure import open_set
-from fid.mistaken import check_local, local_path, other_kind
+from fid.mistaken import cache_dir, check_local, local_path, other_kind
 from fid.tfds import data_folder
 from tf_ttur import callbacks, cli, datasets, sample_cli, sampling
 from tf_ttur.datasets import text
@@ -160,3 +161,36 @@ def test_what_is_merely_damaged_is_not_taken_for_something_else(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x\.npz is damaged or no \.npz file"):
         open_images(tmp_path / "x.npz")
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("TTUR_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "tf-ttur"
+    monkeypatch.setenv("TTUR_CACHE", "~/here")
+    assert cache_dir() == pathlib.Path("~/here").expanduser()
+    monkeypatch.setenv("TTUR_CACHE", "~nosuchuser/x")
+    with pytest.raises(InputError, match="no such home folder"):
+        cache_dir()
+    monkeypatch.delenv("TTUR_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == pathlib.Path("~/.cache/tf-ttur").expanduser()
+
+
+@pytest.mark.parametrize("variable", ["TTUR_CACHE", "XDG_CACHE_HOME"])
+def test_no_cache_is_made_of_an_address(variable, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TTUR_CACHE")
+    monkeypatch.delenv("TTUR_INCEPTION", raising=False)
+    monkeypatch.setenv(variable, "gs://bucket/cache")
+    np.save("x.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    for program, flags in (
+        (fid_cli.compute_fid, ["x.npy", "x.npy"]),
+        (fid_cli.precalc_stats, ["x.npy", "--output=x.npz"]),
+        (cli.train, ["--workdir=run", "--steps=1"]),
+        (disturbance_cli.disturbance_study, ["--output=study"]),
+    ):
+        assert program(["x", *flags]) == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"${variable} cannot be used: gs://bucket/cache is an address" in said
+    assert not (tmp_path / "gs:").exists()

@@ -10,6 +10,7 @@ import time
 
 import hostile_arrays
 import numpy as np
+import prepared_cifar10
 import pytest
 import rounding
 from PIL import Image
@@ -485,27 +486,12 @@ class TestVerifyPublished:
     @pytest.fixture
     def prepared(self, tmp_path, monkeypatch):
         """CIFAR-10 on disk, small; a graph file; targets of which one disagrees."""
-        import tensorflow_datasets as tfds
-
         random = np.random.default_rng(0)
         images = {
             split: random.integers(0, 256, (size, 32, 32, 3), np.uint8)
             for split, size in (("train", 70), ("test", 40))
         }
-        real = tfds.builder("cifar10", data_dir=tmp_path)
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name="cifar10",
-            version=str(real.version),
-            features=real.info.features,
-            split_datasets={
-                split: [
-                    (i, {"id": f"{split}_{i:05d}", "image": image, "label": 0})
-                    for i, image in enumerate(images[split])
-                ]
-                for split in images
-            },
-            data_dir=tmp_path,
-        )
+        prepared_cifar10.store(tmp_path, images)
         (tmp_path / "graph.pb").write_bytes(b"not looked at: the network is a stand-in")
         target = cifar10_numbers._distance("x", 0.0, 1.0, 20)
         (result,) = cifar10_numbers.measure_again(images, Noted(), [target])

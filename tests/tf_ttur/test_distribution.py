@@ -88,9 +88,10 @@ def test_losses_are_those_of_one_device(found):
 
 
 @pytest.mark.slow
-def test_losses_are_those_of_one_device_in_every_setting(tmp_path):
+def test_losses_are_those_of_one_device_in_every_setting(found, tmp_path):
     results = mirrored(tmp_path / "mirrored", "losses")
-    assert len(results) == 8
+    # Two of them are among what is found for the quick tests.
+    assert len(results | found["losses"]) == 8
     assert_equal_rows(results)
 
 

@@ -1285,8 +1285,28 @@ def test_samples_may_come_from_a_moving_average(tmp_path, jit):
     fit(gan, 2, start=6)
     fit(loaded, 2, start=6)
     assert_same(state(gan), state(loaded))
-    with pytest.raises(ValueError, match="ema_decay must be"):
-        tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_decay=1.0)
+    for decay, message in (
+        (1.0, r"ema_decay is 1.0; it must be in \[0, 1\)"),
+        ("0.5", "ema_decay is '0.5'; it must be a number"),
+        (None, "ema_decay is None; it must be a number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tf_ttur.GAN(*networks(), tf_ttur.NormalLatent(4), ema_decay=decay)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"count": 0}, "count is 0; it must be >= 1"),
+        ({"count": "5"}, "count is '5'; it must be a whole number"),
+        ({"count": 2.5}, "count is 2.5; it must be a whole number"),
+        ({"batch_size": None}, "batch_size is None; it must be a whole number"),
+    ],
+)
+def test_images_that_cannot_be_counted_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        small_gan().generate(**{"count": 2, "seed": 0} | wrong)
+    assert len(small_gan().generate(np.int64(2), seed=0)) == 2
 
 
 def test_an_average_may_start_later(tmp_path):

@@ -46,7 +46,9 @@ def test_a_latent_survives_serialisation(kind):
     assert repr(again) == f"{kind.__name__}(6)"
 
 
-@pytest.mark.parametrize("dimension", [0, -1, 2.5])
+@pytest.mark.parametrize(
+    "dimension", [0, -1, 2.5, None, "6", float("nan"), float("inf")]
+)
 def test_a_dimension_that_is_no_positive_whole_number_is_refused(dimension):
-    with pytest.raises(ValueError, match=f"dimension >= 1; got {dimension}"):
+    with pytest.raises(ValueError, match=f"whole number >= 1; got {dimension!r}"):
         tf_ttur.NormalLatent(dimension)

@@ -511,6 +511,45 @@ def test_a_network_that_is_not_trainable_is_refused():
     fit(players, 1)
 
 
+@pytest.mark.parametrize("part", ["network", "layer"])
+def test_what_is_frozen_after_the_first_step_is_refused(part):
+    """The step is compiled by then, and would go on training it."""
+    players = make()
+    fit(players, 1)
+    frozen = players.critic if part == "network" else players.critic.layers[0]
+    frozen.trainable = False
+    message = "nothing to train" if part == "network" else "kernel was to be trained at"
+    for train in (lambda: fit(players, 1), lambda: players.train_on_batch(rows(4))):
+        with pytest.raises(ValueError, match=message):
+            train()
+    frozen.trainable = True
+    fit(players, 1)
+    players.critic.layers[0].trainable = False
+    players.compile(**optimizers(), jit_compile=False)
+    before = [layer.get_weights() for layer in players.critic.layers]
+    fit(players, 1)
+    after = [layer.get_weights() for layer in players.critic.layers]
+    changed = [
+        any((a != b).any() for a, b in zip(*each, strict=True))
+        for each in zip(after, before, strict=True)
+        if each[0]
+    ]
+    assert changed[0] is False
+    assert any(changed)
+
+
+def test_a_step_that_is_run_eagerly_trains_what_is_trainable_now():
+    players = make()
+    players.compile(**optimizers(), run_eagerly=True)
+    fit(players, 1)
+    layer = players.critic.layers[0]
+    layer.trainable = False
+    before = layer.get_weights()
+    fit(players, 1)
+    for one, other in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_averages_of_an_optimizer_take_effect_at_the_end_of_fit():
     given = optimizers(keras.optimizers.SGD)
     given["critic_optimizer"] = keras.optimizers.SGD(

@@ -494,6 +494,17 @@ def test_a_run_is_over_once_it_is_finished_or_has_diverged(tmp_path):
     assert [each.is_over for each in (finished, diverged, other)] == [True, True, False]
     assert finished.read_summary()["best"] == 3
     assert diverged.read_divergence()["step"] == 7
+    for facts, message in (
+        (
+            {"step": 7, "message": "d_loss became nan at step 8. Lower"},
+            "step is 7, and",
+        ),
+        ({"step": 7}, "with step, message"),
+        ({"step": 7, "message": None}, "message is None; it must be a text"),
+    ):
+        diverged.diverged.write_text(json.dumps(facts))
+        with pytest.raises(InputError, match=message):
+            diverged.read_divergence()
     finished.summary.write_text('{"metric": "fid"}')
     with pytest.raises(
         InputError, match="expected a JSON object with metric, metric_t"

@@ -71,11 +71,13 @@ def test_a_pair_that_breaks_a2_is_an_error_or_a_warning():
 @pytest.mark.parametrize(
     ("scale", "exponent", "message"),
     [
-        (-1.0, 0.6, "scale of a power law is -1.0; use positive"),
-        (np.inf, 0.6, "scale of a power law is inf"),
-        (np.nan, 0.6, "scale of a power law is nan"),
-        (1.0, -0.1, "exponent of a power law is -0.1; use at least 0"),
-        (1.0, np.nan, "exponent of a power law is nan"),
+        (-1.0, 0.6, r"scale is -1.0; it must be positive"),
+        (np.inf, 0.6, "scale is inf; it must be finite"),
+        (np.nan, 0.6, "scale is nan; it must be finite"),
+        (1.0, -0.1, "exponent is -0.1; it must be >= 0"),
+        (1.0, np.nan, "exponent is nan; it must be finite"),
+        ("1", 0.6, "scale is '1'; it must be a number"),
+        (1.0, None, "exponent is None; it must be a number"),
     ],
 )
 def test_a_law_that_is_none_is_refused(scale, exponent, message):

@@ -128,3 +128,72 @@ def test_a_function_of_keras_ops_is_seen_and_a_subclass_is_not():
     dense = keras.layers.Dense(1)(x)
     assert structure.squashing(keras.Model(x, keras.ops.sigmoid(dense))) == "sigmoid"
     assert structure.squashing(Subclass()) is None
+
+
+class Head(keras.Model):
+    """A network whose layers cannot be seen, with a last function."""
+
+    def __init__(self, last, *parts):
+        super().__init__()
+        self.parts, self.last = [*parts, keras.layers.Dense(1)], last
+
+    def call(self, x, training=False):
+        for part in self.parts:
+            x = part(x)
+        return self.last(x)
+
+
+def same(y):
+    return y
+
+
+def normalized():
+    """Its values do not grow with the weights, and fresh ones are close together."""
+    return [keras.layers.Dense(32, "relu"), keras.layers.LayerNormalization()]
+
+
+@pytest.mark.parametrize(
+    ("last", "parts", "expected"),
+    [
+        (keras.ops.sigmoid, [], True),
+        (keras.ops.hard_sigmoid, normalized(), True),
+        (lambda y: tf.clip_by_value(y, 0, 1), [keras.layers.Dense(5, "relu")], True),
+        (lambda y: keras.ops.softmax(keras.ops.concatenate([y, -y], -1)), [], True),
+        (same, [], False),
+        (same, normalized(), False),
+        (same, [keras.layers.Dense(8, "relu") for _ in range(12)], False),
+        (same, [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)], False),
+        (same, [keras.layers.Dense(9, "sigmoid")], False),
+        (keras.ops.relu, [], False),
+        (keras.ops.tanh, [], False),
+        (lambda y: 0 * y - 1, [], False),
+        (lambda y: y / 0, [], False),
+    ],
+)
+def test_what_stays_in_0_and_1_whatever_the_weights_seems_to_squash(
+    last, parts, expected
+):
+    judge = Head(last, *parts)
+    structure.build(judge, (None, 6), "critic")
+    before = [w.numpy() for w in judge.weights]
+    assert structure.seems_to_squash(judge, (None, 6)) is expected
+    for weight, value in zip(judge.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def test_fresh_weights_that_give_values_in_0_and_1_are_no_sigmoid():
+    """As the weights of many networks do by chance, of one sign for all images."""
+    judge = Head(same)
+    structure.build(judge, (None, 6), "critic")
+    judge.set_weights([np.full((6, 1), 0.01), np.full(1, 0.5)])
+    assert not structure.seems_to_squash(judge, (None, 6))
+
+
+def test_what_can_be_seen_or_not_be_tried_is_left_alone():
+    assert not structure.seems_to_squash(
+        network(keras.layers.Dense(1, "sigmoid")), (None, 6)
+    )
+    judge = Head(keras.ops.sigmoid)
+    structure.build(judge, (None, 6), "critic")
+    assert not structure.seems_to_squash(judge, (None, None))
+    assert not structure.seems_to_squash(judge, (None, 7))

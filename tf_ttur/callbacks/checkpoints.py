@@ -129,7 +129,8 @@ class Checkpoints(StepCallback):
         """Makes the best agree with the rows up to the newest checkpoint.
 
         A crash after saving a checkpoint leaves undone what follows: removing old ones
-        and copying it to the best. Here it is done.
+        and copying it to the best. Here it is done. A `best.json` that was lost is
+        written again.
 
         Args:
             rows: The rows of metrics up to the newest checkpoint's step.
@@ -142,10 +143,13 @@ class Checkpoints(StepCallback):
         row = min(measured, key=lambda row: row[self.key])
         best = self.read_best()
         if best is not None and best["step"] == row["step"]:
+            # `check_best` has seen that they agree, but for last digits.
+            self._note(best["file"], row["step"], row[self.key])
             self._only(best["file"])
             return
-        if row["step"] == latest[0]:
-            self._set_best(latest[1], row["step"], row[self.key])
+        there = runs.checkpoints(self.best) | dict([latest])
+        if row["step"] in there:
+            self._set_best(there[row["step"]], row["step"], row[self.key])
         else:
             _log.warning(
                 "%s does not hold step %d, the best so far; the next better one "
@@ -164,11 +168,14 @@ class Checkpoints(StepCallback):
         with atomic_path(path) as temporary:
             temporary.write_bytes(checkpoint.read_bytes())
         # This file decides: until it is replaced, the former best is the best.
-        write_json(
-            self.best / "best.json",
-            {"file": path.name, **self._record(step, value)},
-        )
+        self._note(path.name, step, value)
         self._only(path.name)
+
+    def _note(self, name: str, step: int, value: float) -> None:
+        """Writes `best.json`, unless it says that already."""
+        note, there = {"file": name, **self._record(step, value)}, self.read_best()
+        if there is None or any(there.get(key) != note[key] for key in note):
+            write_json(self.best / "best.json", note)
 
     def _only(self, name: str) -> None:
         for path in runs.checkpoints(self.best).values():

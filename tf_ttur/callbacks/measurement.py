@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fid.metrics import choose, needs_of
 from fid.metrics.metric import Measured
 from fid.sources.images import GeneratorSource
 from fid.statistics import Statistics
+from fid.values import Between, Count, Step, checked
 from tf_ttur import termination
 from tf_ttur.callbacks.steps import Diverged, StepCallback
 
@@ -26,6 +27,12 @@ __all__ = ["FrechetDistance", "Measurement"]
 _log = logging.getLogger(__name__)
 # A mean of float32 features leaves variances of about 1e-14 of it where there are none.
 _NO_SPREAD = 1e-12
+_KINDS = {
+    "every": Count,
+    "num_samples": Annotated[int, Between(2)],
+    "batch_size": Count,
+    "last": Step | None,
+}
 
 
 class Measurement(StepCallback):
@@ -64,12 +71,13 @@ class Measurement(StepCallback):
         last: int | None = None,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step; got {every}.")
-        if num_samples < 2:
-            raise ValueError(f"num_samples must be at least 2; got {num_samples}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        every, num_samples, batch_size, last = checked(
+            _KINDS,
+            every=every,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            last=last,
+        ).values()
         self.key, self.title = key, title
         self.every, self.num_samples = every, num_samples
         self.batch_size, self.last = batch_size, last

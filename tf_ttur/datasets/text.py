@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fid.files import InputError, printable, read_json, write_json
+from fid.files import InputError, printable, write_json
 from fid.mistaken import local_path
 from fid.tfds import data_folder, find_prepared, prepare_command
+from fid.values import read_checked
 from tf_ttur.datasets import batches, prepared
 from tf_ttur.ngrams import MAX_TOKENS
 
@@ -167,13 +168,14 @@ class Vocabulary:
         Raises:
             InputError: The file is missing or holds no vocabulary.
         """
-        found = read_json(path)
+        fix = "Bring the run folder's own one back."
+        found = read_checked(path, {"unit": str, "codes": list[int]}, fix)
         try:
             return cls(found["unit"], tuple(found["codes"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise InputError(
-                f"{printable(path)} holds no vocabulary ({error}): bring the run "
-                "folder's own one back."
+                f"{printable(path)} holds no vocabulary ({str(error).rstrip('.')}). "
+                f"{fix}"
             ) from error
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import logging
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from fid.extractors.extractor import KerasExtractor, weights_sha256
-from fid.files import InputError, atomic_path, cache_dir, write_json
+from fid.files import InputError, atomic_path, write_json
+from fid.mistaken import cache_dir
 from fid.values import Between, read_checked
 
 __all__ = ["DigitsClassifier", "digits_classifier"]
@@ -29,6 +31,7 @@ _SEED = 2017
 # One image of so many is held out to measure the accuracy.
 _HOLD_OUT_EVERY = 5
 _EPOCHS = 12
+_DIGEST = "sha256"
 _SHARE = Annotated[float, Between(0, 1)]
 # This is part of the file name. Whoever changes the settings above or the network
 # raises it.
@@ -78,9 +81,13 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
             if not (path.exists() and _record_path(path).exists()):
                 _train(images, labels, path)
     facts = {"accuracy": _SHARE, "weights_sha256": str}
-    record = read_checked(
-        _record_path(path), facts, f"Delete it and {path.name}: both are made again."
-    )
+    fix = f"Delete it and {path.name}: both are made again."
+    record = read_checked(_record_path(path), facts, fix)
+    # That of an earlier version has no digest.
+    if record.get(_DIGEST, sha256 := _digest(record)) != sha256:
+        raise InputError(
+            f"{_record_path(path)} is damaged: it is not what was recorded. {fix}"
+        )
     try:
         model = keras.models.load_model(path, compile=False)
         features = keras.Model(model.inputs, model.get_layer("features").output)
@@ -100,6 +107,11 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
         accuracy=record["accuracy"],
         path=path,
     )
+
+
+def _digest(record: dict[str, Any]) -> str:
+    text = f"{record['accuracy']!r} {record['weights_sha256']}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _record_path(path: pathlib.Path) -> pathlib.Path:
@@ -161,8 +173,6 @@ def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
     _log.info("Trained the digits classifier: accuracy %.4f.", accuracy)
     with atomic_path(path) as temporary:
         model.save(temporary)
+    record = {"accuracy": accuracy, "weights_sha256": weights_sha256(model)}
     # The record comes last, since a classifier without it counts as not made.
-    write_json(
-        _record_path(path),
-        {"accuracy": accuracy, "weights_sha256": weights_sha256(model)},
-    )
+    write_json(_record_path(path), record | {_DIGEST: _digest(record)})

@@ -31,6 +31,7 @@ from fid.files import InputError, lock, original_name, read_json
 from fid.mistaken import local_path
 from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
+from tf_ttur.presets.settings import override
 from tf_ttur.runs import WALL_CLOCK, RunFolder, checkpoints
 
 __all__ = ["differences", "kill_drill"]
@@ -143,8 +144,9 @@ of a study and of statistics all numbers. Nor may a temporary file be left."""
 
 
 def _training(values: flags.FlagValues) -> _Program:
-    preset = presets.get(values.preset).override(steps=values.steps)
+    preset = _preset(values)
     command = [f"--preset={preset.name}", f"--steps={preset.steps}"]
+    command += [f"--set={setting}" for setting in values.set]
     if values.batch_size is not None:
         command.append(f"--batch_size={values.batch_size}")
     return _Program(
@@ -156,10 +158,16 @@ def _training(values: flags.FlagValues) -> _Program:
     )
 
 
+def _preset(values: flags.FlagValues) -> presets.Preset:
+    preset = presets.get(values.preset).override(steps=values.steps)
+    return override(preset, values.set)
+
+
 def _sweeping(values: flags.FlagValues) -> _Program:
     """A sweep of one pair of rates and two seeds: what it adds is between runs."""
-    preset = presets.get(values.preset).override(steps=values.steps)
+    preset = _preset(values)
     command = [f"--preset={preset.name}", f"--steps={preset.steps}", "--seeds=2"]
+    command += [f"--set={setting}" for setting in values.set]
     command += [
         f"--{name}={getattr(preset, name)!r}"
         for name in ("discriminator_lr", "generator_lr")
@@ -529,6 +537,11 @@ def _define(flag: Flags) -> None:
         None,
         "Generator updates of a run; a few intervals more than kills. A sweep makes "
         "two runs.",
+    )
+    flag.repeated(
+        "set",
+        "KEY=VALUE: any other setting of the preset, such as --set=every=20; may be "
+        "given several times.",
     )
     flag.number("num_images", 200, "Digits that the study disturbs.", least=2)
     flag.text("source", None, "The images that precalc_stats sums up.")

@@ -126,13 +126,23 @@ def test_score_sums_go_on_from_a_file(tmp_path):
     begun.update(0, x[:27])
     np.savez(tmp_path / "sums.npz", other=np.zeros(3))
     begun.append_to(tmp_path / "sums.npz")
-    again.load(tmp_path / "sums.npz")
+    again.load(tmp_path / "sums.npz", 27)
     again.update(27, x[27:])
     assert again.score().mean == near(whole.score().mean, x)
     assert again.score().std == near(whole.score().std, x, largest=8)
     assert np.load(tmp_path / "sums.npz")["other"].shape == (3,)
     with pytest.raises(InputError, match=r"score_p of shape \(5, 8\).*delete it"):
-        ScoreSums(50, 4).load(tmp_path / "sums.npz")
+        ScoreSums(50, 4).load(tmp_path / "sums.npz", 27)
+    # Right in form, they are of other images or cannot be.
+    with pytest.raises(InputError, match=r"no sums of 26 images; delete it"):
+        ScoreSums(50, 5).load(tmp_path / "sums.npz", 26)
+    found = dict(np.load(tmp_path / "sums.npz"))
+    for name, value in (("score_p", -1.0), ("score_p_log_p", 1.0)):
+        wrong = {**found, name: found[name].copy()}
+        wrong[name].flat[0] = value
+        np.savez(tmp_path / "wrong.npz", **wrong)
+        with pytest.raises(InputError, match="no sums of 27 images"):
+            ScoreSums(50, 5).load(tmp_path / "wrong.npz", 27)
 
 
 def test_score_sums_name_the_image_whose_logits_are_not_finite():

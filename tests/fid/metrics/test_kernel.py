@@ -128,7 +128,7 @@ def test_sets_smaller_than_a_subset_are_refused_before_they_are_read():
             "--kid_subset_size, or --kid_subsets=0 for the estimate from all images "
             "alone."
         )
-    with pytest.raises(InputError, match="^-1 subsets of 1000 were asked for"):
+    with pytest.raises(InputError, match="^kid_subsets is -1; it must be at least 0"):
         Kernel(kid_subsets=-1).check([images(5), images(9)])
 
 

@@ -39,6 +39,14 @@ def png(width, height, bits, colour, rows):
     )
 
 
+def sgi(width, rows):
+    """A grey SGI image of 16 bits, uncompressed, the lowest row first."""
+    header = struct.pack(
+        ">hBBHHHHii4x80si404x", 474, 0, 2, 2, width, len(rows), 1, 0, 65535, b"", 0
+    )
+    return header + b"".join(struct.pack(f">{width}H", *row) for row in rows[::-1])
+
+
 def palette_image():
     image = Image.new("P", (2, 1))
     image.putpalette([9, 8, 7, 200, 100, 50] + [0] * 762)
@@ -50,7 +58,9 @@ def sixteen_bits():
     return Image.fromarray(np.array([[0x00FF, 0x0100], [0xABCD, 0xFFFF]], np.uint16))
 
 
-KINDS = ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "QOI"]
+KINDS = ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "QOI",
+         "SGI", "PCX"]  # fmt: skip
+WHITE = ("1 bit as 0 and 255",)
 WIDE = [[[0] * 3, [1] * 3], [[0xAB] * 3, [0xFF] * 3]]
 COLOURS = [[[200, 100, 50], [9, 8, 7]]]
 HIDDEN = Image.new("RGBA", (1, 1), (10, 20, 30, 0))
@@ -114,6 +124,10 @@ INKS_AS_RGB = [[[207, 198, 190]]]
         (encoded(sixteen_bits(), "JPEG2000"), WIDE, ("16-bit grey // 256",)),
         (encoded(HIDDEN, "JPEG2000"), [[[10, 20, 30]]], ("alpha dropped",)),
         (encoded(HIDDEN, "QOI"), [[[10, 20, 30]]], ("alpha dropped",)),
+        (encoded(HIDDEN, "SGI"), [[[10, 20, 30]]], ("alpha dropped",)),
+        (encoded(palette_image(), "PCX"), COLOURS, ("palette looked up",)),
+        (encoded(Image.new("1", (1, 1), 1), "PCX"), [[[255] * 3]], WHITE),
+        (sgi(2, [[0x00FF, 0xABCD]]), [[[0] * 3, [0xAB] * 3]], ("grey repeated",)),
         (encoded(INKS, "TIFF"), INKS_AS_RGB, ("CMYK converted",)),
         (encoded(INKS, "JPEG", quality=100), INKS_AS_RGB, ("CMYK converted",)),
     ],
@@ -198,6 +212,8 @@ def test_the_content_says_whether_it_is_lossy():
         "gif": (encoded(image, "GIF"), False),
         "ppm": (encoded(image, "PPM"), False),
         "qoi": (encoded(image, "QOI"), False),
+        "sgi": (encoded(image, "SGI"), False),
+        "pcx": (encoded(image, "PCX"), False),
         "avif": (encoded(image, "AVIF"), True),
         # That nothing was cut off is not known.
         "jpeg2000": (encoded(image, "JPEG2000"), True),
@@ -221,6 +237,8 @@ def test_the_content_says_whether_it_is_lossy():
         (b"version https://git-lfs.github.com/spec/v1\n", "but a Git LFS pointer: Fet"),
         # TGA has no signature, so that anything might be one.
         (encoded(Image.new("RGB", (1, 1)), "TGA"), "no PNG"),
+        (encoded(Image.new("RGB", (16, 16)), "ICO"), "no PNG"),
+        (encoded(Image.new("RGB", (4, 4)), "DDS"), "no PNG"),
         # Pillow would start an interpreter for this one.
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",

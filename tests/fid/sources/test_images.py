@@ -436,6 +436,40 @@ def test_a_set_of_keras_that_never_ends_is_refused_before_it_is_read():
     np.testing.assert_array_equal(np.stack(read(open_images(Ends()))), STACK)
 
 
+class ShortLoader(Loader):
+    def __len__(self):
+        return 4
+
+
+class ShortIndexed(Indexed):
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+@pytest.mark.parametrize(
+    ("source", "counts"),
+    [(ShortLoader(STACK, 3), (3, 4)), (ShortIndexed(STACK), (7, 9))],
+)
+def test_a_set_that_ends_before_its_length_is_told_of(source, counts):
+    opened = open_images(source)
+    for _ in range(2):
+        assert len(read(opened)) == 7
+        (warning,) = opened.warnings
+        assert "ended after {} elements, and its length says {}".format(*counts) in (
+            warning
+        )
+        assert "the result is of 7 images" in warning
+    reference = fid.compute_statistics(STACK, Colours())
+    found = fid.compare(source, reference, Colours())
+    assert any("ended after" in each for each in found.warnings)
+    whole = open_images(Loader(STACK, 3))
+    read(whole)
+    assert list(whole.warnings) == []
+
+
 def test_a_set_by_index_whose_length_fails_is_named():
     class Broken(Indexed):
         def __len__(self):
@@ -482,7 +516,11 @@ def test_the_key_of_the_images_may_be_said():
     ):
         read(open_images(elements, image_key="x"))
     # Two sets that are compared are opened alike, and one may have no dicts.
-    assert len(read(open_images(iter(STACK), image_key="pixels"))) == 7
+    # Of an iterator it is not known before it is read.
+    with pytest.raises(
+        InputError, match="Element 0 of iterator is no dict, from which image_key='pix"
+    ):
+        read(open_images(iter(STACK), image_key="pixels"))
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices({"pixels": STACK, "label": np.arange(7)})
     opened = open_images(data, image_key="pixels")

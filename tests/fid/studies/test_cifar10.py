@@ -8,6 +8,7 @@ import threading
 import time
 
 import numpy as np
+import prepared_cifar10
 import pytest
 
 from fid import InputError
@@ -24,29 +25,10 @@ def pixels(split, index):
 
 def store(root, sizes=SIZES, rename=lambda name: name):
     """Writes a CIFAR-10 as TFDS prepares it."""
-    import tensorflow_datasets as tfds
-
-    real = tfds.builder("cifar10", data_dir=root)
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="cifar10",
-        version=str(real.version),
-        features=real.info.features,
-        split_datasets={
-            split: [
-                (
-                    index,
-                    {
-                        "id": rename(f"{split}_{index:05d}"),
-                        "image": pixels(split, index),
-                        "label": index % 10,
-                    },
-                )
-                for index in range(size)
-            ]
-            for split, size in sizes.items()
-        },
-        data_dir=root,
-        download_config=tfds.download.DownloadConfig(num_shards=3),
+    prepared_cifar10.store(
+        root,
+        {k: [pixels(k, index) for index in range(n)] for k, n in sizes.items()},
+        lambda split, index: rename(f"{split}_{index:05d}"),
     )
 
 

@@ -1,5 +1,10 @@
 """The study against sets disturbed and measured one by one, and its file keeping."""
 
+import json
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import rounding
@@ -101,6 +106,11 @@ def test_a_reference_measured_otherwise_is_told_of(source, tmp_path):
     assert "source_resolution is '64x64' for array and '12x12' for undist" in warning
 
 
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files}
+
+
 class Counted(Source):
     """A source that counts the images that are read from it."""
 
@@ -161,6 +171,7 @@ class TestResume:
             (tmp_path / "mixed/cells").mkdir(parents=True, exist_ok=True)
             for path in (folder / "cells").glob(chosen):
                 path.rename(tmp_path / "mixed/cells" / path.name)
+            shutil.copy(folder / "settings.json", tmp_path / "mixed")
         found = values(
             run(source, Projections(), plan, tmp_path / "mixed", batch_size=11)
         )
@@ -202,6 +213,151 @@ class TestResume:
         reference = fid.compute_statistics(inverted, Projections())
         with pytest.raises(InputError, match="reference is"):
             run(source, Projections(), plan, tmp_path, reference=reference)
+
+    def test_a_reference_of_other_images_is_refused(self, source, tmp_path):
+        plan = make_plan(source, disturbances=["blur"])
+        first = run(source, Projections(), plan, tmp_path)
+        path = tmp_path / "reference.npz"
+        other = fid.open_images(255 - np.concatenate(list(source.batches(90))))
+        fid.compute_statistics(other, Projections()).save(path)
+        before = contents(tmp_path)
+        with pytest.raises(InputError, match=r"reference.npz is not the reference tha"):
+            run(source, Projections(), plan, tmp_path)
+        assert contents(tmp_path) == before
+        path.unlink()
+        assert run(source, Projections(), plan, tmp_path) == first
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("images", r"measured on other images than"),
+            ("settings", r"its study is '[0-9a-f]{64}', not"),
+            ("disturbance", r"its disturbance is 'swirl', not 'blur'"),
+            ("level", r"its level is 2\.0, not 1\.0"),
+        ],
+    )
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_a_cell_of_another_set_is_refused(
+        self, source, tmp_path, change, message, finished
+    ):
+        options = {"disturbances": ["blur", "swirl"]}
+        plan = make_plan(source, **options)
+        # Given the reference, sets with the same first image have the same settings.
+        reference = fid.compute_statistics(source, Projections())
+        run(source, Projections(), plan, tmp_path / "a", reference=reference)
+        others = source
+        if change == "images":
+            images = np.concatenate(list(source.batches(90)))
+            images[1:, 0, 0] ^= 1
+            others = fid.open_images(images)
+        elif change == "settings":
+            options["seed"] = 1
+        plan_of_others = make_plan(others, **options)
+        run(others, Projections(), plan_of_others, tmp_path / "b", reference=reference)
+        name = {"disturbance": "swirl_1.npz", "level": "blur_2.npz"}.get(change)
+        cells = tmp_path / "a/cells"
+        shutil.copy(tmp_path / "b/cells" / (name or "blur_1.npz"), cells / "blur_1.npz")
+        if not finished:
+            (cells / "swirl_4.npz").unlink()
+        with pytest.raises(InputError, match=message) as caught:
+            run(source, Projections(), plan, tmp_path / "a", reference=reference)
+        assert "blur_1.npz is no cell of this study" in str(caught.value)
+        (cells / "blur_1.npz").unlink()
+        again = run(source, Projections(), plan, tmp_path / "a", reference=reference)
+        whole = run(source, Projections(), plan, tmp_path / "c", reference=reference)
+        assert again == whole
+
+    def test_a_study_of_an_earlier_version_resumes(self, source, tmp_path):
+        plan = make_plan(source, disturbances=["blur"])
+        first = run(source, Projections(), plan, tmp_path)
+        settings = json.loads((tmp_path / "settings.json").read_text())
+        del settings["reference_sha256"]
+        (tmp_path / "settings.json").write_text(json.dumps(settings))
+        for path in (tmp_path / "cells").iterdir():
+            arrays = dict(np.load(path))
+            facts = json.loads(str(arrays["provenance"]))
+            del facts["study"], facts["images_sha256"]
+            np.savez(path, **arrays | {"provenance": json.dumps(facts)})
+        extractor = Projections(fail_after=0)
+        assert run(source, extractor, plan, tmp_path) == first
+        assert "reference_sha256" in json.loads(
+            (tmp_path / "settings.json").read_text()
+        )
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            ({"num_images": True}, "num_images is True; it must be a whole number"),
+            ({"levels": []}, r"levels is \[\]; it must be a JSON object"),
+            ({"shape": [12, 0, 3]}, r"shape\[1\] is 0; it must be >= 1"),
+            ({"reference": {}}, "reference lacks 'source'"),
+            ({"reference_sha256": 1}, "reference_sha256 is 1; it must be a text"),
+            ({"more": 1}, "more is 1 there and None now"),
+            (None, "expected a JSON object with"),
+        ],
+    )
+    def test_settings_that_cannot_be_are_refused(self, source, tmp_path, edit, message):
+        plan = make_plan(source, disturbances=["blur"])
+        run(source, Projections(), plan, tmp_path)
+        path = tmp_path / "settings.json"
+        settings = json.loads(path.read_text())
+        path.write_text(json.dumps({} if edit is None else settings | edit))
+        before = contents(tmp_path)
+        with pytest.raises(InputError, match=message) as caught:
+            run(source, Projections(), plan, tmp_path)
+        assert len(str(caught.value).splitlines()) == 1
+        assert contents(tmp_path) == before
+
+    def test_cells_without_settings_are_refused(self, source, tmp_path):
+        plan = make_plan(source, disturbances=["blur"])
+        run(source, Projections(), plan, tmp_path)
+        (tmp_path / "settings.json").unlink()
+        (tmp_path / "reference.npz").unlink()
+        with pytest.raises(InputError, match=r"has cells/.*npz, and no settings.json"):
+            run(source, Projections(), plan, tmp_path)
+        assert not (tmp_path / "settings.json").exists()
+
+    @pytest.mark.parametrize("again", [True, False])
+    @pytest.mark.parametrize("before_reference", [True, False])
+    def test_a_study_whose_folder_is_removed_stops(
+        self, source, tmp_path, again, before_reference
+    ):
+        folder = tmp_path / "study"
+
+        class Removing(Projections):
+            def features_and_logits(self, images):
+                found = super().features_and_logits(images)
+                if self.seen > (0 if before_reference else 90 + 40) and not gone:
+                    gone.append(folder.rename(tmp_path / "gone"))
+                    if again:
+                        folder.mkdir()
+                return found
+
+        gone = []
+        plan = make_plan(source, disturbances=["blur"])
+        with pytest.raises(InputError, match="removed, renamed or replaced under the"):
+            run(source, Removing(), plan, folder, batch_size=8, save_seconds=0)
+        assert not folder.exists() or list(folder.iterdir()) == []
+
+    def test_two_processes_do_not_share_a_folder(self, source, tmp_path):
+        plan = make_plan(source, disturbances=["blur"])
+        holder = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import fcntl, sys; file = open(sys.argv[1], 'w');"
+                "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()",
+                tmp_path / ".lock",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with holder:
+            holder.stdout.readline()
+            with pytest.raises(InputError, match="Another process is measuring in"):
+                run(source, Projections(), plan, tmp_path)
+            holder.stdin.close()
+        run(source, Projections(), plan, tmp_path)
 
     def test_damaged_sums_are_refused(self, source, tmp_path):
         plan = make_plan(source, disturbances=["blur"])

@@ -127,6 +127,18 @@ def test_what_a_crash_left_undone_is_mended(tmp_path, caplog):
     (tmp_path / "best" / "step_00000002.keras").touch()
     checkpoints.mend(rows)
     assert not (tmp_path / "best" / "step_00000002.keras").exists()
+    # The file that names the best is gone, and the last checkpoint is not the best.
+    checkpoints.save(gan, 4, 8.0)
+    rows.append({"step": 4, "fid": 8.0})
+    (tmp_path / "best" / "best.json").unlink()
+    checkpoints.mend(rows)
+    assert checkpoints.read_best()["step"] == 3
+    # Another last digit is as good as none, and is made the run's own again.
+    (tmp_path / "best" / "best.json").write_text(
+        json.dumps({"file": "step_00000003.keras", "step": 3, "fid": 7.0000001})
+    )
+    checkpoints.mend(rows)
+    assert checkpoints.read_best()["fid"] == 7.0
     assert caplog.records == []
     # The lowest row's checkpoint is gone.
     checkpoints.mend([{"step": 2, "fid": 1.0}, *rows[2:]])

@@ -118,6 +118,7 @@ def test_vocabulary_is_saved_and_loaded(tmp_path, file):
         [],
         {"unit": "characters"},
         {"unit": "words", "codes": [1]},
+        {"unit": None, "codes": [1]},
         {"unit": "bytes", "codes": []},
         {"unit": "bytes", "codes": [256]},
         {"unit": "bytes", "codes": [97, 97]},
@@ -128,7 +129,7 @@ def test_vocabulary_is_saved_and_loaded(tmp_path, file):
 )
 def test_file_that_holds_no_vocabulary_is_named(tmp_path, wrong):
     write_json(tmp_path / "vocabulary.json", wrong)
-    with pytest.raises(InputError, match=r"vocabulary\.json holds no vocabulary"):
+    with pytest.raises(InputError, match=r"vocabulary\.json .*Bring the run"):
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 

@@ -55,9 +55,16 @@ def test_the_digits_classifier_is_made_once_and_guarded(
     facts = tmp_path / "cache" / classifier.path.with_suffix(".json").name
     before = facts.read_text()
     facts.write_text(before.replace(json.loads(before)["weights_sha256"], "0" * 64))
-    with pytest.raises(InputError, match="delete both"):
+    with pytest.raises(InputError, match="is not what was recorded. Delete it and"):
         digits_classifier(*digits)
     right = json.loads(before)
+    # An earlier version recorded no digest.
+    del right["sha256"]
+    facts.write_text(json.dumps(right))
+    assert digits_classifier(*digits).accuracy == classifier.accuracy
+    facts.write_text(json.dumps(right | {"weights_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="delete both"):
+        digits_classifier(*digits)
     for wrong, message in (
         ({"accuracy": [1]}, "accuracy is .1.; it must be a number. Delete it and"),
         ({"accuracy": 97.5}, r"accuracy is 97.5; it must be in 0\.\.1"),
@@ -66,6 +73,9 @@ def test_the_digits_classifier_is_made_once_and_guarded(
         facts.write_text(json.dumps(right | wrong))
         with pytest.raises(InputError, match=message):
             digits_classifier(*digits)
+    facts.write_text(json.dumps(json.loads(before) | {"accuracy": 0.5}))
+    with pytest.raises(InputError, match="is not what was recorded. Delete it and"):
+        digits_classifier(*digits)
     facts.write_text("[]")
     with pytest.raises(InputError, match="a JSON object with accuracy, weights_sha256"):
         digits_classifier(*digits)
