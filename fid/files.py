@@ -29,6 +29,7 @@ __all__ = [
     "read_object",
     "sha256_of_file",
     "temporary_files",
+    "turn",
     "user_path",
     "write_json",
 ]
@@ -266,6 +267,39 @@ def _locked(handle: int, path: str | os.PathLike[str]) -> bool:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def turn(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Has processes that change a folder do so one after the other, on any machine.
+
+    Each waits for its turn. Where the file system has no locks, nobody waits.
+
+    Args:
+        folder: The folder; made where missing. A file `.lock` is left in it.
+
+    Raises:
+        InputError: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with turn(tempfile.mkdtemp()):
+        ...     pass  # What is read and written here is nobody else's business.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # NFS locks only what is open for writing.
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Cannot write into {printable(folder)}: {error.strerror}. Choose a folder "
+            "that exists and is writable."
+        ) from error
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_same(

@@ -45,6 +45,7 @@ from tf_ttur import presets
 
 __all__ = [
     "WALL_CLOCK",
+    "FolderInUse",
     "RunFolder",
     "agree",
     "as_line",
@@ -83,6 +84,10 @@ _WRITTEN = re.compile(
     r"(config|best|summary|diverged|vocabulary)\.json|metrics\.jsonl|reference\.npz"
     r"|curve\.png|step_\d+\.[a-z]+"
 )
+
+
+class FolderInUse(InputError):
+    """Another process uses the run folder."""
 
 
 class RunFolder:
@@ -150,8 +155,9 @@ class RunFolder:
         The system frees the folder after a crash.
 
         Raises:
-            InputError: It cannot be made, another process uses it, a part of it is in
-                the way of what a run writes, or its rows are damaged.
+            FolderInUse: Another process uses it.
+            InputError: It cannot be made or locked, a part of it is in the way of what
+                a run writes, or its rows are damaged.
         """
         with self._locked():
             self._check_parts()
@@ -189,10 +195,15 @@ class RunFolder:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
+            except BlockingIOError as error:
+                raise FolderInUse(
                     f"Another process is training in {self}; wait for it, or choose "
                     "another --workdir."
+                ) from error
+            except OSError as error:
+                raise InputError(
+                    f"Cannot lock {self}: {error.strerror}. Choose a --workdir on a "
+                    "file system that has locks."
                 ) from error
             self._lock = lock
             try:
