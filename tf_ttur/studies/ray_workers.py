@@ -22,6 +22,7 @@ import logging
 import os
 import pathlib
 import platform
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -84,9 +85,9 @@ class RayWorkers:
             if not self._ray.is_initialized():
                 self._connect()
                 stack.callback(self._ray.shutdown)
-            # What a run has changed in its process is no other run's.
-            options = {"max_calls": 1, "max_retries": 0}
-            self._do = self._ray.remote(**options)(_do)
+            # What a task has changed in its process is no other one's.
+            options = {"max_calls": 1, "max_retries": 0, "num_cpus": 0}
+            self._there = self._ray.remote(**options)(_unpacked())
             self._check_nodes()
             self._stack = stack.pop_all()
         return self
@@ -146,15 +147,24 @@ class RayWorkers:
                 task.ref, task.again = None, time.monotonic() + seconds
 
     def _submit(self, task: _Task) -> None:
-        options = self._do.options(num_cpus=self._cores, num_gpus=self._gpus or None)
-        task.ref = options.remote(
+        task.ref = self._remote(
+            {"num_cpus": self._cores, "num_gpus": self._gpus or None},
+            _do,
             self._place,
             self._folder,
             self._work,
             task.arguments,
-            cores=self._cores,
-            log=task.log,
+            self._cores,
+            task.log,
         )
+
+    def _remote(
+        self, options: dict[str, Any], call: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        """Has Ray call a function on a node, which looks for modules where we do."""
+        path = [os.path.abspath(folder) for folder in sys.path]
+        packed = self._ray.cloudpickle.dumps((call, arguments))
+        return self._there.options(**options).remote(path, packed)
 
     def _outcome(self, ref: Any) -> dict[str, Any]:
         try:
@@ -204,15 +214,11 @@ class RayWorkers:
             )
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        check = self._ray.remote(num_cpus=0, max_calls=1)(_check)
-        asked = {
-            check.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(
-                    node["NodeID"], soft=False
-                )
-            ).remote(self._place): node["NodeManagerHostname"]
-            for node in nodes
-        }
+        asked = {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ref = self._remote({"scheduling_strategy": there}, _check, self._place)
+            asked[ref] = node["NodeManagerHostname"]
         deadline = time.monotonic() + _SECONDS_TO_ANSWER
         for ref, name in asked.items():
             try:
@@ -220,7 +226,6 @@ class RayWorkers:
             except self._ray.exceptions.GetTimeoutError:
                 wrong = f"it does not answer for {_SECONDS_TO_ANSWER:g} s"
             except self._ray.exceptions.RayTaskError as error:
-                # Mostly ModuleNotFoundError.
                 wrong = f"{type(error.cause).__name__}: {error.cause}"
             except self._ray.exceptions.RayError as error:
                 wrong = f"{error}".strip().partition("\n")[0]
@@ -348,6 +353,21 @@ def _probe(folder: pathlib.Path) -> Iterator[_Place]:
             path.unlink(missing_ok=True)
 
 
+def _unpacked() -> Callable[[list[str], bytes], Any]:
+    """Returns a function that nodes can call before they find any module of ours."""
+
+    # Ray sends what it cannot import, such as a function in a function, as it is.
+    def unpacked(path: list[str], packed: bytes) -> Any:
+        import pickle
+        import sys
+
+        sys.path[:0] = [folder for folder in path if folder not in sys.path]
+        call, arguments = pickle.loads(packed)
+        return call(*arguments)
+
+    return unpacked
+
+
 def _check(place: _Place) -> str | None:
     """On a node: says what it lacks."""
     return place.fault()
@@ -368,7 +388,7 @@ def _do(
     if place.compiled:
         compilation_cache()
     with Workers(1, folder, work, cores=cores, first=log) as workers:
-        workers.start(None, **arguments)
+        workers.start("task", **arguments)
         # Ray's cancellation is an exception between two lines of Python.
         while True:
             for _, outcome in workers.wait(_SECONDS):
