@@ -134,9 +134,7 @@ class RayWorkers:
         if not running:
             time.sleep(_SECONDS)
             return
-        ready, _ = self._ray.wait(
-            list(running), num_returns=len(running), timeout=_SECONDS
-        )
+        ready, _ = self._ray.wait(list(running), timeout=_SECONDS)
         for ref in ready:
             task = running[ref]
             outcome = self._outcome(ref)
