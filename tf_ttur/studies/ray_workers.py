@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 # A task is given up when it was lost so many times.
 _LOST = 3
-# Seconds after which a task is tried again whose run folder a lost process still has.
+# Seconds after which a task is tried again whose run folder another process has.
 _REFUSED = (2, 5, 10, 20, 40, 80, 160)
 # For so long `wait` waits before it looks whether nodes have come, and a task before it
 # looks whether it was cancelled.
@@ -246,7 +246,7 @@ class _Task:
         ref: Ray's reference to what comes of it; None where it waits to be tried again.
         again: When it is, by `time.monotonic`.
         lost: How many times it was lost.
-        refused: How many times its run folder was in use after that.
+        refused: How many times its run folder was in use.
     """
 
     name: Any
@@ -269,13 +269,12 @@ class _Task:
                 _LOST,
             )
             return 0.0
-        # Nobody but the process that was lost has the folder.
-        if "in_use" in outcome and self.lost and self.refused < len(_REFUSED):
+        # A lost process may have it, of this program or of one that was killed before.
+        if "in_use" in outcome and self.refused < len(_REFUSED):
             seconds = _REFUSED[self.refused]
             self.refused += 1
             _log.warning(
-                "%s: the process that was lost still has its folder; it is tried again "
-                "in %d s.",
+                "%s: another process still has its folder; it is tried again in %d s.",
                 self.name,
                 seconds,
             )

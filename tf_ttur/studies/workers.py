@@ -170,15 +170,24 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _exit)
+    status = 128 + signal.SIGTERM
+    received = False
+
+    def handle(*_: Any) -> None:
+        nonlocal received
+        received = True
+        sys.exit(status)
+
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
+    except SystemExit:
+        # Ray exits with another status where the signal comes while it waits.
+        if received:
+            sys.exit(status)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, _: Any) -> None:
-    sys.exit(128 + number)
 
 
 def _work(

@@ -196,7 +196,7 @@ def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
 
 @pytest.mark.slow
 def test_two_shards_at_once_are_the_sweep_of_one_process(swept, tmp_path, classifier):
-    whole, flags, done = swept
+    whole, flags, _ = swept
     flags = [x for x in flags if not x.startswith("--processes")]
     workdir = tmp_path / "shards"
     processes = [
