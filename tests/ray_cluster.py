@@ -2,8 +2,8 @@
 
 It is a process of its own, which reads commands from its standard input, one a line:
 `add` (a node), `kill PID` (SIGKILL to all processes of the node that a process is on),
-and `orphan PID` (the same, but that process itself is stopped). It answers each with a
-number, and ends with its input.
+and `orphan PID` (the same, but for that process itself). It answers each with a number,
+and ends with its input.
 """
 
 import contextlib
@@ -99,7 +99,6 @@ def main():
         (raylet,) = {*raylets} & {*task.parents()}
         found = family(raylet)
         if command == "orphan":
-            task.suspend()
             found.remove(task)
         for process in found:
             process.kill()

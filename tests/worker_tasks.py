@@ -26,12 +26,16 @@ def work(what, value=0):
     raise ZeroDivisionError("by hand")
 
 
-def steps(folder, count, seconds=0.25):
+def steps(folder, count, seconds=0.25, gate=None):
     """Stands for a run: steps with a checkpoint after each, in a folder it locks.
 
     It leaves a line in `begun` for each time it begins, in `done` for each step, and in
-    `ended` for each time it ends.
+    `ended` for each time it ends. With a gate, no signal ends it, and it waits for that
+    file before its last step.
     """
+    if gate is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     folder = RunFolder(folder)
     with folder.in_use():
         tell(folder.path / "begun", os.getpid())
@@ -40,6 +44,8 @@ def steps(folder, count, seconds=0.25):
         checkpoint = folder.path / "checkpoint.json"
         start = read_json(checkpoint) if checkpoint.exists() else 0
         for step in range(start, count):
+            while gate is not None and step == count - 1 and not gate.exists():
+                time.sleep(seconds)
             time.sleep(seconds)
             tell(folder.path / "done", step)
             write_json(checkpoint, step + 1)

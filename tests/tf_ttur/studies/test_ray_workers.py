@@ -218,33 +218,33 @@ def test_a_killed_nodes_runs_are_done_again_none_twice_none_lost(
 
 
 @pytest.mark.slow
-def test_a_run_waits_for_its_process_that_outlives_its_node(cluster, tmp_path, caplog):
-    folder = tmp_path / "run_0"
+def test_a_run_whose_lost_process_lives_on_is_not_done_twice(cluster, tmp_path, caplog):
+    folder, gate = tmp_path / "run", tmp_path / "gate"
 
     def refused():
         return [x for x in said_again(caplog) if "still has its folder" in x]
 
-    def first():
-        return int(lines(folder, "begun")[0])
-
     orphan = Background(
-        lambda: lines(folder, "done"), lambda: cluster.tell(f"orphan {first()}")
+        lambda: lines(folder, "done"),
+        lambda: cluster.tell(f"orphan {lines(folder, 'begun')[0]}"),
     )
-    # It would have ended with Ray's worker, and does so as soon as it can.
-    Background(lambda: len(refused()) == 2, lambda: os.kill(first(), signal.SIGCONT))
+    Background(lambda: len(refused()) == 2, gate.touch)
+    todo = [Job("run", {"folder": folder, "count": 4, "gate": gate})]
+    said = []
     machines = Machines(ray=cluster.address)
-    todo = runs(tmp_path, 1, 12)
-    run_jobs(todo, worker_tasks.steps, tmp_path, machines=machines, say=str)
+    run_jobs(todo, worker_tasks.steps, tmp_path, machines=machines, say=said.append)
     cluster.tell("add")
     assert int(orphan.did) >= 2
     lost, *waits = said_again(caplog)
-    assert lost.startswith("run 0: it was lost (")
+    assert lost.startswith("run: it was lost (")
     assert [x.partition("; ")[2] for x in waits][:2] == [
         "it is tried again in 2 s.", "it is tried again in 5 s.",
     ]  # fmt: skip
+    # The lost one did it, and the other one found it done.
+    assert said == ["[1/1] run: had ended"]
     assert len(lines(folder, "begun")) == 2
-    assert lines(folder, "ended") == ["12"]
-    assert not alive(first())
+    assert lines(folder, "done") == ["0", "1", "2", "3"]
+    assert lines(folder, "ended") == ["4"]
 
 
 # Runs of two minutes, of which each is begun and none is finished.
