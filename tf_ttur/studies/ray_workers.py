@@ -23,6 +23,7 @@ import os
 import pathlib
 import platform
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -83,8 +84,11 @@ class RayWorkers:
         with contextlib.ExitStack() as stack:
             self._place = stack.enter_context(_probe(self._folder))
             if not self._ray.is_initialized():
+                others = {*threading.enumerate()}
                 self._connect()
                 stack.callback(self._ray.shutdown)
+                output = _Output(sys.stdout, {*threading.enumerate()} - others)
+                stack.enter_context(contextlib.redirect_stdout(output))
             # What a task has changed in its process is no other one's.
             options = {"max_calls": 1, "max_retries": 0, "num_cpus": 0}
             self._there = self._ray.remote(**options)(_unpacked())
@@ -233,6 +237,27 @@ class RayWorkers:
                     "nodes need this project, and the same files at the same paths on "
                     "a file system that they share; see docs/scale.md."
                 )
+
+
+class _Output:
+    """Standard output without what Ray's threads print there, of lost nodes.
+
+    Results go to standard output, and so what these print goes to standard error.
+
+    Args:
+        stream: Standard output.
+        threads: Ray's.
+    """
+
+    def __init__(self, stream: Any, threads: set[threading.Thread]):
+        self._stream, self._threads = stream, threads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        theirs = threading.current_thread() in self._threads
+        return (sys.stderr if theirs else self._stream).write(text)
 
 
 @dataclasses.dataclass(eq=False)

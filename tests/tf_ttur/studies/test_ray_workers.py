@@ -1,5 +1,6 @@
 """Tasks on a real Ray cluster of local nodes, which are killed and stopped."""
 
+import contextlib
 import json
 import logging
 import os
@@ -45,7 +46,7 @@ def lines(folder, name):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(condition, seconds=200):
+def wait_for(condition, seconds=400):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -377,6 +378,16 @@ def test_a_cluster_that_does_not_answer_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=match):
         RayWorkers(1, tmp_path, worker_tasks.work, address="a:1").__enter__()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_rays_threads_print_is_not_among_the_results(capsys):
+    theirs, ours = (threading.Thread(target=print, args=(x,)) for x in "ab")
+    with contextlib.redirect_stdout(ray_workers._Output(sys.stdout, {theirs})):
+        for thread in (theirs, ours):
+            thread.start()
+            thread.join()
+        print("c", flush=True)
+    assert capsys.readouterr() == ("b\nc\n", "a\n")
 
 
 def test_a_task_is_given_up_when_it_was_lost_often():
