@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 __all__ = [
+    "FolderInUse",
     "InputError",
     "atomic_path",
     "atomic_write",
@@ -29,6 +30,7 @@ __all__ = [
     "read_object",
     "sha256_of_file",
     "temporary_files",
+    "turn",
     "user_path",
     "write_json",
 ]
@@ -89,6 +91,10 @@ def printable(name: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(name)
     return name if name.isprintable() else repr(name)
+
+
+class FolderInUse(InputError):
+    """Another process works in a folder."""
 
 
 @contextlib.contextmanager
@@ -272,7 +278,8 @@ def hold(
         was removed would have neither lock nor settings.
 
     Raises:
-        InputError: It cannot be made, or another process holds it.
+        FolderInUse: Another process holds it.
+        InputError: It cannot be made or locked.
 
     Example:
         >>> import tempfile
@@ -291,8 +298,13 @@ def hold(
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUse(busy) from error
         except OSError as error:
-            raise InputError(busy) from error
+            raise InputError(
+                f"Cannot lock {printable(path)}: {error.strerror}. Choose a folder on "
+                "a file system that has locks."
+            ) from error
         mine = os.fstat(file.fileno())
 
         def check() -> None:
@@ -302,6 +314,39 @@ def hold(
             raise InputError(gone)
 
         yield check
+
+
+@contextlib.contextmanager
+def turn(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Has processes that change a folder do so one after the other, on any machine.
+
+    Each waits for its turn. Where the file system has no locks, nobody waits.
+
+    Args:
+        folder: The folder; made where missing. A file `.lock` is left in it.
+
+    Raises:
+        InputError: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with turn(tempfile.mkdtemp()):
+        ...     pass  # What is read and written here is nobody else's business.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # NFS locks only what is open for writing.
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(
+            f"Cannot write into {printable(folder)}: {error.strerror}. Choose a folder "
+            "that exists and is writable."
+        ) from error
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_same(

@@ -75,6 +75,8 @@ LAYERS = {
 # What works where neither TensorFlow nor Keras is installed, down to its last import.
 WITHOUT_TENSORFLOW = (
     "tf_ttur.runs",
+    "tf_ttur.studies.jobs",
+    "tf_ttur.studies.ray_workers",
     "tf_ttur.theory.critical_batch",
     "tf_ttur.theory.saddle",
     "tf_ttur.theory.heavy_ball",

@@ -175,6 +175,8 @@ def test_every_flag_that_a_page_names_is_one_of_some_program():
         *(flags(help_of(f"scripts/{path.name}")) for path in programs())
     )
     known |= {"--direct_running_mode", "--direct_num_workers"}  # Beam's
+    known |= {"--head", "--port", "--address"}  # Ray's
+    known |= {"--array", "--cpus", "--requeue"}  # SLURM's
     known |= {"--require"}  # pip's --require-hashes
     for page in PAGES:
         assert flags(read(page)) <= known, page

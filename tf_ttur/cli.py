@@ -16,6 +16,7 @@ from fid.program import Flags, check_arguments, run
 from tf_ttur import presets, tasks
 from tf_ttur.compilation import compilation_cache
 from tf_ttur.presets.settings import override
+from tf_ttur.studies import machines
 
 __all__ = ["report", "reproduce", "train"]
 
@@ -202,9 +203,13 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
                 f"There is no experiment {name!r}; choose from {', '.join(pairs)}."
             )
         workdir = local_path(values.workdir or f"runs/{name}", writing=True)
+        where = machines.chosen(values)
         compilation_cache()
         # TensorFlow is imported here, not for --help.
         from tf_ttur.studies.reproduce import row, train_pair, warnings
+
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
 
         results = train_pair(
             name,
@@ -213,8 +218,17 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
             values.data_dir,
             values.inception,
             values.original_quirks,
+            where,
+            say,
             steps=values.steps,
         )
+        if results is None:
+            say(
+                f"Shard {where.shard} is finished, and other shards' runs are not. The "
+                "rows are printed by the one that ends last, and by each start after "
+                "that."
+            )
+            return
         for warning in warnings(name, results):
             print(warning, file=sys.stderr)
         for setting, ours in results.items():
@@ -224,9 +238,9 @@ def reproduce(argv: Sequence[str] | None = None) -> int:
 
   reproduce.py --preset=NAME --data_dir=DIR [--inception=PB] [flags]
 
-Trains NAME_ttur and NAME_orig of train.py --list_presets with several seeds, one run
-after the other, into WORKDIR/PRESET/seed_N. A run that is cut
-resumes when this is started again.
+Trains NAME_ttur and NAME_orig of train.py --list_presets with several seeds, by default
+one run after the other, into WORKDIR/PRESET/seed_N. A run that is cut resumes when this
+is started again. What a run shows while it trains is in WORKDIR/worker_0.log.
 Nobody has run it on the paper's data yet, only on the digits."""
     return run(main, _define_reproduce, usage, argv)
 
@@ -234,6 +248,7 @@ Nobody has run it on the paper's data yet, only on the digits."""
 def _define_reproduce(flag: Flags) -> None:
     flag.text("preset", "digits_dcgan", "The experiment, without _ttur and _orig.")
     flag.number("seeds", 8, "Runs of each setting.", least=1)
+    machines.define(flag)
     flag.text("workdir", None, "Where the runs go; by default runs/NAME.")
     flag.text(
         "data_dir", None, "Where the data set is: TFDS's folder, or that of images."

@@ -151,8 +151,9 @@ class RunFolder:
         The system frees the folder after a crash.
 
         Raises:
-            InputError: It cannot be made, another process uses it, a part of it is in
-                the way of what a run writes, or its rows are damaged.
+            FolderInUse: Another process uses it.
+            InputError: It cannot be made or locked, a part of it is in the way of what
+                a run writes, or its rows are damaged.
         """
         with hold(
             self.path,

@@ -37,6 +37,7 @@ def load(
     cifar10        TFDS                                         32x32, as they are
     svhn_cropped   TFDS                                         32x32, as they are
     celeb_a        TFDS: central 108x108 of the 178x218 images  64x64
+    imagenet2012   TFDS: central square                         128x128
     lsun/bedroom   TFDS, LSUN's own LMDB, or numbered folders   64x64
                    of images: central square
     folder         every image under `data_dir`, as `fid`       64x64
@@ -49,7 +50,8 @@ def load(
     is repeated, transparency dropped, EXIF orientation ignored, as in the original. An
     odd margin loses its extra row at the bottom, its extra column on the right.
 
-    `digits`, `cifar10` and `svhn_cropped` have labels of 10 classes. So has a folder in
+    `digits`, `cifar10` and `svhn_cropped` have labels of 10 classes, `imagenet2012` of
+    1,000. So has a folder in
     which every image is one level down: each folder is a class, and their labels count
     from 0 in the order of their names.
 

@@ -72,6 +72,17 @@ DATASETS = {
     "svhn_cropped": DatasetSpec(
         "3.1.0", "ufldl.stanford.edu", 32, in_memory=True, classes=10
     ),
+    "imagenet2012": DatasetSpec(
+        "5.1.0",
+        "image-net.org",
+        128,
+        classes=1000,
+        note=(
+            "TFDS prepares ImageNet from ILSVRC2012_img_train.tar and "
+            "ILSVRC2012_img_val.tar, which image-net.org gives to those who register: "
+            "put both into the folder downloads/manual beside it."
+        ),
+    ),
     "celeb_a": DatasetSpec(
         "2.1.0",
         "drive.google.com",

@@ -41,7 +41,7 @@ Decay = Annotated[float, Between(0, below=1)]
 """A share of what was that is kept at every step."""
 
 # Networks of images that take labels.
-_CONDITIONAL = ("dcgan",)
+_CONDITIONAL = ("biggan", "dcgan")
 # Sides of images that are not 64, where the data set decides.
 _SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
 
@@ -67,6 +67,7 @@ class Preset:
         sample_batch: Samples generated at a time in a measurement. It matters only
             where an image depends on those beside it (`batch_statistics`).
         ema_decay: Decay of the generator's moving average, which samples; 0 for none.
+        ema_start: The step that the average starts at.
         jit_compile: Whether XLA compiles the step; None leaves it to `compile`.
         stop_at: Ends the run at the first measurement of at most this value; None goes
             on to `steps`.
@@ -94,6 +95,7 @@ class Preset:
     num_samples: Annotated[int, Between(2)]
     sample_batch: Count = 250
     ema_decay: Decay = 0.0
+    ema_start: Step = 0
     jit_compile: bool | None = None
     stop_at: float | None = None
     stop_passes: Count = 1
@@ -292,7 +294,7 @@ class ImagePreset(GANPreset):
 
     Attributes:
         dataset: One of `datasets.NAMES`.
-        network: `dcgan`, `dcgan_4x4`, `resnet` or `began`.
+        network: `dcgan`, `dcgan_4x4`, `resnet`, `began` or `biggan`.
         image_size: Side of the images; None means the data set's own.
         split: The part of the data set, as in `datasets.load`; None for the paper's.
         num_classes: The number of the data set's classes, for networks that take
@@ -306,7 +308,7 @@ class ImagePreset(GANPreset):
 
     kind: ClassVar[str] = "images"
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "network": ("dcgan", "dcgan_4x4", "resnet", "began"),
+        "network": ("dcgan", "dcgan_4x4", "resnet", "began", "biggan"),
         **GANPreset.choices,
         "quantize": QUANTIZE,
         "extractor": ("auto", "inception", "pixels"),
@@ -324,6 +326,11 @@ class ImagePreset(GANPreset):
             raise InputError(
                 f"num_classes is {self.num_classes}; the networks {self.network} take "
                 f"no labels. Leave it out, or choose {' or '.join(_CONDITIONAL)}."
+            )
+        if self.network == "biggan" and self.num_classes is None:
+            raise InputError(
+                "num_classes is missing; BigGAN's networks are told the class of an "
+                "image. Give --set=num_classes=K, as many as the data set has."
             )
         if self.network == "began" and self.loss != "wasserstein":
             raise InputError(

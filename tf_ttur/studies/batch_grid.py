@@ -14,7 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
-from fid.files import InputError, check_same, printable, read_json, write_json
+from fid.files import (
+    InputError,
+    check_same,
+    printable,
+    read_json,
+    turn,
+    write_json,
+)
 from fid.values import Between, Count, fault
 from tf_ttur.runs import RunFolder
 
@@ -151,6 +158,14 @@ class Grid:
         """Returns what else the study depends on, JSON-able, as its file lists it."""
         raise NotImplementedError
 
+    def completed(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Adds to settings of a file what the version that wrote it did not have.
+
+        Args:
+            settings: As `settings` lists them.
+        """
+        return settings
+
     def check_subject(self, variant: str, subject: Subject, samples: int) -> None:
         """Refuses a threshold that cannot be met, and batches that cannot be drawn.
 
@@ -196,6 +211,8 @@ def _manifest(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     """Writes critical_batch.json, or adds to the one there.
 
+    Several processes may do so at once, on several machines.
+
     Args:
         grid: What is going to be run.
         workdir: The study's folder.
@@ -206,11 +223,17 @@ def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     Raises:
         InputError: The folder holds a run, or a study of other settings.
     """
+    with turn(workdir):
+        return _claimed(grid, workdir)
+
+
+def _claimed(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     path = _manifest(workdir)
     if path.exists():
         there, mine = load(workdir), _described(grid)
         # The data may have been moved, as for `RunFolder.claim`.
         there |= {k: v for k, v in mine.items() if k == "data_dir"}
+        there["settings"] = grid.completed(there["settings"])
         both = grid.variants.keys() & there["variants"].keys()
         check_same(
             *(

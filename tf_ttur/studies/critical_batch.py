@@ -19,15 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, atomic_path, printable
+from fid.files import InputError, atomic_path, printable, turn
 from fid.metrics.frechet import Frechet
 from fid.mistaken import local_path
-from tf_ttur.presets import ImagePreset, SettingsError, check_settings
+from tf_ttur.presets import ImagePreset, SettingsError, check_settings, complete
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies import batch_grid, batch_rows
 from tf_ttur.studies.batch_grid import Grid, Subject
 from tf_ttur.studies.batch_rows import Row
 from tf_ttur.studies.jobs import Job, RunsFailed, run_jobs
+from tf_ttur.studies.machines import Machines
 from tf_ttur.studies.workers import Workers
 
 __all__ = ["Study", "collect", "load", "run_folder", "run_study"]
@@ -107,6 +108,10 @@ class Study(Grid):
             "data_dir": self.data_dir,
         }
 
+    def completed(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Adds the defaults of settings that are newer than a file."""
+        return {k: v for k, v in complete(settings).items() if k not in _SET}
+
 
 def run_folder(
     workdir: str | os.PathLike[str], variant: str, batch: int, seed: int
@@ -146,9 +151,9 @@ def load(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def run_study(
     study: Study,
     workdir: str | os.PathLike[str],
-    processes: int = 1,
+    machines: Machines = Machines(),  # noqa: B008
     say: Callable[[str], Any] = print,
-    make_workers: Callable[..., Workers] = Workers,
+    make_workers: Callable[..., Workers] | None = None,
 ) -> list[Row]:
     """Makes all runs of a study that are not finished; those that were cut resume.
 
@@ -159,9 +164,9 @@ def run_study(
         study: What to run. A folder that has more variants, batch sizes or seeds keeps
             them.
         workdir: The study's folder; made where missing.
-        processes: Runs at a time.
+        machines: Where the runs are done, how many at a time, and which of them.
         say: Called with a line at the end of every run.
-        make_workers: Makes what the runs are done by; see `workers.Workers`.
+        make_workers: Makes what the runs are done by; see `jobs.run_jobs`.
 
     Returns:
         The rows of all runs that are over, which `runs.jsonl` holds, too.
@@ -178,14 +183,13 @@ def run_study(
         for variant, subject in known.items():
             study.check_subject(variant, subject, study.preset.num_samples)
     except InputError:
-        if fresh and not any(workdir.glob("*/b_*/seed_*/config.json")):
+        alone = fresh and machines.shard is None
+        if alone and not any(workdir.glob("*/b_*/seed_*/config.json")):
             batch_grid.unclaim(workdir)
         raise
     jobs = []
     for variant, batch, seed in study.runs:
         folder = run_folder(workdir, variant, batch, seed)
-        if folder.is_over:
-            continue
         arguments = {
             "preset": study.run_preset(variant, batch, seed),
             "folder": folder,
@@ -193,7 +197,8 @@ def run_study(
             "data_dir": study.data_dir,
             "inception": study.inception,
         }
-        jobs.append(Job(f"{variant}, batch size {batch}, seed {seed}", arguments))
+        name = f"{variant}, batch size {batch}, seed {seed}"
+        jobs.append(Job(name, arguments, folder.is_over))
 
     def told(line: str) -> None:
         collect(workdir)
@@ -204,8 +209,7 @@ def run_study(
             jobs,
             train_until,
             workdir,
-            total=len(study.runs),
-            processes=processes,
+            machines=machines,
             say=told,
             make_workers=make_workers,
         )
@@ -223,9 +227,19 @@ def _look(
     study: Study,
     workdir: pathlib.Path,
     say: Callable[[str], Any],
+    make_workers: Callable[..., Workers] | None,
+) -> dict[str, Subject]:
+    """Measures what is to be known of each variant, in a worker; one shard does it."""
+    with turn(workdir):
+        return _looked(study, workdir, say, make_workers or Workers)
+
+
+def _looked(
+    study: Study,
+    workdir: pathlib.Path,
+    say: Callable[[str], Any],
     make_workers: Callable[..., Workers],
 ) -> dict[str, Subject]:
-    """Measures what is to be known of each variant, in a worker."""
     known = batch_grid.subjects(workdir)
     if missing := [
         x

@@ -16,7 +16,13 @@ from fid.program import Flags, run
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
 from tf_ttur.presets.settings import changes, override
-from tf_ttur.studies import batch_grid, batch_report, batch_rows, critical_batch
+from tf_ttur.studies import (
+    batch_grid,
+    batch_report,
+    batch_rows,
+    critical_batch,
+    machines,
+)
 
 __all__ = ["critical_batch_program"]
 
@@ -54,6 +60,10 @@ _FLAGS = {
     "vary": ("sweep",),
     "set": ("sweep",),
     "processes": ("sweep",),
+    "shard": ("sweep",),
+    "ray": ("sweep",),
+    "cores_per_run": ("sweep",),
+    "gpus_per_run": ("sweep",),
     "data_dir": ("sweep", "estimate"),
     "inception": ("sweep",),
     "thresholds": ("fit", "plot", "estimate"),
@@ -132,8 +142,9 @@ def _sweep_mixture(
 ) -> list[batch_rows.Row]:
     from tf_ttur.studies import mixture_study
 
-    if values.data_dir or values.inception:
-        raise flags.Error(f"--preset={_MIXTURE} takes no --data_dir and no --inception")
+    for name in ("data_dir", "inception", "shard", "ray"):
+        if values[name].value is not None:
+            raise flags.Error(f"--{name} does not go with --preset={_MIXTURE}")
     variants = {
         name: mixture_study.with_defaults(dict(_pair(x) for x in settings))
         for name, settings in _named(values.variant, values.vary).items()
@@ -149,7 +160,7 @@ def _sweep_mixture(
         large=values.large,
         draws=values.draws,
     )
-    return mixture_study.run_study(study, workdir, values.processes or None, _say)
+    return mixture_study.run_study(study, workdir, values.processes, _say)
 
 
 def _sweep_preset(
@@ -169,8 +180,9 @@ def _sweep_preset(
         data_dir=values.data_dir,
         inception=values.inception,
     )
+    where = machines.chosen(values)
     compilation_cache()
-    return critical_batch.run_study(study, workdir, values.processes or 1, _say)
+    return critical_batch.run_study(study, workdir, where, _say)
 
 
 def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
@@ -417,13 +429,7 @@ def _define(flag: Flags) -> None:
     )
     flag.text("vary", None, "KEY=VALUE,VALUE: a variant for each value of a setting.")
     flag.repeated("set", "KEY=VALUE: a setting of all runs; see sweep.py.")
-    flag.number(
-        "processes",
-        None,
-        "Runs at a time, which share the processor's cores: 1. Of the mixture game, "
-        "programs at a time: as many as there are processors.",
-        least=1,
-    )
+    machines.define(flag)
     flags.DEFINE_alias("jobs", "processes", flag_values=flag.values)
     flag.text("data_dir", None, "Where the data set is; see train.py.")
     flag.inception("The 2015 graph, to measure FID with; see train.py.")

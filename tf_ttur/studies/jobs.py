@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fid.files import InputError
+from tf_ttur.studies.machines import Machines
 from tf_ttur.studies.workers import Workers, terminable
 
 __all__ = ["Job", "RunsFailed", "run_jobs"]
@@ -22,10 +23,12 @@ class Job(NamedTuple):
     Attributes:
         name: What messages call it.
         arguments: Picklable arguments of the work, by name.
+        over: Whether it is finished already.
     """
 
     name: str
     arguments: dict[str, Any]
+    over: bool = False
 
 
 class RunsFailed(InputError):
@@ -37,41 +40,42 @@ def run_jobs(
     work: Callable[..., dict[str, Any]],
     folder: pathlib.Path,
     *,
-    total: int | None = None,
-    processes: int = 1,
+    machines: Machines = Machines(),  # noqa: B008
     say: Callable[[str], Any] = print,
-    make_workers: Callable[..., Workers] = Workers,
+    make_workers: Callable[..., Workers] | None = None,
 ) -> None:
-    """Does jobs, several at a time, and says after each how many are left.
+    """Does jobs that are not over, and says after each how many are left.
 
     Args:
-        jobs: What is to be done, in this order.
+        jobs: All of them, in the same order at each start, so that each shard finds
+            its own ones, whichever are over. They are done in this order.
         work: What does one; see `workers.Workers`. Its outcome has a `text`, what came
             of it in a phrase, or an `error`.
-        folder: Where the workers' logs go.
-        total: How many there are with those that are finished already.
-        processes: Jobs at a time, each in a process of its own with an equal share of
-            the processor's cores.
+        folder: Where the workers' logs go; made where missing.
+        machines: Where they are done, how many at a time, and which of them.
         say: Called with a line at the end of every job.
-        make_workers: Makes what the jobs are done by; see `workers.Workers`.
+        make_workers: Makes what the jobs are done by; None means `machines.workers`.
 
     Raises:
-        InputError: `processes` is not positive.
+        InputError: The folder or the machines cannot be used.
         RunsFailed: Jobs failed: all others are finished then, unless three failed in a
             row.
     """
-    if processes < 1:
-        raise InputError(f"The number of processes is {processes}; it must be >= 1.")
-    total = len(jobs) if total is None else total
-    if not jobs:
-        say(f"All {total} runs are finished.")
-        return
+    jobs = machines.share(jobs)
     # The last job comes first, since workers take from the end.
-    queue = list(jobs)[::-1]
-    progress = _Progress(total, len(queue), say)
+    queue = [job for job in jobs if not job.over][::-1]
+    if not queue:
+        of = "" if machines.shard is None else f" of shard {machines.shard}"
+        say(f"All {len(jobs)} runs{of} are finished.")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot use {folder}: {error.strerror}.") from error
+    progress = _Progress(len(jobs), len(queue), say)
     failures: list[str] = []
-    count = min(processes, len(queue))
-    with make_workers(count, folder, work) as workers, terminable():
+    made = machines.workers(len(queue), folder, work, make=make_workers)
+    with made as workers, terminable():
         while (queue and progress.in_a_row < _FAILURES_IN_A_ROW) or workers.busy:
             while queue and progress.in_a_row < _FAILURES_IN_A_ROW and workers.idle:
                 job = queue.pop()
@@ -82,9 +86,9 @@ def run_jobs(
                     failures.append(f"{name}: {outcome['error'].rstrip('.')}")
     if failures:
         raise RunsFailed(
-            f"{len(failures)} of {total} runs failed, and {len(queue)} were not tried: "
-            f"{'; '.join(failures)}. Mend what is wrong and start again: finished runs "
-            "stay, and those that were cut go on."
+            f"{len(failures)} of {len(jobs)} runs failed, and {len(queue)} were not "
+            f"tried: {'; '.join(failures)}. Mend what is wrong and start again: "
+            "finished runs stay, and those that were cut go on."
         )
 
 

@@ -6,19 +6,18 @@ that was killed makes again the runs that it was at, and no others.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, lock, printable
+from fid.files import InputError, hold, printable
 from fid.metrics.frechet import frechet_distance
 from fid.mistaken import local_path
 from fid.statistics import Moments, Statistics
@@ -234,7 +233,14 @@ def run_study(
         f"{subject.floor:.3g} from it; the runs stop at {study.threshold:g}."
     )
     path = batch_grid.rows_path(workdir)
-    with _alone(workdir):
+    where = printable(workdir)
+    with hold(
+        workdir,
+        purpose="the folder of a study",
+        busy=f"Another process plays the runs of {where}; wait for its end, or choose "
+        "another --workdir.",
+        gone=f"{where} was removed or replaced under the study; it stops.",
+    ) as check:
         rows = batch_rows.read(path) if path.exists() and path.stat().st_size else []
         # Without a last line that was cut short, so that the next one is whole.
         batch_rows.write(path, rows)
@@ -243,7 +249,7 @@ def run_study(
         if not todo:
             say(f"All {len(study.runs)} runs are finished.")
         else:
-            _play(study, todo, path, len(over), threads, say)
+            _play(study, todo, path, len(over), threads, say, check)
     return batch_rows.read(path)
 
 
@@ -254,6 +260,7 @@ def _play(
     over: int,
     threads: int | None,
     say: Callable[[str], Any],
+    check: Callable[[], None],
 ) -> None:
     begin, told = time.monotonic(), [0.0]
     noise = _Noise(study)
@@ -266,6 +273,7 @@ def _play(
             variant = todo[index][0]
             minutes = (time.monotonic() - begin) / 60
             row = _row(study, variant, outcome, noise.of(outcome), digest, minutes)
+            check()
             # At once and whole: of a run that a crash cuts short nothing stays.
             file.write(as_line(row.as_json()))
             file.flush()
@@ -413,17 +421,3 @@ def _drawn(game: MixtureGame, count: int, random: np.random.Generator) -> Statis
     moments = Moments(2)
     moments.update(points)
     return moments.statistics()
-
-
-@contextlib.contextmanager
-def _alone(workdir: Any) -> Iterator[None]:
-    """Has one process at a time play the runs of a folder."""
-    path = workdir / ".lock"
-    path.touch()
-    with lock(path) as mine:
-        if not mine:
-            raise InputError(
-                f"Another process plays the runs of {printable(workdir)}; wait for its "
-                "end, or choose another --workdir."
-            )
-        yield

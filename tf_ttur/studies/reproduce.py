@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, write_json
+from fid.files import InputError, check_same, write_json
 from fid.mistaken import local_path
-from tf_ttur import experiment, presets, tasks
-from tf_ttur.callbacks import Diverged
+from tf_ttur import presets, tasks
 from tf_ttur.runs import RunFolder
+from tf_ttur.studies.jobs import run_jobs
+from tf_ttur.studies.machines import Machines
+from tf_ttur.studies.sweep import run_of, train_run
 
 __all__ = ["SETTINGS", "row", "summarize", "train_pair", "warnings"]
-
-_log = logging.getLogger(__name__)
 
 SETTINGS = ("ttur", "orig")
 """What the paper compares: two learning rates, and the original's one."""
@@ -30,10 +29,12 @@ def train_pair(
     data_dir: str | None = None,
     inception: str | None = None,
     original_quirks: bool = False,
-    train: Callable[..., Any] = experiment.run,
+    machines: Machines = Machines(),  # noqa: B008
+    say: Callable[[str], Any] = print,
+    train: Callable[..., dict[str, Any]] = train_run,
     **changes: Any,
-) -> dict[str, dict[str, Any]]:
-    """Trains both settings of an experiment with several seeds, one after the other.
+) -> dict[str, dict[str, Any]] | None:
+    """Trains both settings of an experiment with several seeds.
 
     A run lives in WORKDIR/PRESET/seed_N. A run that was cut resumes.
     A run that diverges counts with what it measured before.
@@ -45,41 +46,60 @@ def train_pair(
         data_dir: Where the data set is; see `datasets.load` and `datasets.text.load`.
         inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         original_quirks: Whether to train and measure with the original's accidents.
-        train: Trains a preset in a folder; see `experiment.run`.
+        machines: Where the runs are done, how many at a time, and which of them.
+        say: Called with a line at the end of every run.
+        train: Trains a preset in a folder; see `sweep.train_run`.
         **changes: Settings to change in all presets, as for `Preset.override`.
 
     Returns:
         What `summarize` says of each of `SETTINGS`, with `diverged`, the step of each
-        seed whose run diverged; results.json holds it, too.
+        seed whose run diverged; results.json holds it, too. None where runs of other
+        shards are not over.
 
     Raises:
-        InputError: There is no such experiment, or a run cannot start.
+        InputError: There is no such experiment, or runs failed.
     """
     if seeds < 1:
         raise InputError(f"The number of seeds is {seeds}; it must be >= 1.")
     workdir = local_path(workdir, writing=True)
-    settings = {}
+    folders: dict[str, list[RunFolder]] = {}
+    jobs = []
     for setting in SETTINGS:
         preset = presets.get(f"{name}_{setting}").override(**changes)
-        settings[setting] = preset.with_original_quirks() if original_quirks else preset
-    results = {}
-    for setting, preset in settings.items():
-        folders = [
-            RunFolder(workdir / preset.name / f"seed_{seed}") for seed in range(seeds)
-        ]
-        diverged = {}
-        for seed, folder in enumerate(folders):
-            try:
-                train(preset.override(seed=seed), folder, data_dir, inception)
-            except Diverged as error:
-                _log.warning("%s stopped early: %s", folder, error)
-                diverged[seed] = error.step
-        task = tasks.of_run(folders[0])
-        metrics = (task.metric(folders[0].read_config()), *task.further_metrics)
-        runs = [folder.rows() for folder in folders]
-        results[setting] = summarize(runs, metrics) | {"diverged": diverged}
-        write_json(workdir / "results.json", results)
+        preset = preset.with_original_quirks() if original_quirks else preset
+        folders[setting] = []
+        for seed in range(seeds):
+            run = preset.override(seed=seed)
+            folder = RunFolder(workdir / preset.name / f"seed_{seed}")
+            if folder.is_over:
+                check_same(
+                    folder.preset()[0].settings(),
+                    run.settings(),
+                    f"{folder} holds a run with another configuration",
+                    "Give its settings, or choose another --workdir.",
+                )
+            title = f"{preset.name}, seed {seed}"
+            jobs.append(run_of(title, run, folder, data_dir, inception))
+            folders[setting].append(folder)
+    run_jobs(jobs, train, workdir, machines=machines, say=say)
+    if not all(folder.is_over for each in folders.values() for folder in each):
+        return None
+    results = {setting: _results(each) for setting, each in folders.items()}
+    write_json(workdir / "results.json", results)
     return results
+
+
+def _results(folders: Sequence[RunFolder]) -> dict[str, Any]:
+    """Sums up the runs of one setting, by seed."""
+    task = tasks.of_run(folders[0])
+    metrics = (task.metric(folders[0].read_config()), *task.further_metrics)
+    diverged = {
+        seed: found["step"]
+        for seed, folder in enumerate(folders)
+        if (found := folder.read_divergence()) is not None
+    }
+    runs = [folder.rows() for folder in folders]
+    return summarize(runs, metrics) | {"diverged": diverged}
 
 
 def summarize(

@@ -3,7 +3,7 @@
 A sweep's folder holds `sweep.json`, which says what it is made of, and a run folder for
 every run, `d_<rate>_g_<rate>/seed_<n>`. What came out is read from the run folders and
 nowhere else (`sweep_results`), so that nothing can disagree. TensorFlow runs in the
-worker processes only.
+worker processes only, here or on other machines.
 """
 
 from __future__ import annotations
@@ -14,15 +14,33 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fid.files import InputError, check_same, printable, read_json, write_json
+from fid.files import (
+    InputError,
+    check_same,
+    printable,
+    read_json,
+    turn,
+    write_json,
+)
 from fid.mistaken import local_path
 from fid.values import Between, fault
 from tf_ttur.presets import Preset, SettingsError, check_settings, complete
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies.jobs import Job, RunsFailed, run_jobs
+from tf_ttur.studies.machines import Machines
 from tf_ttur.studies.workers import Workers
 
-__all__ = ["Cell", "Sweep", "claim", "grid", "load", "run_folder", "run_sweep"]
+__all__ = [
+    "Cell",
+    "Sweep",
+    "claim",
+    "grid",
+    "load",
+    "run_folder",
+    "run_of",
+    "run_sweep",
+    "train_run",
+]
 
 _MANIFEST = "sweep.json"
 # Settings that tell the runs of a sweep apart.
@@ -182,9 +200,9 @@ def _run_of_no_cell(workdir: pathlib.Path, cells: dict[Cell, int]) -> str | None
 def run_sweep(
     sweep: Sweep,
     workdir: str | os.PathLike[str],
-    processes: int = 1,
+    machines: Machines = Machines(),  # noqa: B008
     say: Callable[[str], Any] = print,
-    make_workers: Callable[..., Workers] = Workers,
+    make_workers: Callable[..., Workers] | None = None,
 ) -> None:
     """Makes all runs of a sweep that are not finished; those that were cut go on.
 
@@ -192,11 +210,11 @@ def run_sweep(
 
     Args:
         sweep: What to run. A folder that has more cells or seeds keeps them.
-        workdir: The sweep's folder; made where missing.
-        processes: Runs at a time, each in a process of its own with an equal share of
-            the processor's cores.
+        workdir: The sweep's folder; made where missing. Several shards of a sweep may
+            start in it at once.
+        machines: Where the runs are done, how many at a time, and which of them.
         say: Called with a line at the end of every run.
-        make_workers: Makes what the runs are done by; see `workers.Workers`.
+        make_workers: Makes what the runs are done by; see `jobs.run_jobs`.
 
     Raises:
         InputError: The folder belongs to another sweep, or runs failed: all others
@@ -205,37 +223,36 @@ def run_sweep(
     workdir = local_path(workdir, writing=True)
     claim(sweep, workdir)
     jobs = [
-        Job(
+        run_of(
             f"{cell}, seed {seed}",
-            {
-                "preset": sweep.preset.override(**cell._asdict(), seed=seed),
-                "folder": folder,
-                "data_dir": sweep.data_dir,
-                "inception": sweep.inception,
-            },
+            sweep.preset.override(**cell._asdict(), seed=seed),
+            run_folder(workdir, cell, seed),
+            sweep.data_dir,
+            sweep.inception,
         )
         for cell, seed in sweep.runs
-        if not (folder := run_folder(workdir, cell, seed)).is_over
     ]
     try:
         run_jobs(
             jobs,
             train_run,
             workdir,
-            total=len(sweep.runs),
-            processes=processes,
+            machines=machines,
             say=say,
             make_workers=make_workers,
         )
     except RunsFailed:
-        if not any(workdir.glob("d_*/seed_*/config.json")):
-            # Settings that cannot be trained must not claim the folder.
+        # Settings that cannot be trained must not claim the folder. Another shard's
+        # runs may have begun without a file as yet.
+        if machines.shard is None and not any(workdir.glob("d_*/seed_*/config.json")):
             (workdir / _MANIFEST).unlink()
         raise
 
 
 def claim(sweep: Sweep, workdir: str | os.PathLike[str]) -> None:
     """Writes sweep.json, or adds to the one there, which must be of the same settings.
+
+    Several processes may do so at once, on several machines.
 
     Args:
         sweep: What is going to be run.
@@ -245,27 +262,53 @@ def claim(sweep: Sweep, workdir: str | os.PathLike[str]) -> None:
         InputError: The folder holds a run, or a sweep of other settings.
     """
     workdir = pathlib.Path(workdir)
-    settings = sweep.preset.settings() | {"data_dir": sweep.data_dir}
-    settings = {k: v for k, v in settings.items() if k not in _VARIED}
-    cells = dict(sweep.cells)
     path = workdir / _MANIFEST
-    if path.exists():
-        found, there = load(workdir)
-        check_same(
-            # The data may have been moved, as for `RunFolder.claim`.
-            complete(found | {"data_dir": sweep.data_dir}),
-            settings,
-            f"{workdir} holds a sweep of other settings",
-            "Give its settings to go on with it, or choose another --workdir.",
-        )
-        more = {x: max(n, cells.get(x, 0)) for x, n in there.items()}
-        cells = more | {x: n for x, n in cells.items() if x not in more}
-    elif RunFolder(workdir).config.exists():
+    if not path.exists() and RunFolder(workdir).config.exists():
         raise InputError(
             f"{workdir} holds a run, not a sweep; choose another --workdir."
         )
-    listed = [{**cell._asdict(), "seeds": seeds} for cell, seeds in cells.items()]
-    write_json(path, {"settings": settings, "cells": listed})
+    settings = sweep.preset.settings() | {"data_dir": sweep.data_dir}
+    settings = {k: v for k, v in settings.items() if k not in _VARIED}
+    with turn(workdir):
+        cells = dict(sweep.cells)
+        if path.exists():
+            found, there = load(workdir)
+            check_same(
+                # The data may have been moved, as for `RunFolder.claim`.
+                complete(found | {"data_dir": sweep.data_dir}),
+                settings,
+                f"{workdir} holds a sweep of other settings",
+                "Give its settings to go on with it, or choose another --workdir.",
+            )
+            more = {x: max(n, cells.get(x, 0)) for x, n in there.items()}
+            cells = more | {x: n for x, n in cells.items() if x not in more}
+        listed = [{**cell._asdict(), "seeds": seeds} for cell, seeds in cells.items()]
+        write_json(path, {"settings": settings, "cells": listed})
+
+
+def run_of(
+    name: str,
+    preset: Preset,
+    folder: RunFolder,
+    data_dir: str | None = None,
+    inception: str | None = None,
+) -> Job:
+    """Returns one run as a job for `train_run`.
+
+    Args:
+        name: What messages call it.
+        preset: Its settings.
+        folder: Its folder, which says whether it is over.
+        data_dir: As for `experiment.run`.
+        inception: Likewise.
+    """
+    arguments = {
+        "preset": preset,
+        "folder": folder,
+        "data_dir": data_dir,
+        "inception": inception,
+    }
+    return Job(name, arguments, folder.is_over)
 
 
 def train_run(preset: Preset, folder: RunFolder, **sources: Any) -> dict[str, Any]:

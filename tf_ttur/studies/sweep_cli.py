@@ -13,6 +13,7 @@ from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
 from tf_ttur.presets.settings import override
+from tf_ttur.studies import machines
 
 __all__ = ["sweep"]
 
@@ -54,17 +55,25 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             values.data_dir,
             values.inception,
         )
+        where = machines.chosen(values)
         compilation_cache()
 
         def say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
         try:
-            run_sweep(wanted, workdir, values.processes, say)
+            run_sweep(wanted, workdir, where, say)
         except InputError:
             if (workdir / "sweep.json").exists():
                 say(f"What there is: sweep.py --workdir={workdir} --table_only")
             raise
+        if where.shard is not None and (left := sweep_results.missing(workdir)):
+            say(
+                f"Shard {where.shard} is finished, and {left} runs of the sweep are "
+                "not. The table, when they are: "
+                f"sweep.py --workdir={workdir} --table_only"
+            )
+            return
         print(sweep_results.report(workdir))
 
     usage = """Trains a preset with a grid of learning rates, each pair several times.
@@ -73,7 +82,8 @@ def sweep(argv: Sequence[str] | None = None) -> int:
 
 A sweep that is started again in the same folder resumes; more rates or more seeds add
 runs. At the end, or with --table_only, the table (table.md, table.json) and the figures
-(curves.png, heatmap.png) are made of what is finished."""
+(curves.png, heatmap.png) are made of what is finished. Of several shards (--shard), the
+one that ends last makes them."""
     return run(main, _define, usage, argv)
 
 
@@ -104,7 +114,7 @@ def _define(flag: Flags) -> None:
     flag.texts("generator_lr", [], "The generator's learning rates, with commas.")
     flag.texts("pairs", [], "Further pairs DISCRIMINATOR:GENERATOR, with commas.")
     flag.number("seeds", 4, "Runs of each pair of rates; their seeds are 0, 1, ...")
-    flag.number("processes", 1, "Runs at a time; they share the processor's cores.")
+    machines.define(flag)
     flag.number("steps", None, "Generator updates of each run.")
     flag.number("every", None, "Steps between measurements.")
     flag.number("num_samples", None, "Generated images in a measurement.")

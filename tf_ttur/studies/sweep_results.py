@@ -15,7 +15,7 @@ from tf_ttur import plots
 from tf_ttur.runs import RunFolder, checkpoints
 from tf_ttur.studies.sweep import Cell, load, run_folder
 
-__all__ = ["Result", "Run", "compare", "read", "report", "table"]
+__all__ = ["Result", "Run", "compare", "missing", "read", "report", "table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,23 @@ class Result:
         start = max(x[0] for x, _ in curves)
         end = max(start, min(x[-1] for x, _ in curves))
         return plots.band(curves, np.linspace(start, end, 200))
+
+
+def missing(workdir: str | os.PathLike[str]) -> int:
+    """Counts the runs of a sweep that are not over.
+
+    Args:
+        workdir: The sweep's folder.
+
+    Raises:
+        InputError: The folder holds no sweep.
+    """
+    _, cells = load(workdir)
+    return sum(
+        not run_folder(workdir, cell, seed).is_over
+        for cell, seeds in cells.items()
+        for seed in range(seeds)
+    )
 
 
 def read(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from fid.files import InputError
+from fid.files import FolderInUse, InputError
 
 __all__ = ["Workers", "terminable"]
 
@@ -46,7 +46,8 @@ class _Worker:
             self.process.join()
             code = self.process.exitcode
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            return {"error": f"its process died ({how}); see {self.log}"}
+            error = f"its process died ({how}); see {self.log}"
+            return {"error": error, "died": True}
 
 
 class Workers:
@@ -58,14 +59,22 @@ class Workers:
         work: Called in a worker with the arguments of `start`; returns a picklable
             dict, with a text `error` where the task failed. A function that other
             processes find by its module and name.
+        cores: Cores of each; None means an equal share of the processor's.
+        first: The number of the first one's log.
     """
 
     def __init__(
-        self, count: int, folder: pathlib.Path, work: Callable[..., dict[str, Any]]
+        self,
+        count: int,
+        folder: pathlib.Path,
+        work: Callable[..., dict[str, Any]],
+        cores: int | None = None,
+        first: int = 0,
     ):
         self._workers: list[_Worker | None] = [None] * count
-        self._folder, self._work = folder, work
-        cores = max(1, len(os.sched_getaffinity(0)) // count)
+        self._folder, self._work, self._first = folder, work, first
+        if cores is None:
+            cores = max(1, len(os.sched_getaffinity(0)) // count)
         # The libraries read these when they are loaded, so before the process starts.
         self._environment = {
             "TF_NUM_INTRAOP_THREADS": str(cores),
@@ -112,19 +121,27 @@ class Workers:
         worker = self._workers[index]
         if worker is None:
             with _environment(self._environment):
-                worker = _Worker(self._folder / f"worker_{index}.log", self._work)
+                log = self._folder / f"worker_{self._first + index}.log"
+                worker = _Worker(log, self._work)
             self._workers[index] = worker
         worker.task = task
         with contextlib.suppress(BrokenPipeError):  # `answer` says that it died.
             worker.connection.send(arguments)
 
-    def wait(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def wait(
+        self, seconds: float | None = None
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Waits for a task to end.
 
+        Args:
+            seconds: For so long at the most; None means without an end.
+
         Yields:
-            Tasks that have ended, each with what came of it.
+            Tasks that have ended, each with what came of it. Where its process has
+            died, `died` is true in that; where another process has its run folder,
+            `in_use` is.
         """
-        ready = set(wait([worker.connection for worker in self.busy]))
+        ready = set(wait([worker.connection for worker in self.busy], seconds))
         for worker in self.busy:
             if worker.connection in ready:
                 task, outcome = worker.task, worker.answer()
@@ -152,15 +169,24 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _exit)
+    status = 128 + signal.SIGTERM
+    received = False
+
+    def handle(*_: Any) -> None:
+        nonlocal received
+        received = True
+        sys.exit(status)
+
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
+    except SystemExit:
+        # Ray exits with another status where the signal comes while it waits.
+        if received:
+            sys.exit(status)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, _: Any) -> None:
-    sys.exit(128 + number)
 
 
 def _work(
@@ -191,6 +217,8 @@ def _outcome(
     """Returns what the work returns; makes an `error` of whatever it raises."""
     try:
         return work(**arguments)
+    except FolderInUse as error:
+        return {"error": str(error), "in_use": True}
     except InputError as error:
         return {"error": str(error)}
     except MemoryError as error:

@@ -112,6 +112,7 @@ class GANTask(Task):
             latent,
             seed=preset.seed,
             ema_decay=preset.ema_decay,
+            ema_start=preset.ema_start,
             **labels,
         )
         gan.compile(

@@ -95,13 +95,14 @@ class Images(GANTask):
     ) -> tuple[ModuleType, type[GAN], tuple[int, ...]]:
         """Chooses the networks; see `GANTask.networks`."""
         from tf_ttur.gan import GAN
-        from tf_ttur.networks import began, dcgan, dcgan_4x4, resnet
+        from tf_ttur.networks import began, biggan, dcgan, dcgan_4x4, resnet
 
         module, model = {
             "dcgan": (dcgan, GAN),
             "dcgan_4x4": (dcgan_4x4, GAN),
             "resnet": (resnet, GAN),
             "began": (began, began.BEGAN),
+            "biggan": (biggan, GAN),
         }[self.preset.network]
         return module, model, (shape[0], shape[2])
 

@@ -1,7 +1,10 @@
 """Presets of the study of critical batch sizes, against what its authors' code says."""
 
+import dataclasses
+
 import pytest
 
+from fid.files import InputError
 from tf_ttur import presets, tasks
 
 RATES = {
@@ -39,3 +42,23 @@ def test_the_networks_have_the_authors_sizes():
     ]
     assert counts == [3_576_704, 2_765_568]
     assert type(gan.generator_optimizer).__name__ == "RMSprop"
+
+
+def test_biggan_is_that_of_its_code():
+    preset = presets.get("imagenet_biggan_adam")
+    assert (preset.discriminator_lr, preset.generator_lr) == (4e-4, 1e-4)
+    assert (preset.beta_1, preset.epsilon, preset.loss) == (0.0, 1e-6, "hinge")
+    assert (preset.ema_decay, preset.ema_start) == (0.9999, 20_000)
+    belief = presets.get("imagenet_biggan_adabelief")
+    assert (belief.discriminator_lr, belief.generator_lr, belief.beta_1) == (
+        5e-4, 3e-5, 0.5
+    )  # fmt: skip
+    with pytest.raises(InputError, match="num_classes is missing; BigGAN"):
+        dataclasses.replace(preset, num_classes=None)
+
+
+def test_the_small_biggan_is_built():
+    preset = presets.get("digits_biggan").override(width=2, jit_compile=False)
+    gan = tasks.of(preset).build((32, 32, 1))
+    assert gan.num_classes == 10
+    assert gan.generate(2, labels=3, seed=0).shape == (2, 32, 32, 1)

@@ -6,6 +6,7 @@ import pytest
 
 from fid.files import InputError
 from tf_ttur.studies.jobs import Job, RunsFailed, run_jobs
+from tf_ttur.studies.machines import Machines, Shard
 
 
 def write(path, text):
@@ -16,25 +17,48 @@ def write(path, text):
     return {"text": f"wrote {text}"}
 
 
-def jobs(folder, texts):
+def jobs(folder, texts, over=()):
     return [
-        Job(f"job {i}", {"path": folder / f"{i}.txt", "text": text})
+        Job(f"job {i}", {"path": folder / f"{i}.txt", "text": text}, over=i in over)
         for i, text in enumerate(texts)
     ]
 
 
 def test_jobs_are_done_and_told_with_those_that_were_finished_before(tmp_path):
     lines = []
-    run_jobs(jobs(tmp_path, "ab"), write, tmp_path, total=5, say=lines.append)
-    assert [(tmp_path / f"{i}.txt").read_text() for i in range(2)] == ["a", "b"]
-    assert lines[0].startswith("[4/5] job 0: wrote a; about ")
-    assert lines[1] == "[5/5] job 1: wrote b"
+    todo = jobs(tmp_path, "abcde", over=(0, 2, 3))
+    run_jobs(todo, write, tmp_path / "logs", say=lines.append)
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.txt")} == {
+        "1.txt": "b", "4.txt": "e",
+    }  # fmt: skip
+    assert lines[0].startswith("[4/5] job 1: wrote b; about ")
+    assert lines[1] == "[5/5] job 4: wrote e"
+    assert (tmp_path / "logs" / "worker_0.log").exists()
+
+
+def test_a_shard_does_its_own_jobs_whichever_are_finished(tmp_path):
+    lines = []
+    for over in ((), (0, 1, 2)):
+        todo = jobs(tmp_path, "abcdef", over)
+        machines = Machines(shard=Shard(2, 3))
+        run_jobs(todo, write, tmp_path, machines=machines, say=lines.append)
+    assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["1.txt", "4.txt"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "[1/2] job 1", "[2/2] job 4", "[2/2] job 4",
+    ]  # fmt: skip
 
 
 def test_nothing_to_do_starts_nothing(tmp_path):
     lines = []
-    run_jobs([], write, tmp_path, total=3, say=lines.append, make_workers=None)
-    assert lines == ["All 3 runs are finished."]
+    todo = jobs(tmp_path, "abc", over=range(3))
+    run_jobs(todo, write, tmp_path / "logs", say=lines.append)
+    machines = Machines(shard=Shard(4, 4))
+    run_jobs(todo, write, tmp_path / "logs", machines=machines, say=lines.append)
+    assert lines == [
+        "All 3 runs are finished.",
+        "All 0 runs of shard 4/4 are finished.",
+    ]
+    assert not (tmp_path / "logs").exists()
 
 
 def test_a_failure_costs_its_job_only(tmp_path):
@@ -43,6 +67,7 @@ def test_a_failure_costs_its_job_only(tmp_path):
     assert (tmp_path / "2.txt").read_text() == "c"
 
 
-def test_the_number_of_processes_is_checked(tmp_path):
-    with pytest.raises(InputError, match="number of processes is 0"):
-        run_jobs(jobs(tmp_path, "a"), write, tmp_path, processes=0)
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="Cannot use .*file/logs: Not a directory"):
+        run_jobs(jobs(tmp_path, "a"), write, tmp_path / "file" / "logs")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fid import frechet_distance
-from fid.files import InputError, lock
+from fid.files import InputError, hold
 from fid.statistics import Statistics
 from tf_ttur.studies import batch_grid, batch_rows, mixture_study
 from tf_ttur.studies.mixture_study import MixtureStudy
@@ -100,11 +100,12 @@ def test_a_study_grows_and_is_refused_with_another_game(played):
 
 
 def test_two_processes_do_not_play_in_one_folder(tmp_path):
-    (tmp_path / ".lock").touch()
-    with lock(tmp_path / ".lock") as mine:
-        assert mine
-        with pytest.raises(InputError, match="Another process plays the runs"):
-            run(tmp_path)
+    run(tmp_path)
+    with (
+        hold(tmp_path, purpose="", busy="", gone=""),
+        pytest.raises(InputError, match="Another process plays the runs"),
+    ):
+        run(tmp_path, seeds=3)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import json
 
 import pytest
 from repository import ROOT
+from worker_tasks import three_rows
 
 from fid.files import InputError
-from tf_ttur import callbacks, cli, presets
-from tf_ttur.runs import as_line
+from tf_ttur import cli, presets
 from tf_ttur.studies import reproduce
+from tf_ttur.studies.machines import Machines, Shard
 
 RESULTS = ROOT / "docs" / "results.md"
 
@@ -81,15 +82,14 @@ def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
 
 
 def test_a_row_tells_of_runs_that_diverged(tmp_path):
-    def train(preset, folder, *_):
-        steps = 1 if preset.name.endswith("orig") and preset.seed == 1 else 3
-        folder.claim({"network": "dcgan", "extractor_name": "inception_2015"})
-        rows = [{"step": i, "minutes": 0, "fid": 9.0 - i} for i in range(steps)]
-        folder.metrics.write_text("".join(map(as_line, rows)))
-        if steps == 1:
-            raise callbacks.Diverged("d_loss became nan", 1)
-
-    results = reproduce.train_pair("celeba_dcgan", 2, tmp_path, train=train)
+    said = []
+    results = reproduce.train_pair(
+        "celeba_dcgan", 2, tmp_path, train=three_rows, say=said.append
+    )
+    assert [line.partition(":")[0] for line in said] == [
+        "[1/4] celeba_dcgan_ttur, seed 0", "[2/4] celeba_dcgan_ttur, seed 1",
+        "[3/4] celeba_dcgan_orig, seed 0", "[4/4] celeba_dcgan_orig, seed 1",
+    ]  # fmt: skip
     rows = [reproduce.row(f"celeba_dcgan_{x}", results[x]) for x in results]
     assert "| 7.0 at 2 | 7.0 at 2 |" in rows[0]
     assert "| 7.0 at 2 | 9.0 at 0 |" in rows[1]
@@ -97,10 +97,49 @@ def test_a_row_tells_of_runs_that_diverged(tmp_path):
         "celeba_dcgan_orig: 1 of 2 runs diverged; the mean curve ends where the first "
         "did."
     ]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert [results[x]["diverged"] for x in reproduce.SETTINGS] == [{}, {"1": 1}]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [found[x]["diverged"] for x in reproduce.SETTINGS] == [{}, {"1": 1}]
+    # What is over stays so, and is of these settings.
+    assert results == reproduce.train_pair(
+        "celeba_dcgan", 2, tmp_path, train=three_rows, say=said.append
+    )
+    assert said[4:] == ["All 4 runs are finished."]
+    with pytest.raises(InputError, match="another configuration: steps is .* 7 now"):
+        reproduce.train_pair("celeba_dcgan", 2, tmp_path, steps=7)
     with pytest.raises(InputError, match="1 of 2 runs have no distance"):
         reproduce.summarize([[{"step": 0, "fid": 1.0}], []], ["fid"])
+
+
+def test_the_shard_that_ends_last_has_the_rows(tmp_path):
+    results = [
+        reproduce.train_pair(
+            "celeba_dcgan",
+            2,
+            tmp_path,
+            machines=Machines(shard=Shard(i, 3)),
+            train=three_rows,
+            say=str,
+        )
+        for i in (3, 1, 2)
+    ]
+    assert results[:2] == [None, None]
+    assert [results[2][x]["runs"] for x in reproduce.SETTINGS] == [2, 2]
+    assert results[2] == reproduce.train_pair("celeba_dcgan", 2, tmp_path, say=str)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--shard=5/4", "no shard 5/4"),
+        ("--processes=0", "number of processes is 0"),
+        ("--ray=x", "--ray=x: expected auto, or HOST:PORT"),
+    ],
+)
+def test_machines_that_cannot_be_are_one_line(tmp_path, capsys, flag, message):
+    workdir = tmp_path / "runs"
+    assert cli.reproduce(["x", f"--workdir={workdir}", flag]) == 1
+    assert message in capsys.readouterr().err
+    assert not workdir.exists()
 
 
 @pytest.mark.parametrize("name", ["mnist_dcgan", "digits_dcgan_ttur"])

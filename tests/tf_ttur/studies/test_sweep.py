@@ -18,7 +18,8 @@ from repository import ROOT
 
 from fid.files import InputError
 from tf_ttur import presets
-from tf_ttur.studies import sweep
+from tf_ttur.studies import sweep, sweep_cli
+from tf_ttur.studies.machines import Machines, Shard
 from tf_ttur.studies.sweep import Cell
 
 TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16"]
@@ -194,6 +195,47 @@ def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
     assert [row["step"] for row in cut] == [*range(0, 41, 2)] * 2
 
 
+@pytest.mark.slow
+def test_two_shards_at_once_are_the_sweep_of_one_process(swept, tmp_path, classifier):
+    whole, flags, _ = swept
+    flags = [x for x in flags if not x.startswith("--processes")]
+    workdir = tmp_path / "shards"
+    processes = [
+        subprocess.Popen(
+            command(workdir, *flags, f"--shard={i}/2"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (1, 2)
+    ]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    for (_, error), count in zip(said, (2, 1), strict=True):
+        assert f"[{count}/{count}] " in error
+    # The one that ends last has the table, and both do where they end at once.
+    assert any(out for out, _ in said)
+    for out, error in said:
+        assert bool(out) != ("and 1 runs of the sweep are not" in error
+                             or "and 2 runs of the sweep are not" in error)  # fmt: skip
+    folders = [path.parent.relative_to(whole) for path in whole.glob("*/*/.lock")]
+    assert len(folders) == 3
+    for folder in folders:
+        one, two = ([_timeless(row) for row in rows(x / folder)]
+                    for x in (whole, workdir))  # fmt: skip
+        assert one == two
+    assert sweep_cli.sweep(["x", f"--workdir={workdir}", "--table_only"]) == 0
+    cells = [json.loads((x / "table.json").read_text())["cells"]
+             for x in (whole, workdir)]  # fmt: skip
+    for one, two in zip(*cells, strict=True):
+        assert one | {"minutes": 0} == two | {"minutes": 0}
+
+
+def _timeless(row):
+    return {key: value for key, value in row.items() if "minutes" not in key}
+
+
 # Bookkeeping --------------------------------------------------------------------------
 
 
@@ -240,7 +282,8 @@ def workers():
 
 
 def run(workers, wanted, workdir, processes=1, say=print):
-    sweep.run_sweep(wanted, workdir, processes, say, make_workers=workers)
+    machines = Machines(processes)
+    sweep.run_sweep(wanted, workdir, machines, say, make_workers=workers)
 
 
 def name(cell, seed=0):
@@ -367,6 +410,71 @@ def test_three_failures_in_a_row_end_the_sweep(tmp_path, workers):
     with pytest.raises(InputError, match="3 of 9 runs failed, and 5 were not tried"):
         run(workers, sweep.Sweep(PRESET, {A: 9}), tmp_path)
     assert len(workers.started) == 4
+
+
+def test_a_shard_that_fails_leaves_the_claim_to_the_others(tmp_path, workers):
+    workers.outcomes = {name(B): {"error": "no luck"}}
+    with pytest.raises(InputError, match="1 of 1 runs failed"):
+        sweep.run_sweep(
+            sweep.Sweep(PRESET, {A: 1, B: 1}),
+            tmp_path,
+            Machines(shard=Shard(2, 2)),
+            make_workers=workers,
+        )
+    assert [task for task, _ in workers.started] == [name(B)]
+    assert sweep.load(tmp_path)[1] == {A: 1, B: 1}
+
+
+# Claims a folder for one cell, as soon as its standard input ends.
+CLAIM = """
+import sys
+from tf_ttur import presets
+from tf_ttur.studies import sweep
+preset = presets.get(presets.DEFAULT).override(steps=int(sys.argv[3]))
+cells = {sweep.Cell(float(sys.argv[2]), 1e-4): 1}
+print("ready", flush=True)
+sys.stdin.read()
+try:
+    sweep.claim(sweep.Sweep(preset, cells), sys.argv[1])
+except ValueError as error:
+    print(error)
+"""
+
+
+def claimed_at_once(folder, arguments):
+    """Has processes claim a folder at the same time; returns what they say of it."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, folder, *map(str, pair)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for pair in arguments
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.close()
+    said = [process.stdout.read() for process in processes]
+    for process in processes:
+        process.stdout.close()
+        assert process.wait() == 0
+    return said
+
+
+def test_many_processes_may_claim_a_folder_at_once(tmp_path):
+    rates = [1e-4 * i for i in range(1, 7)]
+    assert claimed_at_once(tmp_path / "a", [(x, 5) for x in rates]) == [""] * 6
+    assert sweep.load(tmp_path / "a")[1] == {Cell(x, 1e-4): 1 for x in rates}
+    # Of two sweeps one is first, and the other one is refused.
+    said = claimed_at_once(tmp_path / "b", [(1e-4, steps) for steps in (5, 6, 5, 6)])
+    steps = sweep.load(tmp_path / "b")[0]["steps"]
+    other = f"steps is {steps} there and {11 - steps} now"
+    refused = [other in text for text in said]
+    assert refused == [steps != x for x in (5, 6, 5, 6)]
+    assert [bool(text) for text in said] == refused
 
 
 def test_settings_that_cannot_be_trained_do_not_claim_the_folder(tmp_path, workers):

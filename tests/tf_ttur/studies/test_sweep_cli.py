@@ -21,6 +21,8 @@ from tf_ttur.studies import sweep_cli
         (["--pairs=nan:1"], 1, "discriminator_lr is nan"),
         (["--pairs=1:1", "--seeds=0"], 1, "number of seeds is 0"),
         (["--pairs=1:1", "--processes=0"], 1, "number of processes is 0"),
+        (["--pairs=1:1", "--shard=0/4"], 1, "no shard 0/4"),
+        (["--pairs=1:1", "--shard=1/4", "--ray=auto"], 1, "exclude each other"),
         (["--pairs=1:1", "--steps=0"], 1, "steps is 0"),
         (["--pairs=1:1", "--set=nonsense=1"], 1, "no setting 'nonsense'"),
         (["--pairs=1:1", "--set=seed=1"], 1, "no setting 'seed' to set"),
