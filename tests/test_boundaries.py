@@ -66,15 +66,23 @@ LAYERS = {
         ("callbacks",),
         ("tasks",),
         ("experiment",),
-        ("studies", "theory"),
+        ("theory",),
+        ("studies",),
         ("cli", "sample_cli"),
-        ("studies.sweep_cli", "studies.disturbance_cli", "theory.cli"),
+        (
+            "studies.sweep_cli",
+            "studies.critical_batch_cli",
+            "studies.disturbance_cli",
+            "theory.cli",
+        ),
     ),
 }
 
 # What works where neither TensorFlow nor Keras is installed, down to its last import.
 WITHOUT_TENSORFLOW = (
     "tf_ttur.runs",
+    "tf_ttur.studies.batch_report",
+    "tf_ttur.studies.critical_batch",
     "tf_ttur.studies.jobs",
     "tf_ttur.studies.ray_workers",
     "tf_ttur.theory.critical_batch",

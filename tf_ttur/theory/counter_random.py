@@ -1,8 +1,8 @@
 """Random numbers that are a function of a key and a counter, for many keys at once.
 
-TensorFlow's stateless random functions take one seed a call. Runs that are computed side
-by side in one program have a seed each, and one run's numbers must not depend on its
-neighbours. Threefry-2x32 with 20 rounds (Salmon et al., Parallel random numbers: as
+TensorFlow's stateless random functions take one seed a call. Runs that are computed
+side by side in one program have a seed each, and one run's numbers must not depend on
+its neighbours. Threefry-2x32 with 20 rounds (Salmon et al., Parallel random numbers: as
 easy as 1, 2, 3, SC 2011) makes two words of 32 bits from a key of two words and a
 counter of two words; keys and counters are arrays here.
 """

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -223,10 +224,10 @@ class MixtureGame:
         both = []
         for shapes in (self.discriminator_shapes, self.generator_shapes):
             parts = []
-            for rows, columns in shapes:
-                limit = math.sqrt(6 / (rows + columns)) if rows > 1 else 0.0
-                drawn = random.uniform(-1, 1, rows * columns)
-                parts.append(limit * drawn)
+            for kernel, bias in zip(shapes[::2], shapes[1::2], strict=True):
+                limit = math.sqrt(6 / sum(kernel))
+                parts.append(random.uniform(-limit, limit, math.prod(kernel)))
+                parts.append(np.zeros(math.prod(bias)))
             both.append(np.concatenate(parts).astype(np.float32))
         return tuple(both)
 
@@ -247,8 +248,7 @@ class MixtureGame:
 
 def _shapes(inputs: int, width: int, outputs: int) -> list[tuple[int, int]]:
     sizes = (inputs, width, width, outputs)
-    pairs = zip(sizes, sizes[1:], strict=False)
-    # A bias is a row; a kernel of one row has its number of inputs to tell it by.
+    pairs = itertools.pairwise(sizes)
     return [shape for pair in pairs for shape in (pair, (1, pair[1]))]
 
 

@@ -87,7 +87,8 @@ def constants(optimizer: str, beta_1: float, beta_2: float) -> np.ndarray:
             "rmsprop": (0, 1, 0, c, 1 - c, 0, 0, _EPSILON, 0),
             "momentum": (b, 1, 0, 0, 0, 0, 0, 0, 0),
             "sgd": (0, 1, 0, 0, 0, 0, 0, 0, 0),
-        }[optimizer]
+        }[optimizer],
+        np.float64,
     )
 
 
