@@ -145,10 +145,10 @@ class Players(keras.Model):
         self._steps = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps"
         )
-        averages = averages or {}
-        averages = refusals.checked(dict.fromkeys(averages, DECAY), **averages)
-        self._averages = MappingProxyType(averages)
+        self._averages = MappingProxyType(dict(averages or {}))
         for name, decay in self._averages.items():
+            what = f"The decay of the average of {name}"
+            refusals.checked({what: DECAY}, **{what: decay})
             average = None
             if decay:
                 average = _clone(networks[name], name)

@@ -214,7 +214,11 @@ def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
             "subsets have 1000 images, and array has 9",
         ),
         ((images, images), {"metrics": "kid", "seed": 2**32}, "seed is 4294967296"),
-        ((images, images), {"metrics": "kid", "kid_subset_size": 1}, "of at least 2"),
+        (
+            (images, images),
+            {"metrics": "kid", "kid_subset_size": 1},
+            "must be at least 2",
+        ),
         ((images, images[:1]), {}, "array has 1 image; a covariance needs at least 2"),
     ):
         with pytest.raises(fid.InputError, match=message):

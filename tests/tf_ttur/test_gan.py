@@ -1,5 +1,7 @@
 """`GAN`: the step against plain NumPy arithmetic, saving, loading, resuming."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -382,7 +384,7 @@ def test_generated_images_do_not_depend_on_the_batch_size():
     assert one.dtype == np.float32
     np.testing.assert_allclose(one, gan.generate(10, seed=1), **GENERATED)
     assert not np.allclose(one, gan.generate(10, seed=2))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="count is 0"):
         gan.generate(0)
 
 
@@ -591,6 +593,24 @@ def test_a_weight_that_is_unfrozen_after_compile_is_named():
             match="'discriminator' has weights .*kernel: call compile again",
         ):
             train(toy_images(8))
+
+
+def test_a_sigmoid_that_cannot_be_seen_is_warned_of():
+    class Judge(keras.Model):
+        def __init__(self, last):
+            super().__init__()
+            self.flatten = keras.layers.Flatten()
+            self.last = keras.layers.Dense(1, last)
+
+        def call(self, x):
+            return self.last(self.flatten(x))
+
+    with pytest.warns(UserWarning, match=r"in \[0, 1\] whatever .* loss 'hinge' take"):
+        own(None, Judge("sigmoid"), loss="hinge")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own(None, Judge("sigmoid"), loss="tfgan:least_squares")
+        own(None, Judge(None), loss="hinge")
 
 
 def test_held_out_images_of_another_range_are_refused():

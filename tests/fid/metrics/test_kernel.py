@@ -96,7 +96,7 @@ def test_against_tfgan():
         ((1, 3), (5, 3), {"subsets": 0}, "first set"),
         ((5,), (5, 3), {"subsets": 0}, r"shape \(5,\)"),
         ((5, 3), (5, 3), {"subset_size": 1}, "at least 2"),
-        ((5, 3), (5, 3), {"subsets": -1}, "0 or more"),
+        ((5, 3), (5, 3), {"subsets": -1}, "^subsets is -1; it must be at least 0"),
         ((5, 3), (5, 3), {"subset_size": 2, "seed": -1}, "seed is -1"),
     ],
 )
