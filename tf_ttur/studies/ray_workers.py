@@ -22,6 +22,7 @@ import logging
 import os
 import pathlib
 import platform
+import socket
 import sys
 import threading
 import time
@@ -44,6 +45,7 @@ _REFUSED = (2, 5, 10, 20, 40, 80, 160)
 # For so long `wait` waits before it looks whether nodes have come, and a task before it
 # looks whether it was cancelled.
 _SECONDS = 1.0
+_SECONDS_TO_CONNECT = 20.0
 _SECONDS_TO_ANSWER = 120.0
 # A task ends its process, which is given 20 seconds, and Ray takes a few to tell.
 _SECONDS_TO_END = 30.0
@@ -179,10 +181,15 @@ class RayWorkers:
 
     def _connect(self) -> None:
         try:
+            if self._address != "auto":
+                # Ray itself would try for minutes.
+                host, _, port = self._address.rpartition(":")
+                address = host.strip("[]"), int(port)
+                socket.create_connection(address, _SECONDS_TO_CONNECT).close()
             self._ray.init(
                 address=self._address, log_to_driver=False, logging_level=logging.ERROR
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             what = f"{error}".strip().partition("\n")[0].rstrip(".")
             raise InputError(
                 f"--ray={self._address}: no Ray cluster answers there ({what}). Start "

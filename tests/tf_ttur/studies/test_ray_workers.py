@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -374,9 +375,17 @@ def test_a_cluster_that_does_not_answer_is_told(tmp_path, monkeypatch):
         raise ConnectionError("Could not find any running Ray instance.\nMore of it.")
 
     monkeypatch.setattr("ray.init", init)
-    match = r"--ray=a:1: no Ray cluster answers there \(Could not .* instance\)\. Start"
-    with pytest.raises(InputError, match=match):
-        RayWorkers(1, tmp_path, worker_tasks.work, address="a:1").__enter__()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    for address, why in (
+        ("auto", "Could not find any running Ray instance"),
+        (nobody, r"\[Errno \d+\] Connection refused"),
+        ("127.0.0.1:99999", ".*"),
+    ):
+        match = rf"--ray={address}: no Ray cluster answers there \({why}\)\. Start"
+        with pytest.raises(InputError, match=match):
+            RayWorkers(1, tmp_path, worker_tasks.work, address=address).__enter__()
     assert not list(tmp_path.iterdir())
 
 
