@@ -87,7 +87,7 @@ def one_by_one(steps: int, width: int) -> dict[str, Work]:
             data = data.batch(batch, drop_remainder=True).prefetch(2 * PER_CALL)
             made[batch] = gan, data
         gan, data = made[batch]
-        gan.fit(data, steps_per_epoch=steps, epochs=1, verbose=0)
+        gan.fit(data, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
         return steps
 
     return {"fit": fit}

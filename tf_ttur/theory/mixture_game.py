@@ -518,8 +518,15 @@ def chunk(
         adaptive: tf.Tensor,
         latents: tf.Tensor,
     ) -> tuple[State, Measured]:
-        def step(i: tf.Tensor, state: State, norms: tuple[tf.Tensor, ...]) -> Any:
-            drawn = _draw(game, batch, seeds, made + i, _TRAINING)
+        def draw(i: Any) -> _Minibatch:
+            return _draw(game, batch, seeds, made + i, _TRAINING)
+
+        def step(
+            i: tf.Tensor,
+            drawn: _Minibatch,
+            state: State,
+            norms: tuple[tf.Tensor, ...],
+        ) -> Any:
             d, g = state
             gradient = _discriminator_gradient(
                 game,
@@ -534,11 +541,13 @@ def chunk(
             )
             g = update(g, gradient, chosen, generator_rates[i], adaptive[i])
             norms = norms[0] + norm, norms[1] + _squared_norm(gradient)
-            return i + 1, State(d, g), norms
+            return i + 1, draw(i + 1), State(d, g), norms
 
         none = tf.zeros([seeds.shape[0]])
-        _, state, norms = tf.while_loop(
-            lambda i, *_: i < every, step, (0, state, (none, none))
+        # A step is handed its minibatch by the one before. Drawn where it is used, it
+        # would be merged into the loops of its uses, which are slower for it.
+        _, _, state, norms = tf.while_loop(
+            lambda i, *_: i < every, step, (0, draw(0), state, (none, none))
         )
         distance = _distance(game, state.generator.weights, latents, moments)
         return state, Measured(distance, *(norm / every for norm in norms))
