@@ -14,14 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
-from fid.files import (
-    InputError,
-    check_same,
-    printable,
-    read_json,
-    turn,
-    write_json,
-)
+from fid.files import InputError, check_same, printable, read_json, write_json
 from fid.values import Between, Count, fault
 from tf_ttur.runs import RunFolder
 
@@ -211,7 +204,7 @@ def _manifest(workdir: str | os.PathLike[str]) -> pathlib.Path:
 def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     """Writes critical_batch.json, or adds to the one there.
 
-    Several processes may do so at once, on several machines.
+    Whoever calls it keeps other processes from doing so at the same time.
 
     Args:
         grid: What is going to be run.
@@ -223,11 +216,6 @@ def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     Raises:
         InputError: The folder holds a run, or a study of other settings.
     """
-    with turn(workdir):
-        return _claimed(grid, workdir)
-
-
-def _claimed(grid: _Grid, workdir: pathlib.Path) -> _Grid:
     path = _manifest(workdir)
     if path.exists():
         there, mine = load(workdir), _described(grid)

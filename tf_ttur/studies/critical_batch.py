@@ -176,8 +176,9 @@ def run_study(
             the data set is smaller than a batch, or runs failed.
     """
     workdir = local_path(workdir, writing=True)
-    fresh = not batch_grid.is_study(workdir)
-    study = batch_grid.claim(study, workdir)
+    with turn(workdir):
+        fresh = not batch_grid.is_study(workdir)
+        study = batch_grid.claim(study, workdir)
     try:
         known = _look(study, workdir, say, make_workers)
         for variant, subject in known.items():

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -217,6 +218,24 @@ def run_study(
             cannot be met.
     """
     workdir = local_path(workdir, writing=True)
+    where = printable(workdir)
+    with hold(
+        workdir,
+        purpose="the folder of a study",
+        busy=f"Another process plays the runs of {where}; wait for its end, or choose "
+        "another --workdir.",
+        gone=f"{where} was removed or replaced under the study; it stops.",
+    ) as check:
+        return _run(study, workdir, threads, say, check)
+
+
+def _run(
+    study: MixtureStudy,
+    workdir: pathlib.Path,
+    threads: int | None,
+    say: Callable[[str], Any],
+    check: Callable[[], None],
+) -> list[Row]:
     fresh = not batch_grid.is_study(workdir)
     study = batch_grid.claim(study, workdir)
     subject = _subject(study)
@@ -233,23 +252,15 @@ def run_study(
         f"{subject.floor:.3g} from it; the runs stop at {study.threshold:g}."
     )
     path = batch_grid.rows_path(workdir)
-    where = printable(workdir)
-    with hold(
-        workdir,
-        purpose="the folder of a study",
-        busy=f"Another process plays the runs of {where}; wait for its end, or choose "
-        "another --workdir.",
-        gone=f"{where} was removed or replaced under the study; it stops.",
-    ) as check:
-        rows = batch_rows.read(path) if path.exists() and path.stat().st_size else []
-        # Without a last line that was cut short, so that the next one is whole.
-        batch_rows.write(path, rows)
-        over = {(row.variant, row.batch, row.seed) for row in rows}
-        todo = [x for x in study.runs if x not in over]
-        if not todo:
-            say(f"All {len(study.runs)} runs are finished.")
-        else:
-            _play(study, todo, path, len(over), threads, say, check)
+    rows = batch_rows.read(path) if path.exists() and path.stat().st_size else []
+    # Without a last line that was cut short, so that the next one is whole.
+    batch_rows.write(path, rows)
+    over = {(row.variant, row.batch, row.seed) for row in rows}
+    todo = [x for x in study.runs if x not in over]
+    if todo:
+        _play(study, todo, path, len(over), threads, say, check)
+    else:
+        say(f"All {len(study.runs)} runs are finished.")
     return batch_rows.read(path)
 
 
