@@ -238,7 +238,10 @@ def read_checked(
         >>> read_checked(path, {"step": Step}, "Delete it.")
         {'step': 1000}
     """
-    values = read_object(path, *kinds)
+    try:
+        values = read_object(path, *kinds)
+    except InputError as error:
+        raise InputError(f"{error} {fix}") from error
     check_values(values, kinds, path, fix)
     return values
 

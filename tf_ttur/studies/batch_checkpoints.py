@@ -9,7 +9,7 @@ from typing import Any
 
 from fid.files import InputError, printable
 from tf_ttur import tasks
-from tf_ttur.runs import RunFolder
+from tf_ttur.runs import RunFolder, step_of
 from tf_ttur.studies.batch_report import Estimate, bound_of
 from tf_ttur.studies.batch_rows import Row
 from tf_ttur.studies.critical_batch import run_folder
@@ -80,7 +80,7 @@ def by_stats(
     Raises:
         InputError: The run has no checkpoint, or a gradient is lost in its noise.
     """
-    gan, batches, path = _load(folder, data_dir)
+    gan, batches, path = _load(row, folder, data_dir)
     players = measure_noise(gan, batches, small, large, draws)
     found = {
         name: bound_of(row, name, player.noise, player.scale, power)
@@ -131,7 +131,7 @@ def by_checkpoint(
     Raises:
         InputError: The run has no checkpoint, or a best step is not among the factors.
     """
-    gan, batches, path = _load(folder, data_dir)
+    gan, batches, path = _load(row, folder, data_dir)
     found = best_steps(gan, batches, sizes, factors=factors, draws=draws)
     return Estimate(
         row.variant,
@@ -154,7 +154,7 @@ def by_checkpoint(
 
 
 def _load(
-    folder: RunFolder, data_dir: str | None
+    row: Row, folder: RunFolder, data_dir: str | None
 ) -> tuple[Any, Callable[[int], Iterator[Any]], pathlib.Path]:
     """Loads a run's last checkpoint and its data."""
     preset, there = folder.preset()
@@ -162,8 +162,12 @@ def _load(
     data = task.load()
     gan = task.build(data.shape)
     path = tasks.find_checkpoint(folder, "last")
-    if path is None:
-        raise InputError(f"{printable(folder)} has no checkpoint.")
+    if step_of(path) != row.trace[-1][0]:
+        raise InputError(
+            f"{printable(folder)} has no checkpoint of step {row.trace[-1][0]}, where "
+            f"the run ended; its last one is {path.name}. Bring it back, or delete the "
+            "folder and sweep again."
+        )
     tasks.load_weights(gan, path)
 
     def batches(size: int) -> Iterator[Any]:

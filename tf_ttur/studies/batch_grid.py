@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from fid.files import InputError, check_same, printable, read_json, write_json
-from fid.values import Between, Count, fault
+from fid.values import Between, Count, Step, fault
 from tf_ttur.runs import RunFolder
 
 __all__ = [
@@ -39,7 +39,9 @@ _KINDS = {
     "seeds": _SEEDS,
     "threshold": Annotated[float, Between()],
     "passes": Count,
-    "every_examples": Count,
+    "first_seed": Step,
+    "every_examples": Count | None,
+    "every": Count | None,
     "max_steps": Count | None,
     "max_examples": Count | None,
 }
@@ -71,12 +73,15 @@ class Grid:
     Args:
         variants: Settings that are changed, by the variant's name.
         batches: Batch sizes.
-        seeds: Runs of each variant and batch size: 0, 1, ...
+        seeds: Runs of each variant and batch size; their seeds count from `first_seed`.
+        first_seed: The first seed.
         threshold: The distance at which a run stops.
         passes: Measurements in a row that have to meet it.
         every_examples: Examples between measurements, a whole number of steps. So the
             interval gets shorter in steps as batches grow, N lies in an interval of the
             same width in examples, and measuring takes an equal share of every run.
+        every: In the place of `every_examples`: steps between measurements, the same
+            for all batch sizes. With several passes they then span as many steps.
         max_steps: A run is given up after so many steps,
         max_examples: or so many examples, whichever comes first.
 
@@ -91,7 +96,9 @@ class Grid:
     seeds: int
     threshold: float
     passes: int = 1
-    every_examples: int
+    first_seed: int = 0
+    every_examples: int | None = None
+    every: int | None = None
     max_steps: int | None = None
     max_examples: int | None = None
 
@@ -107,6 +114,11 @@ class Grid:
             raise InputError(
                 f"{len(self.batches)} batch sizes were given; the steps as a function "
                 "of the batch size need at least two. Give --batches=4,8,16, ..."
+            )
+        if (self.every is None) == (self.every_examples is None):
+            raise InputError(
+                "A study needs one interval between measurements: give either --every, "
+                "in steps, or --every_examples."
             )
         if self.max_steps is None and self.max_examples is None:
             raise InputError(
@@ -125,12 +137,12 @@ class Grid:
                 raise InputError(
                     f"A run of batch size {batch} is given up after {limit} steps and "
                     f"measured every {every}: it would never be measured. Raise "
-                    "--max_steps or --max_examples, or lower --every_examples."
+                    "--max_steps or --max_examples, or lower the interval."
                 )
 
     def interval(self, batch: int) -> int:
         """Returns D, the steps between the measurements of a batch size."""
-        return max(1, round(self.every_examples / batch))
+        return self.every or max(1, round(self.every_examples / batch))
 
     def limit(self, batch: int) -> int:
         """Returns N_max of a batch size, in steps."""
@@ -142,7 +154,7 @@ class Grid:
         """Variant, batch size and seed of every run; all first seeds come first."""
         return [
             (variant, batch, seed)
-            for seed in range(self.seeds)
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
             for variant in self.variants
             for batch in self.batches
         ]
@@ -264,7 +276,9 @@ def _described(grid: Grid) -> dict[str, Any]:
         "seeds": grid.seeds,
         "threshold": float(grid.threshold),
         "passes": grid.passes,
+        "first_seed": grid.first_seed,
         "every_examples": grid.every_examples,
+        "every": grid.every,
         "max_steps": grid.max_steps,
         "max_examples": grid.max_examples,
     }

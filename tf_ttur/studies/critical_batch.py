@@ -71,7 +71,7 @@ class Study(Grid):
         super().__post_init__()
         for variant in self.variants:
             for batch in self.batches:
-                self.run_preset(variant, batch, 0)
+                self.run_preset(variant, batch, self.first_seed)
 
     def run_preset(self, variant: str, batch: int, seed: int) -> ImagePreset:
         """Returns the settings of one run.
@@ -249,7 +249,7 @@ def _looked(
     ]:
         with make_workers(1, workdir, look) as workers:
             for variant in missing:
-                preset = study.run_preset(variant, min(study.batches), 0)
+                preset = study.run_preset(variant, min(study.batches), study.first_seed)
                 workers.start(
                     variant,
                     preset=preset,
@@ -387,7 +387,7 @@ def collect(workdir: str | os.PathLike[str]) -> list[Row]:
         _row(variant, folder)
         for variant in found["variants"]
         for batch in found["batches"]
-        for seed in range(found["seeds"])
+        for seed in range(found["first_seed"], found["first_seed"] + found["seeds"])
         if (folder := run_folder(workdir, variant, batch, seed)).is_over
     ]
     batch_rows.write(batch_grid.rows_path(workdir), rows)

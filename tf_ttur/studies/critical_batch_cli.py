@@ -42,8 +42,8 @@ A study can have variants: --variant=adam:optimizer=adam
 --variant=slow:discriminator_lr=1e-5,generator_lr=1e-5, or --vary=ema_decay=0,0.999."""
 
 _MIXTURE = "mixture"
-# Examples between measurements of the mixture game.
-_MIXTURE_EXAMPLES = 3200
+# Steps between measurements of the mixture game.
+_MIXTURE_EVERY = 50
 
 # The subcommands that a flag belongs to.
 _FLAGS = {
@@ -52,6 +52,8 @@ _FLAGS = {
     "seeds": ("sweep",),
     "threshold": ("sweep",),
     "passes": ("sweep", "fit", "plot"),
+    "first_seed": ("sweep",),
+    "every": ("sweep",),
     "every_examples": ("sweep",),
     "max_steps": ("sweep",),
     "max_examples": ("sweep",),
@@ -127,6 +129,9 @@ def _sweep(values: flags.FlagValues) -> None:
         "seeds": values.seeds,
         "threshold": values.threshold,
         "passes": values.passes or 1,
+        "first_seed": values.first_seed,
+        "every": values.every,
+        "every_examples": values.every_examples,
         "max_steps": values.max_steps,
         "max_examples": values.max_examples,
     }
@@ -148,13 +153,16 @@ def _sweep_mixture(
     variants = {
         name: mixture_study.with_defaults(dict(_pair(x) for x in settings))
         for name, settings in _named(values.variant, values.vary).items()
-    } or {name: mixture_study.with_defaults({"optimizer": name})
-          for name in mixture_study.OPTIMIZERS}  # fmt: skip
+    } or {
+        name: mixture_study.with_defaults({"optimizer": name})
+        for name in mixture_study.COMPARED
+    }
+    if shared["every"] is None and shared["every_examples"] is None:
+        shared["every"] = _MIXTURE_EVERY
     study = mixture_study.MixtureStudy(
         **shared,
         variants=variants,
         game=mixture_study.game(dict(_pair(x) for x in values.set)),
-        every_examples=values.every_examples or _MIXTURE_EXAMPLES,
         num_samples=values.num_samples or 2048,
         small=values.small,
         large=values.large,
@@ -171,12 +179,13 @@ def _sweep_preset(
         settings.append(f"num_samples={values.num_samples}")
     preset = override(presets.get(values.preset), settings)
     named = _named(values.variant, values.vary)
+    if shared["every"] is None and shared["every_examples"] is None:
+        shared["every_examples"] = preset.every * preset.batch_size
     study = critical_batch.Study(
         **shared,
         preset=preset,
         variants={name: changes(preset, each) for name, each in named.items()}
         or {"preset": {}},
-        every_examples=values.every_examples or preset.every * preset.batch_size,
         data_dir=values.data_dir,
         inception=values.inception,
     )
@@ -409,7 +418,8 @@ def _define(flag: Flags) -> None:
     )
     flag.text("workdir", "runs/critical_batch", "The study's folder.")
     flag.texts("batches", [], "Batch sizes, with commas.")
-    flag.number("seeds", 5, "Runs of each batch size; their seeds are 0, 1, ...")
+    flag.number("seeds", 5, "Runs of each batch size, with seeds of their own.")
+    flag.number("first_seed", 0, "The first of these seeds.", least=0)
     flag.rate("threshold", None, "The distance at which a run stops.")
     flag.number("passes", None, "Measurements in a row that have to meet it.", least=1)
     flag.number(
@@ -418,6 +428,9 @@ def _define(flag: Flags) -> None:
         "Examples between measurements; by default the preset's steps between them "
         "times its batch size.",
         least=1,
+    )
+    flag.number(
+        "every", None, "Steps between measurements, in the place of that.", least=1
     )
     flag.number("max_steps", None, "Steps after which a run is given up.", least=1)
     flag.number("max_examples", None, "Examples after which it is.", least=1)

@@ -42,14 +42,29 @@ TASK = "mixture"
 """What rows call it."""
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {
-        "discriminator_lr": 1e-3,
+    name: {
+        "discriminator_lr": 3e-3,
         "generator_lr": 1e-3,
         "beta_1": 0.5,
+        "beta_2": 0.99 if name == "rmsprop" else 0.999,
+    }
+    for name in ("adam", "adabelief", "rmsprop")
+} | {
+    name: {
+        "discriminator_lr": 3e-2,
+        "generator_lr": 1e-2,
+        "beta_1": 0.5,
         "beta_2": 0.999,
-    },
+    }
+    for name in ("momentum", "sgd")
 }
-"""Rates and decays of each optimizer, found by a search; see docs/critical_batch.md."""
+"""Rates and decays of each optimizer; docs/critical_batch.md says how they were found.
+
+Those of momentum and sgd are ten times the others', and were not searched for.
+"""
+
+COMPARED = ("adam", "adabelief", "rmsprop")
+"""The optimizers that are compared where nothing is said."""
 
 # Repetitions of as many points of the data itself, whose mean distance is the floor.
 _FLOOR_DRAWS = 16
@@ -90,7 +105,7 @@ class MixtureStudy(Grid):
                 f"{self.large}, {self.draws} of each; the first must be the smaller."
             )
         for variant in self.variants:
-            self.run(variant, self.batches[0], 0)
+            self.run(variant, self.batches[0], self.first_seed)
 
     def run(self, variant: str, batch: int, seed: int) -> Run:
         """Returns one run of the game.

@@ -29,9 +29,9 @@ from fid.files import InputError
 from tf_ttur import losses
 from tf_ttur.gan import GAN
 from tf_ttur.latents import NormalLatent
+from tf_ttur.optimizers import ttur
 from tf_ttur.theory import counter_random
 from tf_ttur.theory.vector_optimizers import (
-    OPTIMIZERS,
     Network,
     constants,
     divisor,
@@ -727,16 +727,13 @@ def keras_gan(run: Run, game: MixtureGame, latent: Any = None, **settings: Any) 
     """Makes the GAN that is trained by `fit` as a run is here, with the same weights.
 
     Args:
-        run: The run; its optimizer is one that Keras has.
+        run: The run.
         game: Its game.
         latent: The distribution of the latents; None for standard normal ones.
         **settings: Further ones for `GAN.compile`.
 
     Returns:
         The GAN, compiled.
-
-    Raises:
-        InputError: Keras has no such optimizer.
     """
     networks = []
     weights = game.initial_weights(run.seed)
@@ -764,28 +761,14 @@ def keras_gan(run: Run, game: MixtureGame, latent: Any = None, **settings: Any) 
         generator, discriminator, latent or NormalLatent(game.latents), seed=run.seed
     )
     gan.compile(
-        discriminator_optimizer=_keras_optimizer(run, run.discriminator_rate),
-        generator_optimizer=_keras_optimizer(run, run.generator_rate),
+        **ttur(
+            discriminator=run.discriminator_rate,
+            generator=run.generator_rate,
+            beta_1=run.beta_1,
+            beta_2=run.beta_2,
+            optimizer=run.optimizer,
+        ),
         loss=game.loss,
         **settings,
     )
     return gan
-
-
-def _keras_optimizer(run: Run, rate: float) -> keras.Optimizer:
-    optimizers = keras.optimizers
-    if run.optimizer in ("adam", "amsgrad"):
-        return optimizers.Adam(
-            rate,
-            beta_1=run.beta_1,
-            beta_2=run.beta_2,
-            epsilon=1e-8,
-            amsgrad=run.optimizer == "amsgrad",
-        )
-    if run.optimizer == "rmsprop":
-        return optimizers.RMSprop(rate, rho=run.beta_2, epsilon=1e-8)
-    if run.optimizer in ("momentum", "sgd"):
-        decay = run.beta_1 if run.optimizer == "momentum" else 0.0
-        return optimizers.SGD(rate, momentum=decay)
-    others = ", ".join(name for name in OPTIMIZERS if name != run.optimizer)
-    raise InputError(f"Keras has no {run.optimizer!r}; choose from {others}.")

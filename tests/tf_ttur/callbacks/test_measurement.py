@@ -234,7 +234,7 @@ def test_a_reference_may_be_a_file_or_images(tmp_path):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="every must be"):
+    with pytest.raises(ValueError, match="every is 0; it must be"):
         distance(0)
-    with pytest.raises(ValueError, match="num_samples must be"):
+    with pytest.raises(ValueError, match="num_samples is 1; it must be"):
         tf_ttur.FrechetDistance(reference(), 1, num_samples=1, extractor=Means())

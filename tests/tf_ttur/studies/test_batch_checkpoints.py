@@ -40,7 +40,7 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "of", lambda preset, **sources: Small(preset))
     folder = run_folder(tmp_path, "adam", 16, 0)
     experiment.train(Small(preset), folder)
-    return ROW, folder
+    return row([(0, 9.0), (2, 1.0)], batch=16), folder
 
 
 def test_the_bound_is_of_the_gradients_at_the_last_checkpoint(trained):
@@ -49,7 +49,7 @@ def test_the_bound_is_of_the_gradients_at_the_last_checkpoint(trained):
         found_row, folder, small=4, large=64, draws=4, power=1
     )
     assert found.assumed["checkpoint"] == "step_00000002.keras"
-    gan, batches, _ = batch_checkpoints._load(folder, None)
+    gan, batches, _ = batch_checkpoints._load(found_row, folder, None)
     assert gan.steps == 2
     players = measure_noise(gan, batches, 4, 64, 4)
     for name in ("discriminator", "generator"):
@@ -68,5 +68,11 @@ def test_a_run_without_a_checkpoint_is_refused(trained):
     found_row, folder = trained
     for path in folder.checkpoints.iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="checkpoint"):
+    # The best one may be of another step.
+    other = row([(0, 9.0), (3, 1.0)], batch=16)
+    with pytest.raises(InputError, match="has no checkpoint of step 3, where the run"):
+        batch_checkpoints.by_stats(other, folder, small=4, large=8, draws=1)
+    for path in folder.best.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="has no checkpoint"):
         batch_checkpoints.by_stats(found_row, folder, small=4, large=8, draws=1)

@@ -144,7 +144,7 @@ class Replayed:
         return tf.constant(minibatch(self._run, self._game, step)[1 + second])
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"adabelief"}))
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_steps_are_those_of_fit(played, name):
     place = OPTIMIZERS.index(name)
     run = RUNS[place]
@@ -156,11 +156,6 @@ def test_steps_are_those_of_fit(played, name):
     for network, ours, limit in zip(networks, played[0], limits, strict=False):
         theirs = np.concatenate([each.ravel() for each in network.get_weights()])
         assert root_mean_square(ours.weights[place] - theirs) <= limit
-
-
-def test_fit_has_no_adabelief():
-    with pytest.raises(InputError, match="Keras has no 'adabelief'; choose from adam"):
-        keras_gan(run_of("adabelief"), GAME)
 
 
 def test_a_run_has_the_same_numbers_beside_any_others(played):
