@@ -31,7 +31,7 @@ class Optimizer:
             return weights + self.m
         if self.name == "rmsprop":
             self.v = b2 * self.v + (1 - b2) * g**2
-            return weights - rate * g / np.sqrt(self.v + EPSILON)
+            return weights - rate * g / np.sqrt(self.v + EPSILON**2)
         self.m = b1 * self.m + (1 - b1) * g
         if self.name in ("adam", "amsgrad"):
             self.v = b2 * self.v + (1 - b2) * g**2

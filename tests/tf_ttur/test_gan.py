@@ -936,11 +936,12 @@ def test_bad_settings_are_refused():
         make(loss="hinged")
     with pytest.raises(ValueError, match="is not an adversarial loss"):
         make(loss=object())
+    with pytest.raises(ValueError, match="There is no gradient penalty '10'"):
+        small_gan(gradient_penalty="10")
     for name, bad, must in (
         ("gradient_penalty", -1.0, ">= 0"),
         ("gradient_penalty", float("nan"), "finite"),
         ("gradient_penalty", float("inf"), "finite"),
-        ("gradient_penalty", "10", "a number"),
         ("gradient_penalty", None, "a number"),
         ("discriminator_steps", 0, ">= 1"),
         ("discriminator_steps", float("nan"), "a whole number"),

@@ -38,7 +38,7 @@ def _dcgan_4x4(**settings: Any) -> ImagePreset:
         "steps": 500_000,
         "every": 10_000,
         "num_samples": 49_984,
-        "quantize": "truncate",
+        "quantize": "round",
     }
     return ImagePreset(**shared | settings)
 

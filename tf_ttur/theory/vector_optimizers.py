@@ -9,10 +9,10 @@ With g the gradient, one step of every one of them is
     theta = theta - rate factor m / h,     h = sqrt(w + under) + after, or h = 1.
 
 Nine constants say which optimizer it is; `factor`, and whether h is 1, depend on the
-step, and come from a table that is computed in double precision beforehand. SGD,
-momentum, RMSProp, Adam and AMSGrad are those of Keras: momentum adds up g and not
-(1 - beta_1) g, RMSProp has its epsilon under the root, and AMSGrad corrects for the
-start as Adam does. AdaBelief is that of adabelief-pytorch 0.2.0 with its defaults:
+step, and come from a table that is computed in double precision beforehand. All six
+are those of `optimizers.make`: momentum adds up g and not (1 - beta_1) g, RMSProp has
+the square of its epsilon under the root, and AMSGrad corrects for the start as Adam
+does. AdaBelief is that of adabelief-pytorch 0.2.0 with its defaults:
 epsilon 1e-16 inside the running variance at every step and once more after the root,
 rectified as RAdam is, without weight decay; where the rectification is not defined, in
 the first steps, it moves by the corrected m alone.
@@ -84,7 +84,7 @@ def constants(optimizer: str, beta_1: float, beta_2: float) -> np.ndarray:
                 *(b, 1 - b, 1, c, 1 - c),
                 *(_BELIEF_EPSILON, 0, 0, _BELIEF_EPSILON),
             ),
-            "rmsprop": (0, 1, 0, c, 1 - c, 0, 0, _EPSILON, 0),
+            "rmsprop": (0, 1, 0, c, 1 - c, 0, 0, _EPSILON**2, 0),
             "momentum": (b, 1, 0, 0, 0, 0, 0, 0, 0),
             "sgd": (0, 1, 0, 0, 0, 0, 0, 0, 0),
         }[optimizer],
