@@ -773,7 +773,7 @@ class Players(keras.Model):
             return self._seen(super().test_on_batch(**given))
 
     def _seen(self, losses: Any) -> Any:
-        if not all(mean.count.numpy() for mean in self.metrics):
+        if not all(mean.count.numpy() for mean in self._means.values()):
             raise ValueError("The data set is empty: it gave nothing to evaluate.")
         return losses
 
