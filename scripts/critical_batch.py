@@ -3,4 +3,4 @@
 from launching import launch
 
 if __name__ == "__main__":
-    launch("tf_ttur.studies.critical_batch_cli:critical_batch_program")
+    launch("tf_ttur.studies.critical_batch_cli:critical_batch")

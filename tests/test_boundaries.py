@@ -82,7 +82,6 @@ LAYERS = {
 WITHOUT_TENSORFLOW = (
     "tf_ttur.runs",
     "tf_ttur.studies.batch_report",
-    "tf_ttur.studies.critical_batch",
     "tf_ttur.studies.jobs",
     "tf_ttur.studies.ray_workers",
     "tf_ttur.theory.critical_batch",

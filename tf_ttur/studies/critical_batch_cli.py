@@ -20,11 +20,11 @@ from tf_ttur.studies import (
     batch_grid,
     batch_report,
     batch_rows,
-    critical_batch,
     machines,
 )
+from tf_ttur.studies import critical_batch as preset_study
 
-__all__ = ["critical_batch_program"]
+__all__ = ["critical_batch"]
 
 _USAGE = """The critical batch size, with which training takes the fewest examples.
 
@@ -87,7 +87,7 @@ _FLAGS = {
 }
 
 
-def critical_batch_program(argv: Sequence[str] | None = None) -> int:
+def critical_batch(argv: Sequence[str] | None = None) -> int:
     """Runs `critical_batch.py sweep|fit|estimate|plot`; see its `--help`.
 
     Args:
@@ -181,7 +181,7 @@ def _sweep_preset(
     named = _named(values.variant, values.vary)
     if shared["every"] is None and shared["every_examples"] is None:
         shared["every_examples"] = preset.every * preset.batch_size
-    study = critical_batch.Study(
+    study = preset_study.Study(
         **shared,
         preset=preset,
         variants={name: changes(preset, each) for name, each in named.items()}
@@ -191,7 +191,7 @@ def _sweep_preset(
     )
     where = machines.chosen(values)
     compilation_cache()
-    return critical_batch.run_study(study, workdir, where, _say)
+    return preset_study.run_study(study, workdir, where, _say)
 
 
 def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
@@ -239,7 +239,7 @@ def _rows(workdir: pathlib.Path) -> list[batch_rows.Row]:
     if batch_grid.is_study(workdir) and (
         batch_grid.load(workdir)["settings"].get("task") != _MIXTURE
     ):
-        critical_batch.collect(workdir)
+        preset_study.collect(workdir)
     return batch_rows.read(batch_grid.rows_path(workdir))
 
 

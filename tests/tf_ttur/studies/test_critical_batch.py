@@ -122,10 +122,10 @@ def test_a_study_that_is_started_again_does_nothing(swept):
 def test_a_study_grows_and_is_refused_with_other_settings(swept):
     workdir, changes, _, _ = swept
     other = changes | {"threshold": changes["threshold"] * 2}
-    with pytest.raises(InputError, match="study of other settings: threshold is"):
+    with pytest.raises(InputError, match="batch sizes of other settings: threshold is"):
         run(workdir, **other)
     other = changes | {"variants": {"a": {"beta_1": 0.1}}}
-    with pytest.raises(InputError, match="study of other settings: variant a is"):
+    with pytest.raises(InputError, match="batch sizes of other settings: variant a is"):
         run(workdir, **other)
     before = (workdir / "critical_batch.json").read_text()
     study = Study(**SMALL | changes | {"batches": (32, 8), "seeds": 2})

@@ -17,7 +17,7 @@ from tf_ttur.studies import batch_rows, critical_batch_cli
 @pytest.fixture
 def program(capsys):
     def run(*args):
-        status = critical_batch_cli.critical_batch_program(["critical_batch.py", *args])
+        status = critical_batch_cli.critical_batch(["critical_batch.py", *args])
         return status, *capsys.readouterr()
 
     return run
