@@ -234,7 +234,14 @@ def test_a_reference_may_be_a_file_or_images(tmp_path):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="every is 0; it must be"):
-        distance(0)
-    with pytest.raises(ValueError, match="num_samples is 1; it must be"):
-        tf_ttur.FrechetDistance(reference(), 1, num_samples=1, extractor=Means())
+    for wrong, message in (
+        ({"every": 0}, "every is 0; it must be >= 1"),
+        ({"every": "5"}, "every is '5'; it must be a whole number"),
+        ({"num_samples": 1}, "num_samples is 1; it must be >= 2"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; it must be a whole number"),
+        ({"last": -1}, "last is -1; it must be >= 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tf_ttur.FrechetDistance(
+                reference(), **{"every": 1, "extractor": Means()} | wrong
+            )
