@@ -13,7 +13,7 @@ from tf_ttur.runs import RunFolder, step_of
 from tf_ttur.studies.batch_report import Estimate, bound_of
 from tf_ttur.studies.batch_rows import Row
 from tf_ttur.studies.critical_batch import run_folder
-from tf_ttur.studies.gradient_noise import best_steps, measure_noise
+from tf_ttur.studies.gradient_noise import PLAYERS, best_steps, measure_noise
 
 __all__ = ["by_checkpoint", "by_stats", "folder_of", "last_ones"]
 
@@ -129,14 +129,25 @@ def by_checkpoint(
         McCandlish's noise scale of both networks: not b*.
 
     Raises:
-        InputError: The run has no checkpoint, or a best step is not among the factors.
+        InputError: The run has no checkpoint, or no best step is among the factors.
     """
     gan, batches, path = _load(row, folder, data_dir)
-    found = best_steps(gan, batches, sizes, factors=factors, draws=draws)
+    found: dict[str, Any] = {}
+    missing = []
+    for player in PLAYERS:
+        try:
+            found |= best_steps(
+                gan, batches, sizes, factors=factors, draws=draws, players=[player]
+            )
+        except InputError as error:
+            # A loss may fall along its gradient without end.
+            missing.append(str(error))
+    if not found:
+        raise InputError(" ".join(missing))
     return Estimate(
         row.variant,
         "checkpoint (noise scale)",
-        **{name: scale for name, (_, _, scale) in found.items()},
+        **{x: found[x][2] if x in found else None for x in PLAYERS},
         assumed={
             "checkpoint": path.name,
             "run": f"b = {row.batch}, seed {row.seed}",
@@ -146,10 +157,10 @@ def by_checkpoint(
                 f"best multiples, {name}": {f"{k}": v for k, v in best.items()}
                 for name, (best, _, _) in found.items()
             },
-            "limit D/G": {name: limit for name, (_, limit, _) in found.items()},
+            "limits": {name: limit for name, (_, limit, _) in found.items()},
         },
         note="This is the noise scale of McCandlish et al. (2018), where larger steps "
-        "stop to pay, and not the batch size of fewest examples.",
+        "stop to pay, and not the batch size of fewest examples. " + " ".join(missing),
     )
 
 

@@ -24,7 +24,7 @@ from tf_ttur import xla
 from tf_ttur.gan import GAN
 from tf_ttur.theory.critical_batch import Noise, optimal_rates, two_batch_noise
 
-__all__ = ["Player", "best_steps", "measure_noise", "scales"]
+__all__ = ["PLAYERS", "Player", "best_steps", "measure_noise", "scales"]
 
 PLAYERS = ("discriminator", "generator")
 
@@ -99,6 +99,11 @@ def measure_noise(
         optimizer = getattr(gan, f"{player}_optimizer")
         moment, scale = scales(optimizer, network.trainable_variables)
         moment = means[player] if moment is None else moment
+        if not moment.any():
+            raise InputError(
+                f"The {player}'s optimizer has made no step yet, so what its steps are "
+                "divided by is not known. Take a threshold that is met later."
+            )
         found[player] = Player(
             noise=two_batch_noise(
                 small, norms[player][small], large, norms[player][large]
@@ -118,6 +123,7 @@ def best_steps(
     factors: Sequence[float],
     held: int = 1024,
     draws: int = 8,
+    players: Sequence[str] = PLAYERS,
 ) -> dict[str, tuple[dict[int, float], float, float]]:
     """Finds how large a step each batch size allows at this state of the networks.
 
@@ -133,6 +139,7 @@ def best_steps(
         factors: Multiples of the rates, rising.
         held: Images that losses are computed on.
         draws: Steps for each size, of which the mean loss is taken.
+        players: Which networks.
 
     Returns:
         By network: the best multiple of each batch size, the limit of large batches,
@@ -148,7 +155,7 @@ def best_steps(
     with _put_back(gan):
         real = gan.prepare_real(next(batches(held)))
         noise = gan.noise(gan.latent, real)
-        for player in PLAYERS:
+        for player in players:
             variables = getattr(gan, player).trainable_variables
             optimizer = getattr(gan, f"{player}_optimizer")
             _, scale = scales(optimizer, variables)

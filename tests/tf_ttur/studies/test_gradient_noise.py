@@ -199,6 +199,8 @@ def test_bad_input_is_refused():
     for factors in ([1, 2], [1, 1, 2], [0, 1, 2]):
         with pytest.raises(InputError, match="three or more positive numbers"):
             gradient_noise.best_steps(gan, batches, [2, 4], factors=factors)
+    with pytest.raises(InputError, match="optimizer has made no step yet"):
+        gradient_noise.measure_noise(game(keras.optimizers.Adam), batches, 2, 4, 2)
     # A linear loss has no minimum along its gradient.
     with pytest.raises(InputError, match="at an end of the multiples.*give larger"):
         gradient_noise.best_steps(
