@@ -65,6 +65,11 @@ class SelfAttention(keras.layers.Layer):
                 f"The images have {channels} channels; self-attention gives an eighth "
                 "of them to queries and keys, and so needs at least 8."
             )
+        if any(size is None or size % 2 for size in input_shape[1:3]):
+            raise ValueError(
+                f"The images are {tuple(input_shape[1:3])}; self-attention takes the "
+                "largest of 2x2 pixels and needs an even height and width."
+            )
         widths = (channels // 8, channels // 8, channels // 2, channels)
         for part, width, kernel, vector in zip(
             _PARTS,

@@ -386,8 +386,17 @@ class GAN(Players):
             ValueError: There are none, or their values cannot be.
         """
         if self.num_classes is not None:
-            labels = self._prepared(data).labels
-            classes.check_range(labels.numpy(), self.num_classes)
+            # A `prepare_real` of a subclass may draw, and looking is to change nothing.
+            states = [(state, state.numpy()) for state in self._random_states()]
+            real = self._prepared(data)
+            for state, before in states:
+                state.assign(before)
+            if len(real.labels) != len(real.images):
+                raise ValueError(
+                    f"There are {len(real.labels)} labels for {len(real.images)} "
+                    "images; each image needs one."
+                )
+            classes.check_range(real.labels.numpy(), self.num_classes)
         images = self._images(data)
         if type(self).prepare_real is not GAN.prepare_real or not tf.is_tensor(images):
             return
@@ -754,7 +763,7 @@ class GAN(Players):
             config |= {
                 "loss": keras.saving.serialize_keras_object(loss),
                 "gradient_penalty": keras.saving.serialize_keras_object(
-                    self.gradient_penalty
+                    penalties.describe(self.gradient_penalty)
                 ),
                 "discriminator_steps": self.discriminator_steps,
                 "reuse_latents": self.reuse_latents,

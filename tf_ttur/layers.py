@@ -483,10 +483,10 @@ def look_up(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
 
     Args:
         table: (rows, d).
-        indices: Integers in [0, rows), (n,).
+        indices: Integers in [0, rows), of any shape.
 
     Returns:
-        (n, d).
+        Of that shape, and (d,).
     """
     rows = table.shape[0]
 
@@ -494,8 +494,9 @@ def look_up(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     def taken(table: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             # A product sums the gradients of equal rows, in the same order always.
-            places = tf.one_hot(indices, rows, axis=0, dtype=upstream.dtype)
-            return places @ upstream
+            flat = tf.reshape(indices, [-1])
+            places = tf.one_hot(flat, rows, axis=0, dtype=upstream.dtype)
+            return places @ tf.reshape(upstream, [-1, table.shape[1]])
 
         return tf.gather(table, indices), gradient
 

@@ -116,6 +116,25 @@ PENALTIES: dict[str, Callable[[float], Any]] = {
 _DEFAULTS = {name: make(1.0).default for name, make in PENALTIES.items()}
 
 
+def describe(penalty: Any) -> Any:
+    """Returns what `get` makes a penalty of again, for files.
+
+    Args:
+        penalty: A number, a text or a penalty object.
+
+    Returns:
+        A text for the penalties of this module; any other as it is.
+
+    Example:
+        >>> from tf_ttur import penalties
+        >>> penalties.describe(penalties.get("r1:5"))
+        'r1:5.0'
+    """
+    if type(penalty) in (WGANGP, ZeroCentered):
+        return f"{penalty.name}:{penalty.weight!r}"
+    return penalty
+
+
 def get(penalty: Any) -> Any:
     """Finds a gradient penalty.
 
@@ -137,6 +156,10 @@ def get(penalty: Any) -> Any:
         >>> penalties.get(0.0) is None
         True
     """
+    if isinstance(penalty, type):
+        raise InputError(
+            f"gradient_penalty is the class {penalty.__name__}; give an object of it."
+        )
     if callable(penalty):
         return penalty
     if isinstance(penalty, str):

@@ -430,7 +430,12 @@ class Players(keras.Model):
             optimizer: The optimizer's name, as for `objective`.
         """
         variables = self.networks[self._trained[optimizer]].trainable_variables
-        gradients = tape.gradient(loss, variables)
+        gradients = [
+            # The gradient of a table may list a row several times; optimizers are to
+            # square, and to clip, the sum.
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(loss, variables)
+        ]
         norm, optimizer = self._norms.get(optimizer), self.optimizers[optimizer]
         clips = _clips(optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)

@@ -90,7 +90,7 @@ def class_rows(
         columns: Images in a row.
         classes: Which classes, in order; none means all of them.
         rows: How many rows; if there are fewer classes, they are repeated. None makes a
-            row for each class, and at most 10.
+            row for each of these classes, and of all of them for at most 10.
 
     Returns:
         Int32 (rows * columns,).
@@ -100,8 +100,9 @@ def class_rows(
         >>> sampling.class_rows(3, columns=2).tolist()
         [0, 0, 1, 1, 2, 2]
     """
-    classes = np.asarray(classes or np.arange(num_classes), np.int32)
-    return np.repeat(np.resize(classes, rows or min(len(classes), _ROWS)), columns)
+    rows = rows or len(classes) or min(num_classes, _ROWS)
+    chosen = np.asarray([*classes] or range(num_classes), np.int32)
+    return np.repeat(np.resize(chosen, rows), columns)
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

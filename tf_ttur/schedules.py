@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import keras
 
 from fid.files import InputError
-from fid.values import Between, checked
+from fid.values import Between, Count, checked
 
 __all__ = [
     "SCHEDULES",
@@ -222,7 +222,8 @@ class PerStep(keras.optimizers.schedules.LearningRateSchedule):
         self, schedule: keras.optimizers.schedules.LearningRateSchedule, updates: int
     ):
         super().__init__()
-        self.schedule, self.updates = schedule, int(updates)
+        self.schedule = schedule
+        self.updates = checked({"updates": Count}, updates=updates)["updates"]
 
     def __call__(self, step: Any) -> Any:
         """Returns the rate of an update.

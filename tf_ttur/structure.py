@@ -40,7 +40,6 @@ _ALONE = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
     keras.layers.Dense,
-    keras.layers.Dot,
     keras.layers.ELU,
     keras.layers.Flatten,
     keras.layers.GlobalAveragePooling2D,

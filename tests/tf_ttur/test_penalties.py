@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rounding
 import tensorflow as tf
+from toy_gan import small_gan
 
 import tf_ttur
 from fid.files import InputError
@@ -372,3 +373,12 @@ def test_penalties_that_cannot_be_are_refused_by_compile():
     ):
         with pytest.raises(ValueError, match=message):
             make(gradient_penalty=given)
+
+
+def test_a_penalty_object_of_ours_is_saved_and_a_class_is_refused(tmp_path):
+    gan = small_gan(gradient_penalty=penalties.get("r1+r2:0.5"))
+    gan.save(tmp_path / "gan.keras")
+    loaded = keras.models.load_model(tmp_path / "gan.keras")
+    assert penalties.describe(penalties.get(loaded.gradient_penalty)) == "r1+r2:0.5"
+    with pytest.raises(InputError, match="is the class WGANGP; give an object"):
+        penalties.get(penalties.WGANGP)

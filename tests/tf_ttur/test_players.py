@@ -687,3 +687,41 @@ def test_norms_are_of_the_loss_and_not_of_its_scale():
     ]
     # Products and sums of eight in float16.
     assert norms[0] == pytest.approx(norms[1], rel=rounding.gamma(64, "float16"))
+
+
+def test_rows_of_a_table_that_come_several_times_are_added_up_before_they_are_squared():
+    """Adam of a table of labels, as of a product with their one-hot rows."""
+    labels = np.array([1, 1, 1, 0], "int32")
+    moved = []
+    for table in (True, False):
+        given = keras.Input((), dtype="int32")
+        if table:
+            rows = keras.layers.Embedding(2, 3, embeddings_initializer="ones")(given)
+        else:
+            places = keras.layers.CategoryEncoding(2, output_mode="one_hot")(given)
+            rows = keras.layers.Dense(3, use_bias=False, kernel_initializer="ones")(
+                places
+            )
+        latents = keras.Input((2,))
+        made = keras.layers.Dense(3, kernel_initializer="zeros")(latents)
+        generator = keras.Model([latents, given], keras.layers.Add()([made, rows]))
+        images, classes = keras.Input((3,)), keras.Input((), dtype="int32")
+        logits = keras.layers.Dense(1, kernel_initializer="ones")(images)
+        discriminator = keras.Model([images, classes], logits)
+        gan = tf_ttur.GAN(
+            generator, discriminator, tf_ttur.NormalLatent(2), num_classes=2
+        )
+        gan.compile(
+            **tf_ttur.ttur(discriminator=1e-3, generator=1e-3, beta_1=0.5),
+            loss="wasserstein",
+            jit_compile=False,
+            gradient_norms=True,
+        )
+        data = (np.ones((4, 3), "float32"), labels)
+        log = gan.fit(*data, batch_size=4, epochs=3, verbose=0).history
+        weights = [x for x in gan.generator.trainable_variables if x.shape == (2, 3)]
+        rows = [x.numpy() for x in weights if "embedding" in x.path or table is False]
+        moved.append((rows[0], log["g_gradient"]))
+    few = rounding.gamma(64, "float32")
+    np.testing.assert_allclose(moved[0][0], moved[1][0], rtol=few, atol=0)
+    np.testing.assert_allclose(moved[0][1], moved[1][1], rtol=64 * few, atol=0)

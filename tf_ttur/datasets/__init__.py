@@ -51,9 +51,9 @@ def load(
     odd margin loses its extra row at the bottom, its extra column on the right.
 
     `digits`, `cifar10` and `svhn_cropped` have labels of 10 classes, `imagenet2012` of
-    1,000. So has a folder in
-    which every image is one level down: each folder is a class, and their labels count
-    from 0 in the order of their names.
+    1,000, but for its test part. So has a folder in which every image is one level
+    down: each folder is a class, and their labels count from 0 in the order of their
+    names.
 
     For `lsun/bedroom` the folder `data_dir` is looked through in this order: a folder
     `bedroom_train_lmdb` in it or a file `data.mdb` (LSUN's export; needs the extra

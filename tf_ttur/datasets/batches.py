@@ -111,8 +111,9 @@ class ImageData:
         if labels and self.labelled is None:
             raise InputError(
                 f"{self.name} ({self.split}) has no labels of classes. Sets that have: "
-                "digits, cifar10, svhn_cropped, and a folder in which every image is "
-                "in a folder of its class, one level down."
+                "digits, cifar10, svhn_cropped, imagenet2012 but for its test part, "
+                "and a folder in which every image is in a folder of its class, one "
+                "level down."
             )
 
         def decode(elements: tf.data.Dataset) -> tf.data.Dataset:

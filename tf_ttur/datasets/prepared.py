@@ -52,6 +52,7 @@ class DatasetSpec:
         classes: How many classes there are of the feature `label`; None where a record
             has no such feature.
         split: The part that the paper trained on.
+        unlabelled: The part whose labels are kept secret, and stand as -1.
         note: What else a user without the files should know.
     """
 
@@ -62,6 +63,7 @@ class DatasetSpec:
     in_memory: bool = False
     classes: int | None = None
     split: str = "train"
+    unlabelled: str | None = None
     note: str = ""
 
 
@@ -77,6 +79,7 @@ DATASETS = {
         "image-net.org",
         128,
         classes=1000,
+        unlabelled="test",
         note=(
             "TFDS prepares ImageNet from ILSVRC2012_img_train.tar and "
             "ILSVRC2012_img_val.tar, which image-net.org gives to those who register: "
@@ -148,6 +151,9 @@ def load(
         if folder is None:
             raise InputError(_how_to_prepare(name, root, split))
     shards, count = prepared_shards(name, root, folder, split)
+    classes = spec.classes
+    if spec.unlabelled and {spec.unlabelled, "all"} & {*split.split("+")}:
+        classes = None
 
     def decode(encoded: np.ndarray) -> np.ndarray:
         files = [io.BytesIO(x) for x in encoded]
@@ -162,16 +168,16 @@ def load(
         image_shape=(size, size, 3),
         elements=functools.partial(encoded_images, shards, count),
         decode=decode,
-        num_classes=spec.classes,
+        num_classes=classes,
         labelled=functools.partial(encoded_images, shards, count, labels=True)
-        if spec.classes
+        if classes
         else None,
     )
     if not spec.in_memory:
         return data
     _log.info("Reading %d images of %s into memory.", count, name)
     images = np.concatenate(list(data.images(1000)))
-    if not spec.classes:
+    if not classes:
         return batches.in_memory(name, split, images)
 
     @functools.cache
@@ -182,7 +188,7 @@ def load(
             found = data.labelled(None).map(lambda image, label: label).batch(1000)
             return np.concatenate(list(found.as_numpy_iterator()))
 
-    return batches.in_memory(name, split, images, spec.classes, labels)
+    return batches.in_memory(name, split, images, classes, labels)
 
 
 def encoded_images(

@@ -143,9 +143,9 @@ class BEGAN(GAN):
         lambda_k: float = 0.001,
         **kwargs: Any,
     ):
-        super().__init__(generator, discriminator, latent, **kwargs)
-        if self.num_classes is not None:
+        if kwargs.get("num_classes") is not None:
             raise ValueError("BEGAN takes no labels; leave num_classes out.")
+        super().__init__(generator, discriminator, latent, **kwargs)
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1]; got {gamma}.")
         if lambda_k <= 0:

@@ -43,7 +43,7 @@ Decay = Annotated[float, Between(0, below=1)]
 # Networks of images that take labels.
 _CONDITIONAL = ("biggan", "dcgan")
 # Sides of images that are not 64, where the data set decides.
-_SIZES = {"cifar10": 32, "digits": 32, "svhn_cropped": 32}
+_SIZES = {"cifar10": 32, "digits": 32, "imagenet2012": 128, "svhn_cropped": 32}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,6 +224,8 @@ class GANPreset(Preset):
             `rmsprop` and `sgd` have none and ignore it.
         beta_2: Decay of the second moment, for both. For `rmsprop` it is the smoothing
             of the mean square; `momentum` and `sgd` have none and ignore it.
+        gradient_norms: Whether the squared norms of both gradients are logged; see
+            `GAN.compile`.
         halve_every: Updates of each network after which its learning rate is halved,
             again and again; 0 for never. With one discriminator update in a step it is
             the `schedule` `halve:N`.

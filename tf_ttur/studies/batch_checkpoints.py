@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -136,9 +137,15 @@ def by_checkpoint(
     missing = []
     for player in PLAYERS:
         try:
-            found |= best_steps(
+            made = best_steps(
                 gan, batches, sizes, factors=factors, draws=draws, players=[player]
             )
+            if not 0 < made[player][2] < math.inf:
+                raise InputError(
+                    f"The best steps of the {player} do not level off as batches grow: "
+                    "sweep other batch sizes."
+                )
+            found |= made
         except InputError as error:
             # A loss may fall along its gradient without end.
             missing.append(str(error))
@@ -183,6 +190,7 @@ def _load(
 
     def batches(size: int) -> Iterator[Any]:
         # Another order than that of training, and for each size another.
-        return iter(data.training(size, seed=preset.seed + 1000 + size))
+        labels = preset.num_classes is not None
+        return iter(data.training(size, seed=preset.seed + 1000 + size, labels=labels))
 
     return gan, batches, path

@@ -209,6 +209,10 @@ def rows_path(workdir: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(workdir, "runs.jsonl")
 
 
+def _subjects(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    return pathlib.Path(workdir, "subjects.json")
+
+
 def _manifest(workdir: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(workdir, "critical_batch.json")
 
@@ -229,6 +233,8 @@ def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
         InputError: The folder holds a run, or a study of other settings.
     """
     path = _manifest(workdir)
+    # In one order whoever comes first, since shards share the list of runs out.
+    grid = dataclasses.replace(grid, batches=sorted(grid.batches))
     if path.exists():
         there, mine = load(workdir), _described(grid)
         # The data may have been moved, as for `RunFolder.claim`.
@@ -244,12 +250,15 @@ def claim(grid: _Grid, workdir: pathlib.Path) -> _Grid:
             f"{printable(workdir)} holds a {grid.what} of other settings",
             "Give its settings to go on with it, or choose another --workdir.",
         )
-        grid = dataclasses.replace(
-            grid,
-            variants={**there["variants"], **grid.variants},
-            batches=sorted({*there["batches"], *grid.batches}),
-            seeds=max(there["seeds"], grid.seeds),
-        )
+        try:
+            grid = dataclasses.replace(
+                grid,
+                variants={**there["variants"], **grid.variants},
+                batches=sorted({*there["batches"], *grid.batches}),
+                seeds=max(there["seeds"], grid.seeds),
+            )
+        except TypeError as error:
+            raise damaged(workdir, f"a variant cannot be ({error})") from error
     elif RunFolder(workdir).config.exists():
         raise InputError(
             f"{printable(workdir)} holds a run, not a {grid.what}; choose another "
@@ -266,6 +275,8 @@ def unclaim(workdir: pathlib.Path) -> None:
         workdir: The study's folder.
     """
     _manifest(workdir).unlink()
+    # It is of these settings, and others will be tried.
+    _subjects(workdir).unlink(missing_ok=True)
 
 
 def _described(grid: Grid) -> dict[str, Any]:
@@ -340,7 +351,7 @@ def subjects(workdir: str | os.PathLike[str]) -> dict[str, Subject]:
     Raises:
         InputError: The file that says it is damaged.
     """
-    path = pathlib.Path(workdir, "subjects.json")
+    path = _subjects(workdir)
     if not path.exists():
         return {}
     found = read_json(path)
@@ -368,5 +379,6 @@ def write_subjects(
         workdir: The study's folder.
         known: It, by name.
     """
-    path = pathlib.Path(workdir, "subjects.json")
-    write_json(path, {name: each._asdict() for name, each in known.items()})
+    write_json(
+        _subjects(workdir), {name: each._asdict() for name, each in known.items()}
+    )

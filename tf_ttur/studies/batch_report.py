@@ -264,7 +264,9 @@ class Estimate:
     @property
     def power_of_two(self) -> int | None:
         """The power of two next to the joint one, in ratio."""
-        return self.joint and 2 ** max(0, round(math.log2(self.joint)))
+        if self.joint is None or self.joint <= 0:
+            return None
+        return 2 ** max(0, round(math.log2(self.joint)))
 
     def as_json(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
@@ -366,6 +368,7 @@ def by_calibration(
     reference_subject: Weights,
     reference_batch: float,
     *,
+    doubt: str = "",
     power: int = 2,
     corrected: bool = False,
     belief: bool = False,
@@ -378,6 +381,7 @@ def by_calibration(
         reference: A run of the variant that was measured.
         reference_subject: Sizes of that one's.
         reference_batch: b* of that one.
+        doubt: What to know of that one, a sentence.
         power: As for `by_formula`.
         corrected: Likewise.
         belief: Likewise.
@@ -385,6 +389,12 @@ def by_calibration(
     Returns:
         The estimate: the measured b* is taken for that of each network.
     """
+    note = "It takes sigma^2 / epsilon^3 to be the same, which is not known to hold."
+    if row.optimizer != reference.optimizer:
+        note = (
+            "It takes sigma^2 / epsilon^3 to be the same with another optimizer: an "
+            "experiment, not a result."
+        )
     options = (power, corrected, belief)
     mine = _factors(row, subject, *options)
     theirs = _factors(reference, reference_subject, *options)
@@ -401,10 +411,7 @@ def by_calibration(
             "AdaBelief's 1/beta_1": belief,
             **_facts(row, subject),
         },
-        note="It takes sigma^2 / epsilon^3 to be the same, which is not known to hold."
-        if row.optimizer == reference.optimizer
-        else "It takes sigma^2 / epsilon^3 to be the same with another optimizer: an "
-        "experiment, not a result.",
+        note=f"{note} {doubt}".rstrip(),
     )
 
 

@@ -50,7 +50,8 @@ class Row:
         gradients: (step, squared norm of the discriminator's minibatch gradient, the
             same of the generator's), each a mean over the steps since the row before.
         images: How many were processed: `real`, `generated`.
-        minutes: Wall-clock minutes.
+        minutes: Wall-clock minutes of the run; of the mixture game, whose runs are
+            computed together, since the sweep was started last.
         config: A digest of all settings.
         noise: By network, of its gradients where the threshold was met: `trace` of the
             covariance of an example's gradient, squared norm `gradient` of the whole
@@ -119,6 +120,9 @@ class Row:
             status, steps, previous = outcome(
                 self.trace, threshold, passes, self.status == "diverged"
             )
+        if status == "censored":
+            # A streak that the run's end cut short may be the one that counts.
+            steps = max((s for s, value in self.trace if value > threshold), default=0)
         return Run(
             batch=self.batch,
             status=status,
@@ -234,7 +238,9 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
             )
         rows[key] = row
     if not rows:
-        raise InputError(f"{printable(path)} has no runs yet.")
+        raise InputError(
+            f"{printable(path)} has no runs yet. Let critical_batch.py sweep end one."
+        )
     return list(rows.values())
 
 

@@ -31,14 +31,14 @@ from tf_ttur.studies.jobs import Job, RunsFailed, run_jobs
 from tf_ttur.studies.machines import Machines
 from tf_ttur.studies.workers import Workers
 
-__all__ = ["Study", "collect", "load", "run_folder", "run_study"]
+__all__ = ["SET", "Study", "collect", "load", "run_folder", "run_study"]
 
 _FLOOR_SEED = 3
 """Seed of the real images that the floor is measured with."""
-# Settings that the study sets in every run.
-_SET = (
+SET = (
     "batch_size", "seed", "every", "steps", "stop_at", "stop_passes", "gradient_norms"
 )  # fmt: skip
+"""Settings that the study sets in every run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Study(Grid):
             InputError: A setting cannot be.
         """
         changes = dict(self.variants[variant])
-        if fixed := sorted(changes.keys() & set(_SET)):
+        if fixed := sorted(changes.keys() & set(SET)):
             raise InputError(
                 f"The variant {variant} changes {', '.join(fixed)}, which the study "
                 "sets itself; leave it out."
@@ -104,13 +104,13 @@ class Study(Grid):
         """Returns the preset's settings, and where the data are."""
         settings = self.preset.settings()
         return {
-            "settings": {k: v for k, v in settings.items() if k not in _SET},
+            "settings": {k: v for k, v in settings.items() if k not in SET},
             "data_dir": self.data_dir,
         }
 
     def completed(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Adds the defaults of settings that are newer than a file."""
-        return {k: v for k, v in complete(settings).items() if k not in _SET}
+        return {k: v for k, v in complete(settings).items() if k not in SET}
 
 
 def run_folder(
@@ -202,7 +202,11 @@ def run_study(
         jobs.append(Job(name, arguments, folder.is_over))
 
     def told(line: str) -> None:
-        collect(workdir)
+        try:
+            collect(workdir)
+        except InputError as error:
+            # It may be of another shard, and must not end the runs that go on here.
+            say(f"warning: {error}")
         say(line)
 
     try:
@@ -382,6 +386,11 @@ def collect(workdir: str | os.PathLike[str]) -> list[Row]:
     Raises:
         InputError: The folder holds no study, or a run's files cannot be read.
     """
+    with turn(workdir):
+        return _collected(workdir)
+
+
+def _collected(workdir: str | os.PathLike[str]) -> list[Row]:
     found = load(workdir)
     rows = [
         _row(variant, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from fid.mistaken import local_path
 from fid.program import Flags, run
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
-from tf_ttur.presets.settings import changes, override
+from tf_ttur.presets.settings import changes
 from tf_ttur.studies import (
     batch_grid,
     batch_report,
@@ -138,7 +140,13 @@ def _sweep(values: flags.FlagValues) -> None:
     workdir = local_path(values.workdir, writing=True)
     sweep = _sweep_mixture if values.preset == _MIXTURE else _sweep_preset
     rows = sweep(values, workdir, shared)
-    _say(f"{len(rows)} runs: {printable(workdir / 'runs.jsonl')}")
+    _say(f"{len(rows)} runs: {printable(batch_grid.rows_path(workdir))}")
+    if values.shard is not None and (left := _left(workdir, rows)):
+        _say(
+            f"This shard is finished, and {left} runs of the study are not. When they "
+            f"are: critical_batch.py fit --workdir={workdir}"
+        )
+        return
     _fit(values)
 
 
@@ -147,7 +155,9 @@ def _sweep_mixture(
 ) -> list[batch_rows.Row]:
     from tf_ttur.studies import mixture_study
 
-    for name in ("data_dir", "inception", "shard", "ray"):
+    for name in (
+        "data_dir", "inception", "shard", "ray", "cores_per_run", "gpus_per_run"
+    ):  # fmt: skip
         if values[name].value is not None:
             raise flags.Error(f"--{name} does not go with --preset={_MIXTURE}")
     variants = {
@@ -174,10 +184,22 @@ def _sweep_mixture(
 def _sweep_preset(
     values: flags.FlagValues, workdir: pathlib.Path, shared: dict[str, Any]
 ) -> list[batch_rows.Row]:
+    for name in ("small", "large", "draws"):
+        if values[name].present:
+            raise flags.Error(
+                f"--{name} of a sweep is for --preset={_MIXTURE}; give it to estimate"
+            )
     settings = list(values.set)
+    ours = {"steps", "stop_at", "stop_passes", "gradient_norms"}
+    if bad := ours & {each.partition("=")[0] for each in settings}:
+        raise InputError(
+            f"--set={min(bad)}: the study sets that itself; use --threshold, --passes, "
+            "--max_steps and --max_examples."
+        )
     if values.num_samples is not None:
         settings.append(f"num_samples={values.num_samples}")
-    preset = override(presets.get(values.preset), settings)
+    preset = presets.get(values.preset)
+    preset = dataclasses.replace(preset, **changes(preset, settings))
     named = _named(values.variant, values.vary)
     if shared["every"] is None and shared["every_examples"] is None:
         shared["every_examples"] = preset.every * preset.batch_size
@@ -223,7 +245,10 @@ def _pair(setting: str) -> tuple[str, str]:
 
 def _numbers(name: str, texts: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
     try:
-        return [kind(text) for text in texts]
+        values = [kind(text) for text in texts]
+        if not all(map(math.isfinite, values)):
+            raise ValueError
+        return values
     except ValueError as error:
         what = "whole numbers" if kind is int else "numbers"
         raise InputError(
@@ -243,8 +268,18 @@ def _rows(workdir: pathlib.Path) -> list[batch_rows.Row]:
     return batch_rows.read(batch_grid.rows_path(workdir))
 
 
+def _left(workdir: pathlib.Path, rows: Sequence[batch_rows.Row]) -> int:
+    """Returns how many runs of a study are not over."""
+    found = batch_grid.load(workdir)
+    total = len(found["variants"]) * len(found["batches"]) * found["seeds"]
+    return total - len(rows)
+
+
 def _analyse(values: flags.FlagValues, resamples: int) -> list[batch_report.Finding]:
-    rows = _rows(local_path(values.workdir))
+    workdir = local_path(values.workdir)
+    rows = _rows(workdir)
+    if batch_grid.is_study(workdir) and (left := _left(workdir, rows)):
+        _say(f"warning: {left} runs are not over yet; what follows is without them.")
     thresholds = _numbers("thresholds", values.thresholds, float) or None
     return batch_report.analyse(rows, thresholds, values.passes, resamples=resamples)
 
@@ -321,7 +356,7 @@ def _by_calibration(
             f"--reference: there is no variant {reference}; choose from "
             f"{', '.join(firsts)}"
         )
-    batch = values.reference_batch
+    batch, doubt = values.reference_batch, ""
     if batch is None:
         mine = [row for row in rows if row.variant == reference]
         thresholds = _numbers("thresholds", values.thresholds, float) or None
@@ -331,7 +366,7 @@ def _by_calibration(
                 f"{reference} has no measured minimum to calibrate on: "
                 f"{' '.join(finding.why)} Or give --reference_batch."
             )
-        batch = finding.measured.batch
+        batch, doubt = finding.measured.batch, finding.measured.why
     return [
         batch_report.by_calibration(
             row,
@@ -339,9 +374,11 @@ def _by_calibration(
             firsts[reference],
             known[reference],
             batch,
+            doubt=doubt,
             **_switches(values),
         )
         for name, row in firsts.items()
+        if row.optimizer in batch_report.METHODS
     ]
 
 
@@ -365,6 +402,8 @@ def _by_stats(values, workdir, rows, firsts, known) -> list[batch_report.Estimat
 
 
 def _by_checkpoint(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
+    if any(row.noise is not None for row in rows):
+        raise InputError("The mixture game keeps no checkpoints; take --modes=stats.")
     from tf_ttur.studies import batch_checkpoints
 
     return [

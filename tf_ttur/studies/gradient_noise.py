@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError
-from tf_ttur import xla
+from tf_ttur import replicas, xla
 from tf_ttur.gan import GAN
 from tf_ttur.theory.critical_batch import Noise, optimal_rates, two_batch_noise
 
@@ -149,12 +149,17 @@ def best_steps(
         InputError: A best multiple is at an end of `factors`, or a value cannot be.
     """
     factors = np.asarray(factors, float)
-    if len(factors) < 3 or (np.diff(factors) <= 0).any() or factors[0] <= 0:
+    if (
+        not np.isfinite(factors).all()
+        or len(factors) < 3
+        or (np.diff(factors) <= 0).any()
+        or factors[0] <= 0
+    ):
         raise InputError("factors must be three or more positive numbers that rise.")
     found = {}
     with _put_back(gan):
         real = gan.prepare_real(next(batches(held)))
-        noise = gan.noise(gan.latent, real)
+        drawn = gan._drawn(real, replicas.share(gan._images(real)))
         for player in players:
             variables = getattr(gan, player).trainable_variables
             optimizer = getattr(gan, f"{player}_optimizer")
@@ -170,7 +175,7 @@ def best_steps(
                     step = rate * _flat(slope) / scale
                     for index, factor in enumerate(factors):
                         _assign(variables, start - factor * step)
-                        total[index] += float(loss(real, noise)) / draws
+                        total[index] += float(loss(real, drawn)) / draws
                     _assign(variables, start)
                 best[size] = _least(factors, total, player, size)
             found[player] = (best, *optimal_rates([*best], [*best.values()]))
@@ -227,9 +232,10 @@ def _gradient(gan: GAN, player: str) -> Callable[[tf.Tensor], tuple[Any, Any]]:
     variables = getattr(gan, player).trainable_variables
 
     @tf.function(jit_compile=gan.jit_compile)
-    def gradient(real: tf.Tensor) -> tuple[Any, Any]:
+    def gradient(real: Any) -> tuple[Any, Any]:
         with xla.for_xla(gan.jit_compile), tf.GradientTape() as tape:
-            loss = _objective(gan, player, real, gan.noise(gan.latent, real))
+            drawn = gan._drawn(real, replicas.share(gan._images(real)))
+            loss = _objective(gan, player, real, drawn)
         return loss, tape.gradient(loss, variables)
 
     return gradient
@@ -237,17 +243,18 @@ def _gradient(gan: GAN, player: str) -> Callable[[tf.Tensor], tuple[Any, Any]]:
 
 def _loss(gan: GAN, player: str) -> Callable[[tf.Tensor, tf.Tensor], Any]:
     @tf.function(jit_compile=gan.jit_compile)
-    def loss(real: tf.Tensor, latents: tf.Tensor) -> Any:
+    def loss(real: Any, drawn: Any) -> Any:
         with xla.for_xla(gan.jit_compile):
-            return _objective(gan, player, real, latents)
+            return _objective(gan, player, real, drawn)
 
     return loss
 
 
-def _objective(gan: GAN, player: str, real: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
-    fake = tf.cast(gan.generator(latents, training=True), tf.float32)
+def _objective(gan: GAN, player: str, real: Any, drawn: Any) -> tf.Tensor:
+    fake = gan._made(drawn, training=True)
     if player == "discriminator":
-        return gan.discriminator_loss(real, tf.stop_gradient(fake))["d_loss"]
+        fake = tf.nest.map_structure(tf.stop_gradient, fake)
+        return gan.discriminator_loss(real, fake)["d_loss"]
     return gan.generator_loss(real, fake)["g_loss"]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import InputError, hold, printable
+from fid.files import InputError, hold, printable, read_json_lines
 from fid.metrics.frechet import frechet_distance
 from fid.mistaken import local_path
 from fid.statistics import Moments, Statistics
@@ -267,7 +267,7 @@ def _run(
         f"{subject.floor:.3g} from it; the runs stop at {study.threshold:g}."
     )
     path = batch_grid.rows_path(workdir)
-    rows = batch_rows.read(path) if path.exists() and path.stat().st_size else []
+    rows = batch_rows.read(path) if read_json_lines(path) else []
     # Without a last line that was cut short, so that the next one is whole.
     batch_rows.write(path, rows)
     over = {(row.variant, row.batch, row.seed) for row in rows}

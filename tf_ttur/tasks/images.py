@@ -224,6 +224,11 @@ class Images(GANTask):
         labels: Any = None
         if gan.num_classes and (request.interpolate or kind == ".png"):
             given = rows if "grid" in request.given else None
+            if given and len(classes) > given:
+                raise InputError(
+                    f"--grid={request.grid} has {given} rows, and --labels names "
+                    f"{len(classes)} classes; give a row for each."
+                )
             labels = sampling.class_rows(gan.num_classes, columns, classes, given)
             rows = len(labels) // columns
         # Pixels are rounded as they were for the run's measurements.

@@ -356,6 +356,7 @@ def fit(runs: Iterable[Run], *, resamples: int = 1000, seed: int = 0) -> Fit:
     Args:
         runs: Runs of at least two batch sizes; see `Run`.
         resamples: Bootstrap resamples of the seeds within each batch size; 0 for none.
+            There are no intervals where a batch size has a single run.
             Their deviations are widened by sqrt(m / (m - 1)) for m seeds, which
             resampling few of them understates (Davison & Hinkley 1997, section 2.3).
         seed: Of the bootstrap.
@@ -388,7 +389,7 @@ def fit(runs: Iterable[Run], *, resamples: int = 1000, seed: int = 0) -> Fit:
     table = _Table.of(kept)
     bound, rival = _fit_curve("bound", table), _fit_curve("noise scale", table)
     intervals: list[tuple[float, float] | None] = [None, None, None]
-    if resamples:
+    if resamples and np.unique(table.batch, return_counts=True)[1].min() > 1:
         intervals = _bootstrap(table, bound, resamples, seed)
     critical = 2 * bound.batch if bound.batch > 0 else None
     return Fit(
@@ -720,9 +721,10 @@ def measured_minimum(runs: Iterable[Run]) -> Minimum:
         return Minimum(best, means[best], False, why)
     for neighbour in (sizes[at - 1], sizes[at + 1]):
         pair = whole[best], whole[neighbour]
-        error = math.sqrt(
-            sum(x.var(ddof=1) / len(x) if len(x) > 1 else 0 for x in pair)
-        )
+        if min(map(len, pair)) < 2:
+            why = "Not bracketed: the noise of single runs is not known; add seeds."
+            return Minimum(best, means[best], False, why)
+        error = math.sqrt(sum(x.var(ddof=1) / len(x) for x in pair))
         if means[neighbour] - means[best] <= _TWO_SIDED * error:
             why = f"Not bracketed: a batch size of {neighbour:g} is within the noise."
             return Minimum(best, means[best], False, why)

@@ -54,6 +54,19 @@ def test_a_grid_grows_in_its_folder(tmp_path):
     assert batch_grid.load(tmp_path) == found
 
 
+def test_shards_find_the_runs_in_one_order_whoever_comes_first(tmp_path):
+    mixed = dataclasses.replace(GRID, batches=(64, 4, 512))
+    first = batch_grid.claim(mixed, tmp_path)
+    assert first.runs == batch_grid.claim(mixed, tmp_path).runs
+
+
+def test_what_was_measured_for_refused_settings_is_forgotten(tmp_path):
+    batch_grid.claim(GRID, tmp_path)
+    batch_grid.write_subjects(tmp_path, {"a": Subject(0.5, 512, 1, 1)})
+    batch_grid.unclaim(tmp_path)
+    assert batch_grid.subjects(tmp_path) == {}
+
+
 def test_a_threshold_needs_to_be_above_the_floor():
     subject = Subject(floor=0.5, examples=512, discriminator=1, generator=1)
     GRID.check_subject("a", subject, 100)

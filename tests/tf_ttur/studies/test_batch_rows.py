@@ -44,6 +44,13 @@ def test_looser_thresholds_are_read_from_the_trace():
         ROW.at(passes=2)
 
 
+def test_a_streak_that_the_end_cuts_short_may_be_the_one():
+    end = row([(0, 9.0), (10, 5.0), (20, 0.5)], passes=2)
+    assert end.status == "censored"
+    # N may be 20, so all that is known is that it is not 10.
+    assert end.at() == Run(8, "censored", 10)
+
+
 def test_rows_return_from_their_file(tmp_path):
     path = tmp_path / "runs.jsonl"
     both = [ROW, row(TRACE, seed=1, threshold=2.0)]

@@ -78,6 +78,12 @@ def test_fit_estimate_and_plot_go_together(known, program):
         (("sweep", "--threshold=1", "--vary=seed=1"), "there is no setting 'seed'"),
         (("fit", "--thresholds=0.5"), "The runs of adam stopped at"),
         (("fit", "--thresholds=a"), "--thresholds=a: expected numbers"),
+        (("fit", "--thresholds=nan"), "--thresholds=nan: expected numbers"),
+        (("sweep", "--threshold=1", "--set=steps=3"), "--set=steps: the study sets"),
+        (
+            ("sweep", "--threshold=1", "--draws=3"),
+            "--draws of a sweep is for --preset=",
+        ),
         (("estimate", "--modes=guess"), "there is no guess; choose from stats"),
         (("estimate", "--modes=formula"), "needs --discriminator_noise and"),
         (("estimate", "--reference=x"), "there is no variant x; choose from adam"),

@@ -79,6 +79,11 @@ def test_a_study_that_was_cut_makes_what_is_missing(played, tmp_path):
     (tmp_path / "runs.jsonl").write_text(text[: len(first) + 40])
     again = run(tmp_path)
 
+    # Killed in the middle of its first row.
+    (tmp_path / "runs.jsonl").write_text(first[:40])
+    assert len(run(tmp_path)) == 4
+    again = run(tmp_path)
+
     def numbers(found):
         plain = [row.as_json() | {"minutes": 0} for row in found]
         return sorted(plain, key=lambda row: (row["batch"], row["seed"]))
