@@ -153,7 +153,11 @@ class Machines:
             make: Makes it, in the place of `Workers` or `RayWorkers`.
         """
         if self.ray is None:
-            return (make or Workers)(min(self.processes or 1, left), *arguments)
+            most = self.processes or 1
+            # Shards have the same folder, and logs of their own there.
+            first = 0 if self.shard is None else (self.shard.number - 1) * most
+            make = make or functools.partial(Workers, first=first)
+            return make(min(most, left), *arguments)
         # Ray is an extra.
         from tf_ttur.studies.ray_workers import RayWorkers
 

@@ -43,6 +43,8 @@ def test_a_shard_does_its_own_jobs_whichever_are_finished(tmp_path):
         machines = Machines(shard=Shard(2, 3))
         run_jobs(todo, write, tmp_path, machines=machines, say=lines.append)
     assert sorted(p.name for p in tmp_path.glob("*.txt")) == ["1.txt", "4.txt"]
+    # Each shard has logs of its own.
+    assert [p.name for p in tmp_path.glob("*.log")] == ["worker_1.log"]
     assert [line.partition(":")[0] for line in lines] == [
         "[1/2] job 1", "[2/2] job 4", "[2/2] job 4",
     ]  # fmt: skip
