@@ -153,7 +153,7 @@ def _define(flag: Flags) -> None:
     flag.text(
         "loss",
         None,
-        "non_saturating, minimax, wasserstein, hinge or tfgan:NAME; "
+        "non_saturating, minimax, wasserstein, hinge, relativistic or tfgan:NAME; "
         "non_saturating:0.1 smooths real labels to 0.9.",
     )
     flag.rate(

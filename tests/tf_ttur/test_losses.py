@@ -189,7 +189,8 @@ def test_extreme_logits_stay_finite():
     for name in losses.LOSSES:
         loss = losses.get(name)
         assert np.isfinite(loss.discriminator(big, big))
-        assert np.isfinite(loss.generator(big))
+        assert np.isfinite(loss.generator(big, big))
+        assert np.isfinite(loss.discriminator(big, -big))
 
 
 # One that needs the real images' logits for the generator, and one that does not.
