@@ -190,6 +190,7 @@ def test_extreme_logits_stay_finite():
         loss = losses.get(name)
         assert np.isfinite(loss.discriminator(big, big))
         assert np.isfinite(loss.generator(big, big))
+        assert np.isfinite(loss.discriminator(big, -big))
 
 
 # One that needs the real images' logits for the generator, and one that does not.
