@@ -40,7 +40,7 @@ def test_all_first_seeds_come_first():
 
 
 def test_a_grid_grows_in_its_folder(tmp_path):
-    assert batch_grid.claim(GRID, tmp_path) == GRID
+    assert batch_grid.claim(GRID, tmp_path).runs == GRID.runs
     more = dataclasses.replace(GRID, variants={"b": {}}, batches=(8, 16), seeds=1)
     grown = batch_grid.claim(more, tmp_path)
     assert grown.variants == {"a": {"rate": 1.0}, "b": {}}

@@ -201,8 +201,8 @@ def test_bad_input_is_refused():
             gradient_noise.best_steps(gan, batches, [2, 4], factors=factors)
     with pytest.raises(InputError, match="optimizer has made no step yet"):
         gradient_noise.measure_noise(game(keras.optimizers.Adam), batches, 2, 4, 2)
-    # A linear loss has no minimum along its gradient.
-    with pytest.raises(InputError, match="at an end of the multiples.*give larger"):
+    # A linear loss has no minimum along a gradient.
+    with pytest.raises(InputError, match="at an end of the multiples"):
         gradient_noise.best_steps(
             gan, batches, [2, 4], factors=[1, 2, 3], held=4, draws=1
         )
