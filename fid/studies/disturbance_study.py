@@ -96,8 +96,8 @@ _UNDISTURBED = ("undisturbed", 0.0)
 # Cells of 2048 features are 34 MB each, which is too much to write after every batch.
 _SAVE_SECONDS = 600.0
 
-# What settings.json says. The reference's digest is not there until it was computed,
-# and is not a setting.
+# What settings.json says, but for the seed, which may be any number. The reference's
+# digest is not there until it was computed, and is not a setting.
 _REFERENCE_SHA256 = "reference_sha256"
 _KINDS = {
     "images": str,
@@ -112,7 +112,6 @@ _KINDS = {
     "levels": Mapping[str, Any],
     "definition": str,
     "swirl_radius": float,
-    "seed": int,
     "splits": Count,
 }
 _BRING_BACK = "Bring the study's own file back, or choose another --output."
