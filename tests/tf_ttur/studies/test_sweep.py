@@ -200,10 +200,16 @@ def test_two_shards_at_once_are_the_sweep_of_one_process(swept, tmp_path, classi
     whole, flags, _ = swept
     flags = [x for x in flags if not x.startswith("--processes")]
     workdir = tmp_path / "shards"
+    # As many threads as a run of that sweep had: their number decides how sums are
+    # rounded.
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
+             "OPENBLAS_NUM_THREADS")  # fmt: skip
     processes = [
         subprocess.Popen(
             command(workdir, *flags, f"--shard={i}/2"),
             cwd=ROOT,
+            env=os.environ | dict.fromkeys(names, threads),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
