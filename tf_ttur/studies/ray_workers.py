@@ -22,6 +22,7 @@ import logging
 import os
 import pathlib
 import platform
+import signal
 import socket
 import sys
 import threading
@@ -52,6 +53,19 @@ _SECONDS_TO_END = 30.0
 # Settings that a run depends on, or that say where things are.
 _VARIABLES = ("KERAS_", "ONEDNN_", "TF_", "TTUR_", "XLA_")
 _PROBE = ".ray_probe"
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Puts the handler of SIGTERM back, which Ray replaces by its own for good."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class RayWorkers:
@@ -86,6 +100,7 @@ class RayWorkers:
         with contextlib.ExitStack() as stack:
             self._place = stack.enter_context(_probe(self._folder))
             if not self._ray.is_initialized():
+                stack.enter_context(_own_sigterm())
                 others = {*threading.enumerate()}
                 self._connect()
                 stack.callback(self._ray.shutdown)

@@ -432,3 +432,10 @@ def test_a_place_is_where_the_probe_is_and_its_lock_is_seen(tmp_path, monkeypatc
         # The same content without the lock: a file system that keeps locks to a node.
         probe.write_text((tmp_path / "kept").read_text())
         assert "is locked, and that is not seen there" in place.fault()
+
+
+def test_the_handler_of_sigterm_is_what_it_was(cluster, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with RayWorkers(1, tmp_path, worker_tasks.work, address=cluster.address):
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
