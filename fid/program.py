@@ -26,7 +26,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -34,7 +34,15 @@ from absl import flags
 from fid.files import InputError
 from fid.mistaken import local_path
 
-__all__ = ["PLAIN_HTTP", "Flags", "check_arguments", "check_output", "one_line", "run"]
+__all__ = [
+    "PLAIN_HTTP",
+    "Flags",
+    "check_arguments",
+    "check_output",
+    "one_line",
+    "run",
+    "subcommand",
+]
 
 
 PLAIN_HTTP = "TTUR_PLAIN_HTTP"
@@ -142,6 +150,47 @@ _INCEPTION = (
     "The 2015 graph, classify_image_graph_def.pb. Without it: $TTUR_INCEPTION, then "
     "the cache folder, then a download."
 )
+
+
+def subcommand(
+    args: Sequence[str],
+    values: flags.FlagValues,
+    commands: Mapping[str, Any],
+    owners: Mapping[str, Sequence[str]],
+) -> tuple[str, list[str]]:
+    """Finds which subcommand is asked for.
+
+    Args:
+        args: The positional arguments.
+        values: The flags.
+        commands: The subcommands by name.
+        owners: The subcommands that a flag belongs to, by the flag's name; others
+            belong to all.
+
+    Returns:
+        The subcommand's name, and the other arguments.
+
+    Raises:
+        flags.Error: There is none such, or a flag does not go with it.
+
+    Example:
+        >>> from fid.program import Flags, subcommand
+        >>> flag = Flags()
+        >>> flag.switch("json", "Print JSON.")
+        >>> args = flag.values(["x.py", "show", "a.npz", "--json"])[1:]
+        >>> subcommand(args, flag.values, {"show": 1, "merge": 2}, {"json": ["show"]})
+        ('show', ['a.npz'])
+    """
+    names = ", ".join(commands)
+    if not args:
+        raise flags.Error(f"expected one of {names}")
+    name, *rest = args
+    if name not in commands:
+        raise flags.Error(f"there is no {name}; expected one of {names}")
+    for flag, its in owners.items():
+        if values[flag].present and name not in its:
+            raise flags.Error(f"--{flag} does not go with {name}")
+    return name, rest
 
 
 def check_arguments(args: Sequence[str], count: int = 0, what: str = "") -> None:

@@ -12,7 +12,7 @@ from absl import flags
 
 from fid import files, hosted, inspection, measure
 from fid.files import InputError, printable, user_path
-from fid.program import Flags, check_arguments, check_output, run
+from fid.program import Flags, check_arguments, check_output, run, subcommand
 from fid.sources.images import VALUE_RANGES
 from fid.statistics import Statistics, merge_statistics, protocol_differences
 
@@ -57,15 +57,7 @@ def stats(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        names = ", ".join(_COMMANDS)
-        if not args:
-            raise flags.Error(f"expected one of {names}")
-        name, *rest = args
-        if name not in _COMMANDS:
-            raise flags.Error(f"there is no {name}; expected one of {names}")
-        for flag, owners in _FLAGS.items():
-            if values[flag].present and name not in owners:
-                raise flags.Error(f"--{flag} does not go with {name}")
+        name, rest = subcommand(args, values, _COMMANDS, _FLAGS)
         _COMMANDS[name](rest, values)
 
     return run(main, _define, _USAGE, argv)

@@ -1030,7 +1030,7 @@ def _clipped(
     unit = 1.0 / count
     if scaled:
         unit *= tf.convert_to_tensor(optimizer.dynamic_scale)
-    present = [tf.convert_to_tensor(mean) for mean in means if mean is not None]
+    present = [mean for mean in means if mean is not None]
     units = [tf.cast(unit, mean.dtype) for mean in present]
     sums = [mean / each for mean, each in zip(present, units, strict=True)]
     clipped = inner._clip_gradients(sums)

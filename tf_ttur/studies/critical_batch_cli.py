@@ -14,7 +14,7 @@ from absl import flags
 
 from fid.files import InputError, printable, write_json
 from fid.mistaken import local_path
-from fid.program import Flags, run
+from fid.program import Flags, run, subcommand
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
 from tf_ttur.presets.settings import changes
@@ -100,17 +100,9 @@ def critical_batch(argv: Sequence[str] | None = None) -> int:
     """
 
     def main(args: list[str], values: flags.FlagValues) -> None:
-        names = ", ".join(_COMMANDS)
-        if not args:
-            raise flags.Error(f"expected one of {names}")
-        name, *rest = args
-        if name not in _COMMANDS:
-            raise flags.Error(f"there is no {name}; expected one of {names}")
+        name, rest = subcommand(args, values, _COMMANDS, _FLAGS)
         if rest:
             raise flags.Error(f"{name} takes flags only; got {rest[0]}")
-        for flag, owners in _FLAGS.items():
-            if values[flag].present and name not in owners:
-                raise flags.Error(f"--{flag} does not go with {name}")
         _COMMANDS[name](values)
 
     return run(main, _define, _USAGE, argv)
@@ -190,7 +182,8 @@ def _sweep_preset(
                 f"--{name} of a sweep is for --preset={_MIXTURE}; give it to estimate"
             )
     settings = list(values.set)
-    ours = {"steps", "stop_at", "stop_passes", "gradient_norms"}
+    # Batch size and interval of the preset say how often to measure by default.
+    ours = {*preset_study.SET} - {"batch_size", "every", "seed"}
     if bad := ours & {each.partition("=")[0] for each in settings}:
         raise InputError(
             f"--set={min(bad)}: the study sets that itself; use --threshold, --passes, "

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -289,7 +288,6 @@ def _play(
     check: Callable[[], None],
 ) -> None:
     begin, told = time.monotonic(), [0.0]
-    noise = _Noise(study)
     digest = hashlib.sha256(
         json.dumps(study.settings(), sort_keys=True).encode()
     ).hexdigest()
@@ -298,7 +296,7 @@ def _play(
         def write(index: int, outcome: Outcome) -> None:
             variant = todo[index][0]
             minutes = (time.monotonic() - begin) / 60
-            row = _row(study, variant, outcome, noise.of(outcome), digest, minutes)
+            row = _row(study, variant, outcome, digest, minutes)
             check()
             # At once and whole: of a run that a crash cuts short nothing stays.
             file.write(as_line(row.as_json()))
@@ -334,7 +332,6 @@ def _row(
     study: MixtureStudy,
     variant: str,
     outcome: Outcome,
-    noise: dict[str, Any] | None,
     digest: str,
     minutes: float,
 ) -> Row:
@@ -375,43 +372,38 @@ def _row(
         images={"real": images, "generated": 2 * images},
         minutes=minutes,
         config=digest[:16],
-        noise=noise,
+        noise=_noise(study, outcome),
     )
 
 
-class _Noise:
-    """Measures the noise of both gradients where a run met its threshold."""
+def _noise(study: MixtureStudy, outcome: Outcome) -> dict[str, Any] | None:
+    """Measures the noise of both gradients where a run met its threshold.
 
-    def __init__(self, study: MixtureStudy):
-        self._study = study
-        self._lock = threading.Lock()
-
-    def of(self, outcome: Outcome) -> dict[str, Any] | None:
-        """Returns `trace`, `gradient` and `scale` of both networks, of one run."""
-        study, crossing = self._study, outcome.crossings[self._study.threshold]
-        if crossing.status != "reached":
-            return None
-        state = State(*(_with_axis(network) for network in crossing.state))
-        with self._lock:
-            norms = {
-                size: gradient_norms(
-                    state, [outcome.run.seed], study.game, size,
-                    draws=study.draws, block=1,
-                )
-                for size in (study.small, study.large)
-            }  # fmt: skip
-        found = {}
-        for player in ("discriminator", "generator"):
-            small, large = (getattr(norms[x], player).ravel() for x in norms)
-            noise = two_batch_noise(study.small, small, study.large, large)
-            network = getattr(crossing.state, player)
-            scale = step_scale(network, outcome.run, crossing.known)
-            found[player] = {
-                "trace": noise.trace,
-                "gradient": noise.gradient,
-                "scale": scale if np.isfinite(scale) else None,
-            }
-        return found
+    Returns:
+        `trace`, `gradient` and `scale` by network; None where the run did not meet it.
+    """
+    crossing = outcome.crossings[study.threshold]
+    if crossing.status != "reached":
+        return None
+    state = State(*(_with_axis(network) for network in crossing.state))
+    norms = {
+        size: gradient_norms(
+            state, [outcome.run.seed], study.game, size, draws=study.draws, block=1
+        )
+        for size in (study.small, study.large)
+    }
+    found = {}
+    for player in ("discriminator", "generator"):
+        small, large = (getattr(norms[x], player).ravel() for x in norms)
+        noise = two_batch_noise(study.small, small, study.large, large)
+        network = getattr(crossing.state, player)
+        scale = step_scale(network, outcome.run, crossing.known)
+        found[player] = {
+            "trace": noise.trace,
+            "gradient": noise.gradient,
+            "scale": scale if np.isfinite(scale) else None,
+        }
+    return found
 
 
 def _with_axis(network: Any) -> Any:
