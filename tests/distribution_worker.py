@@ -9,6 +9,8 @@ import os
 import pathlib
 import sys
 
+import half_precision
+
 SHAPE = (8, 8, 1)
 BATCH = 8
 # In place of ReLU, LeakyReLU and ELU. Two devices differ by rounding, by up to 1e-6
@@ -21,7 +23,9 @@ BATCH = 8
 SMOOTH = "silu"
 # Bounds that the gradients of `clipped` are above, which one step of each shows.
 CLIPS = ("norm:0.25", "value:0.125", "global_norm:0.25")
-POLICIES = ("float32", "mixed_float16")
+POLICIES = ("float32",)
+if not half_precision.RESTRICTED:
+    POLICIES += ("mixed_float16",)
 
 
 def images(n, seed=0):
@@ -460,7 +464,7 @@ def mirrored(folder, which):
         "noise": noise(strategy),
         "saved": saved(strategy, folder),
         "uneven": uneven(strategy),
-        "half": half(strategy),
+        "half": None if half_precision.RESTRICTED else half(strategy),
         "adabelief": adabelief(strategy),
         "clipped": clipped(strategy),
     }

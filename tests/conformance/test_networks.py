@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+import half_precision
 import keras
 import numpy as np
 import pytest
@@ -446,6 +447,7 @@ def test_a_gradient_reaches_every_trainable_variable(network):
 
 @pytest.fixture
 def mixed_precision():
+    half_precision.need()
     before = keras.config.dtype_policy()
     yield lambda: keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_dtype_policy(before)

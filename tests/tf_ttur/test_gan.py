@@ -2,6 +2,7 @@
 
 import warnings
 
+import half_precision
 import keras
 import numpy as np
 import pytest
@@ -969,6 +970,7 @@ def test_bad_settings_are_refused():
 
 
 def test_mixed_float16_scales_each_loss_once_also_after_loading(tmp_path):
+    half_precision.need()
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
@@ -991,6 +993,7 @@ def test_mixed_float16_scales_each_loss_once_also_after_loading(tmp_path):
 
 @pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
 def mixed(request):
+    half_precision.need()
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(request.param)
     yield request.param
@@ -1032,6 +1035,7 @@ def test_networks_of_ones_own_train_in_mixed_precision(mixed, dropout):
 
 @pytest.fixture
 def float16():
+    half_precision.need()
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     yield
@@ -1143,6 +1147,7 @@ def test_the_papers_networks_train_on_in_float16(family, float16):
     ],
 )
 def test_layers_in_float16_give_the_values_of_float32(kind, arguments, compiled):
+    half_precision.need()
     if "filters" in arguments:
         arguments = arguments | {"padding": "same", "bias_initializer": "ones"}
     # Values beyond 256, whose squares float16 does not hold, for the normalisation.

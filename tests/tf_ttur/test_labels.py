@@ -1,5 +1,6 @@
 """Labels: drawn, checked, and what a conditional `GAN` does with them."""
 
+import half_precision
 import keras
 import numpy as np
 import pytest
@@ -405,6 +406,7 @@ def test_held_out_losses_are_repeatable_and_change_nothing():
 
 @pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
 def mixed(request):
+    half_precision.need()
     keras.config.set_dtype_policy(request.param)
     yield request.param
     keras.config.set_dtype_policy("float32")

@@ -1,5 +1,6 @@
 """The fast layers against TensorFlow's own operations, in double precision."""
 
+import half_precision
 import keras
 import numpy as np
 import pytest
@@ -370,6 +371,7 @@ def test_a_looked_up_row_has_a_gradient_of_the_tables_size():
 
 
 def test_sums_over_pixels_are_in_float32():
+    half_precision.need()
     x = tf.cast(images(8, 8, 3) * 1e4, tf.float16)
     found = layers.GlobalSumPooling2D()(x)
     assert found.dtype == tf.float32
@@ -383,6 +385,7 @@ def test_sums_over_pixels_are_in_float32():
 
 
 def test_bfloat16_is_normalized_in_float32():
+    half_precision.need()
     x = tf.cast(images(8, 8, 3) * 3 + 1, tf.bfloat16)
     ours, stock = (
         kind(momentum=0.9, dtype="mixed_bfloat16")
