@@ -60,6 +60,7 @@ LAYERS = {
         ("structure", "refusals", "first_look", "penalties"),
         ("losses", "tfgan", "ngrams", "termination", "plots", "compilation", "runs"),
         ("datasets", "players"),
+        ("image_players",),
         ("gan",),
         ("networks",),
         ("sampling",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import keras
@@ -13,8 +13,9 @@ import tensorflow as tf
 from fid.values import Between, Count
 from tf_ttur import labels as classes
 from tf_ttur import losses, penalties, refusals, replicas, structure, xla
+from tf_ttur.image_players import ImagePlayers
 from tf_ttur.labels import Labelled
-from tf_ttur.players import DECAY, Players, learning_rate
+from tf_ttur.players import DECAY, learning_rate
 
 __all__ = ["GAN"]
 
@@ -31,7 +32,7 @@ def _uniform(count: Any, seed: Any) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
-class GAN(Players):
+class GAN(ImagePlayers):
     """A generative adversarial network trained by a two time-scale update rule.
 
     One step is `discriminator_steps` updates of the discriminator, each on a real
@@ -121,6 +122,9 @@ class GAN(Players):
             outputs, or an argument is out of its range.
     """
 
+    called = "GAN"
+    maker = "generator"
+
     def __init__(
         self,
         generator: keras.Model,
@@ -137,7 +141,6 @@ class GAN(Players):
         ema_decay = refusals.checked({"ema_decay": DECAY}, ema_decay=ema_decay)[
             "ema_decay"
         ]
-        refusals.checked({"num_classes": Count | None}, num_classes=num_classes)
         kinds = {"ema_start": Annotated[int, Between(0)]}
         ema_start = refusals.checked(kinds, ema_start=ema_start)["ema_start"]
         # Everything is built here, from the latent's dimension, so that weights can
@@ -156,15 +159,16 @@ class GAN(Players):
             {"generator": generator, "discriminator": discriminator},
             averages={"generator": ema_decay},
             average_starts={"generator": ema_start},
+            sample_shape=tuple(shape[1:]),
+            image_key=image_key,
+            num_classes=num_classes,
+            label_key=label_key,
             seed=seed,
             **kwargs,
         )
         self.ema_decay = float(ema_decay)
         self.ema_start = ema_start
         self.latent = latent
-        self.image_key, self.label_key = image_key, label_key
-        self.num_classes = None if num_classes is None else int(num_classes)
-        self.sample_shape = tuple(shape[1:])
         self._logits_shape = tuple(logits_shape)
         self._one_pass = structure.looks_at_each_image_alone(discriminator, labelled)
         self._generate = None
@@ -308,131 +312,6 @@ class GAN(Players):
 
     # ---- one step
 
-    def prepare_real(self, data: Any) -> tf.Tensor | Labelled:
-        """Takes the images, and labels, out of what the data set yields.
-
-        Args:
-            data: Images, or a dict with the images under `image_key`, or a pair that
-                starts with one of these. With `num_classes` labels belong to it: the
-                second of the pair, or what the dict has under `label_key`.
-
-        Returns:
-            Real images, float32 (n, H, W, C) in [-1, 1]; with `num_classes`, `Labelled`
-            of these and their labels.
-
-        Raises:
-            ValueError: They have another shape or dtype than the generator's images,
-                or the data set does not yield images where this looks for them, or
-                labels that are whole numbers, one for each.
-        """
-        if isinstance(data, tuple) and len(data) == 3 and data[2] is not None:
-            raise ValueError(
-                "The data set yields triples, whose third part Keras takes for weights "
-                "of the examples; the losses of two networks take none. Map it to "
-                "images or (images, labels)."
-            )
-        real = self._images(data)
-        if not tf.is_tensor(real):
-            found = data[0] if isinstance(data, tuple | list) and data else data
-            raise ValueError(
-                f"The data set yields {_describe(found)}, in which GAN does not find "
-                "the images. It takes images, (images, labels), or dicts with the key "
-                f"image_key={self.image_key!r}: name the key, GAN(..., image_key=...), "
-                "map the data set, or override prepare_real."
-            )
-        if not real.dtype.is_floating:
-            raise ValueError(
-                f"Real images are {real.dtype.name}; GAN needs floats in [-1, 1]: use "
-                "tf.cast(images, tf.float32) / 127.5 - 1."
-            )
-        if not real.shape[1:].is_compatible_with(self.sample_shape):
-            raise ValueError(
-                f"Real images have shape {tuple(real.shape[1:])}; the generator makes "
-                f"{self.sample_shape}."
-            )
-        real = tf.cast(real, tf.float32)
-        if self.num_classes is None:
-            return real
-        return Labelled(real, classes.as_labels(self._labels(data), self.num_classes))
-
-    def _labels(self, data: Any) -> Any:
-        """Finds the labels in what a data set yields."""
-        first = data[0] if isinstance(data, tuple | list) and data else data
-        if isinstance(first, Mapping) and self.label_key in first:
-            return first[self.label_key]
-        if isinstance(data, tuple | list) and len(data) > 1:
-            return data[1]
-        raise ValueError(
-            f"The data set yields no labels; a GAN with num_classes={self.num_classes} "
-            "takes (images, labels), or dicts with the key "
-            f"label_key={self.label_key!r}."
-        )
-
-    def _images(self, data: Any) -> Any:
-        """Finds the images in what a data set yields."""
-        data = data[0] if isinstance(data, tuple | list) and data else data
-        return data.get(self.image_key) if isinstance(data, Mapping) else data
-
-    def check_first(self, data: Any) -> None:
-        """Refuses first images that are none, not finite or far from [-1, 1].
-
-        With `num_classes`, labels that are of no class are refused, too. A subclass
-        that overrides `prepare_real` may take images of any range.
-
-        Args:
-            data: What the data set yields.
-
-        Raises:
-            ValueError: There are none, or their values cannot be.
-        """
-        if self.num_classes is not None:
-            # A `prepare_real` of a subclass may draw, and looking is to change nothing.
-            states = [(state, state.numpy()) for state in self._random_states()]
-            real = self._prepared(data)
-            for state, before in states:
-                state.assign(before)
-            if len(real.labels) != len(real.images):
-                raise ValueError(
-                    f"There are {len(real.labels)} labels for {len(real.images)} "
-                    "images; each image needs one."
-                )
-            classes.check_range(real.labels.numpy(), self.num_classes)
-        images = self._images(data)
-        if type(self).prepare_real is not GAN.prepare_real or not tf.is_tensor(images):
-            return
-        if images.dtype.is_floating:
-            real = tf.cast(images, tf.float32).numpy()
-            _check_finite(real)
-            if len(self.sample_shape) == 3:
-                _check_range(real)
-
-    def check_given(self, x: Any, method: str) -> None:
-        """Refuses a list of single images, each of which Keras takes for an input.
-
-        Args:
-            x: What a method of Keras was called with.
-            method: Which method, for the message.
-
-        Raises:
-            ValueError: It is such a list.
-        """
-        super().check_given(x, method)
-        if isinstance(x, list | tuple) and x and np.shape(x[0]) == self.sample_shape:
-            raise ValueError(
-                f"{method} was given a {type(x).__name__} of {len(x)} images; it takes "
-                "them in one array: stack them, np.stack(images)."
-            )
-
-    def _prepared(self, data: Any) -> tf.Tensor | Labelled:
-        real = self.prepare_real(data)
-        if (self.num_classes is not None) != isinstance(real, Labelled):
-            raise ValueError(
-                f"{type(self).__name__}.prepare_real returns a {type(real).__name__}; "
-                f"with num_classes={self.num_classes} it is to return "
-                f"{'images' if self.num_classes is None else 'Labelled'}."
-            )
-        return real
-
     def discriminator_loss(self, real: Any, fake: Any) -> dict[str, Any]:
         """Computes what the discriminator minimises.
 
@@ -492,7 +371,7 @@ class GAN(Players):
         Returns:
             What `after_step` is given.
         """
-        minibatches = self._split(self._prepared(data))
+        minibatches = self._split(self.prepared(data))
         share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
             fake = self._made(self._drawn(real, share), training=True)
@@ -529,7 +408,7 @@ class GAN(Players):
         Args:
             data: What the data set yields; see `prepare_real`.
         """
-        real = self._prepared(data)
+        real = self.prepared(data)
         share = replicas.share(real)
         fake = self._made(self._drawn(real, share), training=False)
         logs = self.discriminator_loss(real, fake)
@@ -749,9 +628,6 @@ class GAN(Players):
         return super().get_config() | {
             "ema_decay": self.ema_decay,
             "latent": keras.saving.serialize_keras_object(self.latent),
-            **({"image_key": self.image_key} if self.image_key != "image" else {}),
-            **({"num_classes": self.num_classes} if self.num_classes else {}),
-            **({"label_key": self.label_key} if self.label_key != "label" else {}),
             **({"ema_start": self.ema_start} if self.ema_start else {}),
         }
 
@@ -786,50 +662,3 @@ class _Sampler(keras.Model):
 
 def _constant(batch: Any) -> Any:
     return tf.nest.map_structure(tf.stop_gradient, batch)
-
-
-def _check_finite(real: np.ndarray) -> None:
-    if not real.size:
-        raise ValueError(
-            "The first batch is empty: losses are means over images, and it has none. "
-            "Leave out empty batches (data.filter, or drop_remainder=True)."
-        )
-    if wrong := int((~np.isfinite(real)).sum()):
-        raise ValueError(
-            f"Of {real.size} values of the first real images {wrong} are NaN or "
-            "infinite; the networks would learn nothing else. Mend or leave out those "
-            "images."
-        )
-
-
-def _check_range(images: np.ndarray) -> None:
-    """Refuses images that are far from [-1, 1]; a resize may go a little beyond.
-
-    Args:
-        images: Some real images.
-
-    Raises:
-        ValueError: They are.
-    """
-    low, high = float(images.min()), float(images.max())
-    if low < -1.5 or high > 1.5:
-        advice = "of images in [0, 255] use images / 127.5 - 1"
-        if low < 0 or high > 255.5:
-            advice = "of images in [a, b] use (images - a) / (b - a) * 2 - 1"
-        raise ValueError(
-            f"Real images span {low:g} to {high:g}; GAN needs floats in [-1, 1]: "
-            f"{advice}."
-        )
-    if 0 <= low < high <= 1:
-        warnings.warn(
-            f"The first real images span {low:g} to {high:g}, and none has a negative "
-            "value; GAN, its samples and distances expect [-1, 1]: of images in [0, 1] "
-            "use images * 2 - 1.",
-            stacklevel=2,
-        )
-
-
-def _describe(data: Any) -> str:
-    if isinstance(data, Mapping):
-        return f"dicts with the keys {', '.join(map(repr, data))}"
-    return f"a {type(data).__name__}"
