@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from fid.values import Between, Count
 from tf_ttur import labels as classes
-from tf_ttur import losses, penalties, refusals, replicas, structure, xla
+from tf_ttur import losses, penalties, refusals, replicas, structure
 from tf_ttur.image_players import ImagePlayers
 from tf_ttur.labels import Labelled
 from tf_ttur.players import DECAY, learning_rate
@@ -171,7 +169,6 @@ class GAN(ImagePlayers):
         self.latent = latent
         self._logits_shape = tuple(logits_shape)
         self._one_pass = structure.looks_at_each_image_alone(discriminator, labelled)
-        self._generate = None
 
     # ---- configuration
 
@@ -257,7 +254,6 @@ class GAN(ImagePlayers):
             _penalty=penalty,
             **settings,
         )
-        self._generate = None
 
     def _check_logits(self, loss: Any, penalty: Any) -> None:
         if type(self).discriminator_loss is not GAN.discriminator_loss:
@@ -501,86 +497,6 @@ class GAN(ImagePlayers):
     @property
     def _sampler(self) -> keras.Model:
         return self.averaged_generator or self.generator
-
-    def generate(
-        self,
-        count: int,
-        seed: int | None = None,
-        batch_size: int = 256,
-        labels: int | Sequence[int] | np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Generates images, without touching the state of training.
-
-        Args:
-            count: How many.
-            seed: Seed of the latents; equal seeds give equal images. None draws one.
-            batch_size: Images at a time; it does not change the result's latents.
-            labels: With `num_classes`, the class of all images, or one for each,
-                (count,). None draws them uniformly, from the seed.
-
-        Returns:
-            Float32 array (count, H, W, C) in [-1, 1].
-
-        Raises:
-            ValueError: As for `generate_batches`.
-        """
-        return np.concatenate(
-            list(self.generate_batches(count, seed, batch_size, labels))
-        )
-
-    def generate_batches(
-        self,
-        count: int,
-        seed: int | None = None,
-        batch_size: int = 256,
-        labels: int | Sequence[int] | np.ndarray | None = None,
-    ) -> Iterator[np.ndarray]:
-        """As `generate`, batch by batch, for more images than fit in memory.
-
-        Args:
-            count: How many in all.
-            seed: Seed of the latents. None draws one.
-            batch_size: Images in each batch but the last.
-            labels: As for `generate`.
-
-        Yields:
-            Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
-
-        Raises:
-            ValueError: `count` or `batch_size` is no positive whole number, or there
-                cannot be such labels.
-        """
-        count, batch_size = refusals.checked(
-            {"count": Count, "batch_size": Count}, count=count, batch_size=batch_size
-        ).values()
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**31))
-        if labels is not None and self.num_classes is None:
-            raise ValueError(
-                "This GAN has no classes, so it makes no images of given labels; make "
-                "it with num_classes, and train it on (images, labels)."
-            )
-        if self._generate is None:
-            compiled = bool(self.compiled and self.jit_compile)
-
-            def generate(*given: tf.Tensor) -> tf.Tensor:
-                with xla.for_xla(compiled):
-                    latents = given[0] if len(given) == 1 else list(given)
-                    return self(latents, training=False)
-
-            self._generate = tf.function(generate, jit_compile=compiled)
-        given = [np.asarray(self.latent(count, seed=seed))]
-        if self.num_classes is not None:
-            given.append(classes.chosen(labels, count, self.num_classes, seed))
-        batch_size = min(batch_size, count)
-        for start in range(0, count, batch_size):
-            # The last batch is filled up with the first latents: a smaller one would
-            # compile a program of its own, and other numbers than latents would show in
-            # networks that look at their whole batch.
-            rows = range(start, start + batch_size)
-            batch = [each.take(rows, 0, mode="wrap") for each in given]
-            images = np.asarray(self._generate(*batch), "float32")
-            yield images[: count - start]
 
     def export(
         self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any

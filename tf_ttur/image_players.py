@@ -7,7 +7,7 @@ diffusion model; it stands here once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from fid.values import Count
 from tf_ttur import labels as classes
-from tf_ttur import refusals
+from tf_ttur import refusals, xla
 from tf_ttur.labels import Labelled
 from tf_ttur.players import Players
 
@@ -63,6 +63,16 @@ class ImagePlayers(Players):
         self.image_key, self.label_key = image_key, label_key
         self.num_classes = None if num_classes is None else int(num_classes)
         self.sample_shape = tuple(sample_shape)
+        self._generate = None
+
+    def compile(self, **settings: Any) -> None:
+        """Sets how the networks are trained; see `Players.compile`.
+
+        Args:
+            **settings: As there.
+        """
+        super().compile(**settings)
+        self._generate = None
 
     def prepare_real(self, data: Any) -> tf.Tensor | Labelled:
         """Takes the images, and labels, out of what the data set yields.
@@ -196,6 +206,104 @@ class ImagePlayers(Players):
                 f"{'images' if self.num_classes is None else 'Labelled'}."
             )
         return real
+
+    # ---- sampling
+
+    latent: Any
+    """The distribution of what images are made of; a subclass sets it."""
+
+    def call(self, latents: Any, training: bool = False) -> tf.Tensor:
+        """Makes images of latents; a subclass says how.
+
+        Args:
+            latents: Float32 (n, latent.dimension); with `num_classes` a list of these
+                and of labels, whole numbers (n,).
+            training: As for any Keras model.
+
+        Returns:
+            Images, float32 (n, H, W, C) in [-1, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks call.")
+
+    def generate(
+        self,
+        count: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        labels: int | Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Generates images, without touching the state of training.
+
+        Args:
+            count: How many.
+            seed: Seed of the latents; equal seeds give equal images. None draws one.
+            batch_size: Images at a time; it does not change the result's latents.
+            labels: With `num_classes`, the class of all images, or one for each,
+                (count,). None draws them uniformly, from the seed.
+
+        Returns:
+            Float32 array (count, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: As for `generate_batches`.
+        """
+        return np.concatenate(
+            list(self.generate_batches(count, seed, batch_size, labels))
+        )
+
+    def generate_batches(
+        self,
+        count: int,
+        seed: int | None = None,
+        batch_size: int = 256,
+        labels: int | Sequence[int] | np.ndarray | None = None,
+    ) -> Iterator[np.ndarray]:
+        """As `generate`, batch by batch, for more images than fit in memory.
+
+        Args:
+            count: How many in all.
+            seed: Seed of the latents. None draws one.
+            batch_size: Images in each batch but the last.
+            labels: As for `generate`.
+
+        Yields:
+            Float32 arrays (<= batch_size, H, W, C) in [-1, 1].
+
+        Raises:
+            ValueError: `count` or `batch_size` is no positive whole number, or there
+                cannot be such labels.
+        """
+        count, batch_size = refusals.checked(
+            {"count": Count, "batch_size": Count}, count=count, batch_size=batch_size
+        ).values()
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        if labels is not None and self.num_classes is None:
+            raise ValueError(
+                f"This {self.called} has no classes, so it makes no images of given "
+                "labels; make it with num_classes, and train it on (images, labels)."
+            )
+        if self._generate is None:
+            compiled = bool(self.compiled and self.jit_compile)
+
+            def generate(*given: tf.Tensor) -> tf.Tensor:
+                with xla.for_xla(compiled):
+                    latents = given[0] if len(given) == 1 else list(given)
+                    return self(latents, training=False)
+
+            self._generate = tf.function(generate, jit_compile=compiled)
+        given = [np.asarray(self.latent(count, seed=seed))]
+        if self.num_classes is not None:
+            given.append(classes.chosen(labels, count, self.num_classes, seed))
+        batch_size = min(batch_size, count)
+        for start in range(0, count, batch_size):
+            # The last batch is filled up with the first latents: a smaller one would
+            # compile a program of its own, and other numbers than latents would show in
+            # networks that look at their whole batch.
+            rows = range(start, start + batch_size)
+            batch = [each.take(rows, 0, mode="wrap") for each in given]
+            images = np.asarray(self._generate(*batch), "float32")
+            yield images[: count - start]
 
     # ---- saving
 

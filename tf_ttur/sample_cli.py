@@ -56,6 +56,9 @@ _REQUEST = (
     "batch_size",
     "quantize",
     "labels",
+    "sampler",
+    "steps",
+    "guidance",
     "overwrite",
 )
 
@@ -98,5 +101,15 @@ def _define(flag: Flags) -> None:
         "Of a run with labels, which classes: 3, or 0,2,5. A grid has a row for each, "
         "other samples take turns. By default a grid shows all, and other samples are "
         "of classes drawn from the seed.",
+    )
+    flag.text(
+        "sampler",
+        None,
+        "Of a run of diffusion, how images are made of noise: heun, ddim, euler or "
+        "renoise; else as in the run.",
+    )
+    flag.number("steps", None, "Of a run of diffusion, in how many steps.", 1, 1000)
+    flag.rate(
+        "guidance", None, "Of a run of diffusion, the scale of guidance; 1 for none."
     )
     flag.switch("overwrite", "Replace a folder of samples.")

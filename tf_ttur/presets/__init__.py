@@ -8,8 +8,10 @@ TensorFlow.
 from tf_ttur.presets.catalogue import DEFAULT, PRESETS, get
 from tf_ttur.presets.preset import (
     KINDS,
+    DiffusionPreset,
     GANPreset,
     ImagePreset,
+    OfImages,
     Preset,
     SettingsError,
     TextPreset,
@@ -25,8 +27,10 @@ __all__ = [
     "KINDS",
     "PRESETS",
     "PUBLISHED",
+    "DiffusionPreset",
     "GANPreset",
     "ImagePreset",
+    "OfImages",
     "Preset",
     "Published",
     "SettingsError",

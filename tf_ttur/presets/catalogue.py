@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fid.files import InputError
-from tf_ttur.presets import critical_batch, paper
+from tf_ttur.presets import critical_batch, distillation, paper
 from tf_ttur.presets.preset import Preset
 
 __all__ = ["DEFAULT", "PRESETS", "get"]
@@ -11,6 +11,7 @@ __all__ = ["DEFAULT", "PRESETS", "get"]
 PRESETS: dict[str, Preset] = {
     **paper.PRESETS,
     **critical_batch.PRESETS,
+    **distillation.PRESETS,
 }
 """Every preset by its name."""
 

@@ -18,8 +18,10 @@ from fid.values import LARGEST, Between, Count, Step, fault
 
 __all__ = [
     "KINDS",
+    "DiffusionPreset",
     "GANPreset",
     "ImagePreset",
+    "OfImages",
     "Preset",
     "SettingsError",
     "TextPreset",
@@ -179,6 +181,15 @@ class Preset:
         """What the data are, in words, for `describe`."""
         raise NotImplementedError
 
+    @property
+    def pace(self) -> tuple[str, str, str]:
+        """For `table`: the learning rates of what judges images and of what makes them.
+
+        The third is the number of updates of the former for one of the latter; "-" says
+        that there is none.
+        """
+        raise NotImplementedError
+
     @classmethod
     def fault(cls, settings: Mapping[str, Any]) -> str | None:
         """Says which setting cannot be, each looked at by itself.
@@ -278,6 +289,12 @@ class GANPreset(Preset):
         """What the cost of a network depends on: an image's side, a line's length."""
         raise NotImplementedError
 
+    @property
+    def pace(self) -> tuple[str, str, str]:
+        """Both learning rates and the discriminator's steps; see `Preset.pace`."""
+        rates = f"{self.discriminator_lr:g}", f"{self.generator_lr:g}"
+        return *rates, str(self.discriminator_steps)
+
     def settings(self) -> dict[str, Any]:
         """Returns all settings by name, as config.json and `--dry_run` list them.
 
@@ -291,27 +308,23 @@ class GANPreset(Preset):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagePreset(GANPreset):
-    """Settings of a GAN of images.
+class OfImages(Preset):
+    """Settings of any experiment on images, whatever is trained.
 
     Attributes:
         dataset: One of `datasets.NAMES`.
-        network: `dcgan`, `dcgan_4x4`, `resnet`, `began` or `biggan`.
         image_size: Side of the images; None means the data set's own.
         split: The part of the data set, as in `datasets.load`; None for the paper's.
-        num_classes: The number of the data set's classes, for networks that take
-            labels; None for a GAN without labels.
         quantize: How generated images are rounded before they are measured; see
             `fid.sources.images.quantize`.
         extractor: Whose features measure: `auto` (the 2015 graph; for the digits,
             without `--inception`, their classifier), `inception`, or `pixels`
             (`fid.pixel_extractor`).
+        num_classes: The number of the data set's classes, for networks that take
+            labels; None for training without labels.
     """
 
-    kind: ClassVar[str] = "images"
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "network": ("dcgan", "dcgan_4x4", "resnet", "began", "biggan"),
-        **GANPreset.choices,
         "quantize": QUANTIZE,
         "extractor": ("auto", "inception", "pixels"),
     }
@@ -321,6 +334,44 @@ class ImagePreset(GANPreset):
     quantize: str = "none"
     extractor: str = "auto"
     num_classes: Count | None = None
+
+    def with_dataset(self, name: str) -> OfImages:
+        """Returns the preset for another data set, of that set's own size and split.
+
+        Args:
+            name: The data set's name. The present one changes nothing.
+        """
+        if name == self.dataset:
+            return self
+        return dataclasses.replace(self, dataset=name, image_size=None, split=None)
+
+    @property
+    def sample_size(self) -> int | None:
+        """The side of the images; None where the data set decides."""
+        return self.image_size
+
+    @property
+    def data_format(self) -> str:
+        """Which part of the data set, and how large its images are."""
+        side = self.image_size or _SIZES.get(self.dataset, 64)
+        size = f"{side}x{side}"
+        return f"split {self.split or 'train'}, {size}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagePreset(OfImages, GANPreset):
+    """Settings of a GAN of images.
+
+    Attributes:
+        network: `dcgan`, `dcgan_4x4`, `resnet`, `began` or `biggan`.
+    """
+
+    kind: ClassVar[str] = "images"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("dcgan", "dcgan_4x4", "resnet", "began", "biggan"),
+        **GANPreset.choices,
+        **OfImages.choices,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -346,16 +397,6 @@ class ImagePreset(GANPreset):
                 f"multiple of {pack} here."
             )
 
-    def with_dataset(self, name: str) -> ImagePreset:
-        """Returns the preset for another data set, of that set's own size and split.
-
-        Args:
-            name: The data set's name. The present one changes nothing.
-        """
-        if name == self.dataset:
-            return self
-        return dataclasses.replace(self, dataset=name, image_size=None, split=None)
-
     @property
     def quirks(self) -> dict[str, Any]:
         """What sets the original's runs apart by accident: settings by attribute."""
@@ -374,18 +415,6 @@ class ImagePreset(GANPreset):
                 quirks["discriminator_options"] = {"pack": 4}
             return quirks
         return {}
-
-    @property
-    def sample_size(self) -> int | None:
-        """The side of the images; None where the data set decides."""
-        return self.image_size
-
-    @property
-    def data_format(self) -> str:
-        """Which part of the data set, and how large its images are."""
-        side = self.image_size or _SIZES.get(self.dataset, 64)
-        size = f"{side}x{side}"
-        return f"split {self.split or 'train'}, {size}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -422,7 +451,68 @@ class TextPreset(GANPreset):
         return f"lines of {self.sample_size} {self.unit}"
 
 
-KINDS: tuple[type[Preset], ...] = (ImagePreset, TextPreset)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionPreset(OfImages):
+    """Settings of a diffusion model of images: one network that takes noise out.
+
+    A step is one update of the network.
+
+    Attributes:
+        network: `unet`.
+        parametrisation: What noise does to an image and what the network predicts; see
+            `distillation.parametrisations.get`.
+        learning_rate: The learning rate.
+        beta_1: Decay of the first moment.
+        beta_2: Decay of the second moment.
+        epsilon: The optimizer's epsilon; None for its own.
+        optimizer: A name of `optimizers.make`.
+        clip: How gradients are clipped; see `optimizers.clipping`.
+        schedule: How the learning rate goes on; see `schedules.get`.
+        label_dropout: The share of the labels that are hidden from the network in
+            training, so that it can be guided. Of no effect without labels.
+        sampler: How images are made of noise, in measurements and samples; a name of
+            `distillation.sampler.SAMPLERS`.
+        sampling_steps: In how many steps.
+        guidance: The scale of classifier-free guidance; 1 for none.
+        network_options: Further arguments of `networks.unet.denoiser`.
+    """
+
+    kind: ClassVar[str] = "diffusion"
+    example: ClassVar[str] = "digits_edm_teacher"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("unet",),
+        **OfImages.choices,
+    }
+
+    parametrisation: str = "edm"
+    learning_rate: Rate = 1e-3
+    beta_1: Decay = 0.9
+    beta_2: Decay = 0.999
+    epsilon: Annotated[float, Between(1e-18)] | None = None
+    optimizer: str = "adam"
+    clip: str = "none"
+    schedule: str = "constant"
+    label_dropout: Decay = 0.1
+    sampler: str = "heun"
+    sampling_steps: Count = 18
+    guidance: Annotated[float, Between(0)] = 1.0
+    network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance != 1 and self.num_classes is None:
+            raise InputError(
+                f"guidance is {self.guidance}; without labels there is nothing to "
+                "guide by. Leave it at 1, or give --set=num_classes=K."
+            )
+
+    @property
+    def pace(self) -> tuple[str, str, str]:
+        """The one learning rate that there is; see `Preset.pace`."""
+        return "-", f"{self.learning_rate:g}", "-"
+
+
+KINDS: tuple[type[Preset], ...] = (ImagePreset, TextPreset, DiffusionPreset)
 """The kinds of training; each has a task in `tf_ttur.tasks`."""
 
 # The settings of images and of text that files have always listed, in this order. One

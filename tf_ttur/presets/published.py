@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tf_ttur.presets import critical_batch
+from tf_ttur.presets import critical_batch, distillation
 from tf_ttur.presets.catalogue import PRESETS, get
 from tf_ttur.presets.preset import GANPreset
 
@@ -167,7 +167,7 @@ def describe(name: str) -> str:
     where = "" if embedded else " --data_dir=DIR"
     lines = [f"python scripts/train.py --preset={name}{where}", "", preset.summary]
     if published is None:
-        lines.append(critical_batch.FACTS.get(name, "Not in the paper."))
+        lines.append(_FACTS.get(name, "Not in the paper."))
     else:
         lines += _results(published)
         if published.further is not None:
@@ -186,6 +186,9 @@ def describe(name: str) -> str:
         quirks = ", ".join(f"{k}={v}" for k, v in preset.quirks.items())
         lines.append(f"With --original_quirks: {quirks}.")
     return "\n".join(lines)
+
+
+_FACTS = {**critical_batch.FACTS, **distillation.FACTS}
 
 
 def _results(published: Published) -> list[str]:
@@ -231,9 +234,7 @@ def table() -> str:
                 name,
                 preset.dataset,
                 preset.network,
-                f"{preset.discriminator_lr:g}",
-                f"{preset.generator_lr:g}",
-                str(preset.discriminator_steps),
+                *preset.pace,
                 str(preset.batch_size),
                 f"{preset.steps:,}",
                 ", ".join(best) or "-",

@@ -292,7 +292,7 @@ def look(
     from fid.measure import compute_statistics
     from fid.metrics.frechet import frechet_distance
     from tf_ttur import tasks
-    from tf_ttur.tasks.images import RealImages
+    from tf_ttur.tasks.of_images import RealImages
 
     task = tasks.of(preset, **sources)
     task.check()
@@ -319,7 +319,7 @@ def look(
 
 def _drawn(data: Any, count: int) -> Any:
     """Returns a source of real images drawn with replacement, as a generator draws."""
-    from tf_ttur.tasks.images import RealImages
+    from tf_ttur.tasks.of_images import RealImages
 
     share = np.full(data.num_examples, 1 / data.num_examples)
     times = np.random.default_rng(_FLOOR_SEED).multinomial(count, share)

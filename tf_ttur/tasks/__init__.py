@@ -7,6 +7,7 @@ from typing import Any
 
 from tf_ttur import presets
 from tf_ttur.runs import RunFolder
+from tf_ttur.tasks.diffusion import DiffusionTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import SampleRequest, Task, find_checkpoint, load_weights
 from tf_ttur.tasks.text import Text
@@ -25,6 +26,7 @@ __all__ = [
 TASKS: dict[type[presets.Preset], type[Task]] = {
     presets.ImagePreset: Images,
     presets.TextPreset: Text,
+    presets.DiffusionPreset: DiffusionTask,
 }
 """The task of each kind of preset."""
 

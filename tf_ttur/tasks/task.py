@@ -50,6 +50,9 @@ class SampleRequest:
         batch_size: Samples at a time.
         quantize: How pixels become whole numbers.
         labels: Classes, of a run with labels: texts, whole numbers.
+        sampler: How images are made of noise, of a run of diffusion.
+        steps: In how many steps, likewise.
+        guidance: The scale of classifier-free guidance, likewise.
         overwrite: Whether to replace a folder of samples.
         given: Names of those of these that the user gave.
     """
@@ -63,6 +66,9 @@ class SampleRequest:
     batch_size: int | None = None
     quantize: str | None = None
     labels: Sequence[str] | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
     overwrite: bool = False
     given: frozenset[str] = frozenset()
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Text"]
 
 # What `sample.py` can do with images only.
-_OF_IMAGES = ("interpolate", "quantize", "grid", "labels", "overwrite")
+_OF_IMAGES = (
+    "interpolate", "quantize", "grid", "labels", "sampler", "steps", "guidance",
+    "overwrite",
+)  # fmt: skip
 
 
 class Text(GANTask):
