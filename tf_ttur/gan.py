@@ -367,7 +367,9 @@ class GAN(ImagePlayers):
         Returns:
             What `after_step` is given.
         """
-        minibatches = self._split(self.prepared(data))
+        minibatches = self.minibatches(
+            self.prepared(data), self.discriminator_steps, "discriminator steps"
+        )
         share = replicas.share(minibatches[0])
         for real in minibatches[:-1]:
             fake = self._made(self._drawn(real, share), training=True)
@@ -446,28 +448,6 @@ class GAN(ImagePlayers):
             return self._logits(real), self._logits(fake)
         both = tf.nest.map_structure(lambda *each: tf.concat(each, 0), real, fake)
         return tuple(tf.split(self._logits(both), 2))
-
-    def _split(self, real: Any) -> list[Any]:
-        count = self.discriminator_steps
-        if count == 1:
-            return [real]
-        images = real.images if isinstance(real, Labelled) else real
-        size = images.shape[0]
-        message = (
-            f"A batch of {size or 'some'} images cannot be shared by {count} "
-            f"discriminator steps; batch by a multiple of {count} and drop the "
-            "remainder (tf_ttur.datasets.group)."
-        )
-        if size is None:
-            tf.debugging.assert_equal(tf.shape(images)[0] % count, 0, message)
-        elif size % count:
-            raise ValueError(message)
-        # Every k-th image: so the minibatches of replicas, each of which holds a
-        # stretch of the global batch, make up the minibatches of one device.
-        return [
-            tf.nest.map_structure(lambda each: each[index::count], real)  # noqa: B023
-            for index in range(count)
-        ]
 
     # ---- sampling
 

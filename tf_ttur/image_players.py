@@ -207,6 +207,40 @@ class ImagePlayers(Players):
             )
         return real
 
+    def minibatches(self, real: Any, count: int, what: str) -> list[Any]:
+        """Shares a batch out to the updates of one step, each with images of its own.
+
+        Args:
+            real: What `prepared` returned.
+            count: How many updates.
+            what: What they are, for the message.
+
+        Returns:
+            As many batches.
+
+        Raises:
+            ValueError: The images cannot be shared evenly.
+        """
+        if count == 1:
+            return [real]
+        images = real.images if isinstance(real, Labelled) else real
+        size = images.shape[0]
+        message = (
+            f"A batch of {size or 'some'} images cannot be shared by {count} {what}; "
+            f"batch by a multiple of {count} and drop the remainder "
+            "(tf_ttur.datasets.group)."
+        )
+        if size is None:
+            tf.debugging.assert_equal(tf.shape(images)[0] % count, 0, message)
+        elif size % count:
+            raise ValueError(message)
+        # Every k-th image: so the minibatches of replicas, each of which holds a
+        # stretch of the global batch, make up the minibatches of one device.
+        return [
+            tf.nest.map_structure(lambda each: each[index::count], real)  # noqa: B023
+            for index in range(count)
+        ]
+
     # ---- sampling
 
     latent: Any

@@ -12,7 +12,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import keras
 import numpy as np
@@ -119,6 +119,10 @@ class Players(keras.Model):
     Under a `tf.distribute` strategy, make the networks, the optimizers and the players
     and compile them inside of one `strategy.scope()`.
     """
+
+    #: Whether the model has a use without its frozen networks, such as to sample. Then
+    #: a file of it is loaded without them where they are not given.
+    frozen_optional: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -852,6 +856,9 @@ class Players(keras.Model):
                 )
             elif isinstance(value, dict) and set(value) == {"frozen"}:
                 network = keras.saving.get_registered_object(name, custom_objects)
+                if network is None and cls.frozen_optional:
+                    made[name] = None
+                    continue
                 if network is None:
                     raise ValueError(
                         f"The file does not hold the frozen network {name!r} (SHA-256 "
@@ -912,6 +919,8 @@ class Players(keras.Model):
         saved = {k.removeprefix(frozen): bytes(np.array(store[k])).hex() for k in named}
         standing = dict(self._fingerprints())
         for name in {**saved, **standing}:
+            if name not in standing and self.frozen_optional:
+                continue
             _check_frozen(name, standing.get(name), saved.get(name))
         for key, state in zip(keys, states, strict=True):
             state.assign(store[key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import keras
@@ -18,7 +18,16 @@ from tf_ttur.labels import Labelled
 from tf_ttur.latents import NormalLatent
 from tf_ttur.players import DECAY, learning_rate
 
-__all__ = ["Denoiser", "Diffusion", "Sampling", "images_of", "labels_of"]
+__all__ = [
+    "Denoiser",
+    "Diffusion",
+    "DiffusionPlayers",
+    "Sampling",
+    "images_of",
+    "labels_of",
+    "normal_of",
+    "sample_shape",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,13 +59,19 @@ class Sampling:
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    @property
+    def noises(self) -> int:
+        """How many arrays of noise an image is made of: the start, and fresh noise."""
+        return self.steps if self.sampler == "renoise" else 1
+
 
 class Denoiser:
-    """A network and its parametrisation: from noisy images to an estimate of clean ones.
+    """A network and its parametrisation: estimates clean images of noisy ones.
 
     Args:
         network: Keras model, `[images, noise condition]`, with `num_classes` also
-            labels, to an output of the images' shape; as `networks.unet.denoiser` makes.
+            labels, to an output of the images' shape; `networks.unet.denoiser` makes
+            such.
         parametrisation: What the output means.
         num_classes: The number of classes, or None. The label `num_classes` itself
             says that none is told.
@@ -109,27 +124,128 @@ class Denoiser:
 
         Args:
             labels: Int32 (n,), or None.
-            scale: The scale of guidance w: the estimate is m_0 + w (m_c - m_0), of m_c
-                with the label and m_0 without; 1 for m_c alone (Ho and Salimans 2021).
+            scale: The scale of guidance; see `sampler.guided`.
         """
+        if labels is None:
+            return self.clean
+        return sampler.guided(self.clean, labels, scale, self.num_classes)
 
-        def denoise(noisy: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
-            if labels is None or scale == 1:
-                return self.clean(noisy, times, labels)
-            none = tf.fill(tf.shape(labels), self.num_classes)
-            both = self.clean(
-                tf.concat([noisy, noisy], 0),
-                tf.concat([times, times], 0),
-                tf.concat([labels, none], 0),
+
+class DiffusionPlayers(ImagePlayers):
+    """Players of which one network makes images of noise by a sampler.
+
+    A subclass says in `denoiser` which.
+
+    Args:
+        networks: As for `Players`.
+        parametrisation: What the network's output means; see `parametrisations.get`.
+        sampling: How images are made, a `Sampling`; it can be set at any time.
+        **options: As for `ImagePlayers`.
+
+    Attributes:
+        latent: The distribution of the noise that images are made of: standard normal
+            numbers, H W C of them, and as many again for each time that a sampler adds
+            fresh noise.
+
+    Raises:
+        InputError: There is no such parametrisation.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, keras.Model],
+        *,
+        parametrisation: Any,
+        sampling: Sampling,
+        **options: Any,
+    ):
+        super().__init__(networks, **options)
+        self.parametrisation = parametrisations.get(parametrisation)
+        self.sampling = sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """How images are made of noise."""
+        return self._sampling
+
+    @sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        if sampling.guidance != 1 and self.num_classes is None:
+            raise InputError(
+                f"guidance is {sampling.guidance}; without labels there is nothing to "
+                "guide by. Leave it at 1."
             )
-            with_label, without = tf.split(both, 2)
-            return without + scale * (with_label - without)
+        if sampling.sampler == "euler":
+            sampler.check_flow(self.parametrisation)
+        self._sampling = sampling
+        self._generate = None
+        height, width, channels = self.sample_shape
+        self.latent = NormalLatent(sampling.noises * height * width * channels)
 
-        return denoise
+    def denoiser(self) -> Denoiser:
+        """Returns the network that makes images, with its parametrisation."""
+        raise NotImplementedError(f"{type(self).__name__} lacks denoiser.")
+
+    # ---- sampling
+
+    def call(self, latents: Any, training: bool = False) -> tf.Tensor:
+        """Makes images of noise by the sampler that `sampling` names.
+
+        Args:
+            latents: Standard normal numbers, float32 (n, latent.dimension); with
+                `num_classes` a list of these and of labels, whole numbers (n,).
+            training: Of no effect: dropout is off.
+
+        Returns:
+            Images, float32 (n, H, W, C), by and large in [-1, 1].
+
+        Raises:
+            ValueError: With `num_classes`, it is no such list.
+        """
+        labels = None
+        if self.num_classes is not None:
+            if not isinstance(latents, list | tuple) or len(latents) != 2:
+                raise ValueError(
+                    f"A {self.called} with num_classes={self.num_classes} makes images of "
+                    "two arrays: give [latents, labels]."
+                )
+            latents, labels = latents
+            labels = tf.cast(tf.convert_to_tensor(labels), tf.int32)
+        sampling, size = self.sampling, tf.shape(latents)[0]
+        noises = tf.reshape(latents, (size, sampling.noises, *self.sample_shape))
+        fresh = {}
+        if sampling.noises > 1:
+            others = tf.unstack(noises[:, 1:], axis=1)
+            fresh["noises"] = tf.stack(others)
+        return sampler.SAMPLERS[sampling.sampler](
+            self.denoiser().guided(labels, sampling.guidance),
+            self.parametrisation,
+            self.parametrisation.prior_scale * noises[:, 0],
+            sampling.steps,
+            **fresh,
+        )
+
+    # ---- saving
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments that all of them have, serialised."""
+        serialize = keras.saving.serialize_keras_object
+        return super().get_config() | {
+            "parametrisation": serialize(self.parametrisation),
+            "sampling": dataclasses.asdict(self.sampling),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> DiffusionPlayers:
+        """Makes the model again from `get_config`'s answer; see `Players`."""
+        sampling = Sampling(**config["sampling"])
+        return super().from_config(config | {"sampling": sampling}, custom_objects)
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
-class Diffusion(ImagePlayers):
+class Diffusion(DiffusionPlayers):
     """A diffusion model: a network learns to take noise out, and so to make images.
 
     Each step draws a noise level for every image, adds that much noise, and has the
@@ -151,11 +267,6 @@ class Diffusion(ImagePlayers):
         image_key: Where a data set yields dicts, the key of the images.
         label_key: Likewise, of the labels.
         **kwargs: As for `keras.Model`.
-
-    Attributes:
-        latent: The distribution of the noise that images are made of: standard normal
-            numbers, H W C of them, and as many again for each time that a sampler adds
-            fresh noise.
 
     Raises:
         ValueError: The network does not take what it is given, or an argument is out of
@@ -200,7 +311,9 @@ class Diffusion(ImagePlayers):
         )
         super().__init__(
             {"network": network},
-            sample_shape=_sample_shape(network, num_classes is not None),
+            parametrisation=parametrisation,
+            sampling=sampling or Sampling(),
+            sample_shape=sample_shape(network, num_classes is not None),
             num_classes=num_classes,
             averages={"network": found["ema_decay"]},
             average_starts={"network": found["ema_start"]},
@@ -212,26 +325,6 @@ class Diffusion(ImagePlayers):
         self.label_dropout = float(found["label_dropout"])
         self.ema_decay = float(found["ema_decay"])
         self.ema_start = found["ema_start"]
-        self.parametrisation = parametrisations.get(parametrisation)
-        self.sampling = sampling or Sampling()
-
-    @property
-    def sampling(self) -> Sampling:
-        """How images are made of noise."""
-        return self._sampling
-
-    @sampling.setter
-    def sampling(self, sampling: Sampling) -> None:
-        if sampling.guidance != 1 and self.num_classes is None:
-            raise InputError(
-                f"guidance is {sampling.guidance}; without labels there is nothing to "
-                "guide by. Leave it at 1."
-            )
-        self._sampling = sampling
-        self._generate = None
-        noises = 1 + sampler.fresh_noises(sampling.sampler, sampling.steps)
-        height, width, channels = self.sample_shape
-        self.latent = NormalLatent(noises * height * width * channels)
 
     def compile(
         self,
@@ -336,60 +429,15 @@ class Diffusion(ImagePlayers):
         network = self.averaged_network or self.network
         return Denoiser(network, self.parametrisation, self.num_classes)
 
-    def call(self, latents: Any, training: bool = False) -> tf.Tensor:
-        """Makes images of noise by the sampler that `sampling` names.
-
-        Args:
-            latents: Standard normal numbers, float32 (n, latent.dimension); with
-                `num_classes` a list of these and of labels, whole numbers (n,).
-            training: Of no effect: dropout is off.
-
-        Returns:
-            Images, float32 (n, H, W, C), by and large in [-1, 1].
-
-        Raises:
-            ValueError: With `num_classes`, it is no such list.
-        """
-        labels = None
-        if self.num_classes is not None:
-            if not isinstance(latents, list | tuple) or len(latents) != 2:
-                raise ValueError(
-                    f"A Diffusion with num_classes={self.num_classes} makes images of "
-                    "two arrays: give [latents, labels]."
-                )
-            latents, labels = latents
-            labels = tf.cast(tf.convert_to_tensor(labels), tf.int32)
-        sampling = self.sampling
-        noises = tf.reshape(latents, (tf.shape(latents)[0], -1, *self.sample_shape))
-        return sampler.sample(
-            sampling.sampler,
-            self.denoiser().guided(labels, sampling.guidance),
-            self.parametrisation,
-            noises,
-            sampling.steps,
-        )
-
     # ---- saving
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, serialised."""
         return super().get_config() | {
-            "parametrisation": keras.saving.serialize_keras_object(
-                self.parametrisation
-            ),
             "label_dropout": self.label_dropout,
-            "sampling": dataclasses.asdict(self.sampling),
             "ema_decay": self.ema_decay,
             **({"ema_start": self.ema_start} if self.ema_start else {}),
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> Diffusion:
-        """Makes the model again from `get_config`'s answer; see `Players`."""
-        sampling = Sampling(**config["sampling"])
-        return super().from_config(config | {"sampling": sampling}, custom_objects)
 
 
 def images_of(batch: Any) -> tf.Tensor:
@@ -427,8 +475,7 @@ def _uniform(count: Any, seed: Any) -> tf.Tensor:
     return keras.random.uniform((count,), dtype="float32", seed=seed)
 
 
-def _sample_shape(network: keras.Model, labelled: bool) -> tuple[int, ...]:
-    """Returns the shape of the images that a network takes and gives."""
+def sample_shape(network: keras.Model, labelled: bool) -> tuple[int, ...]:
     wanted = (
         "[images, noise condition, labels]"
         if labelled
