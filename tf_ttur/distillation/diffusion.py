@@ -206,8 +206,8 @@ class DiffusionPlayers(ImagePlayers):
         if self.num_classes is not None:
             if not isinstance(latents, list | tuple) or len(latents) != 2:
                 raise ValueError(
-                    f"A {self.called} with num_classes={self.num_classes} makes images of "
-                    "two arrays: give [latents, labels]."
+                    f"A {self.called} with num_classes={self.num_classes} makes images "
+                    "of two arrays: give [latents, labels]."
                 )
             latents, labels = latents
             labels = tf.cast(tf.convert_to_tensor(labels), tf.int32)
@@ -476,6 +476,15 @@ def _uniform(count: Any, seed: Any) -> tf.Tensor:
 
 
 def sample_shape(network: keras.Model, labelled: bool) -> tuple[int, ...]:
+    """Returns the shape of the images that a network takes and gives.
+
+    Args:
+        network: A network as `Denoiser` takes it.
+        labelled: Whether it is to take labels.
+
+    Raises:
+        ValueError: It takes or gives something else.
+    """
     wanted = (
         "[images, noise condition, labels]"
         if labelled

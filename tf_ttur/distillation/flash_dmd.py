@@ -376,10 +376,8 @@ class FlashDMD(DiffusionPlayers):
         size = tf.shape(drawn.noises)[0]
         noises = tf.unstack(drawn.noises, axis=1)
         student = self._denoiser("student")
-        if self.split == "hard":
-            last = self.anchors
-        else:
-            last = drawn.index + 1  # nothing is needed beyond the drawn anchor
+        # Where the split is not hard, nothing is needed beyond the drawn anchor.
+        last = self.anchors if self.split == "hard" else drawn.index + 1
 
         def body(j: Any, x: Any, noisy: Any, clean: Any, estimate: Any) -> Any:
             here = tf.fill((size,), times[j])

@@ -3,9 +3,9 @@
 They take estimates of clean images and logits, and no networks, so they can be used
 with any model and in any training loop. What is to be a constant is stopped here.
 
-Sources: DMD2 (Yin et al. 2024, https://arxiv.org/abs/2405.14867) and its code; SenseFlow
-(Ge et al. 2025) and its code; Flash-DMD (https://arxiv.org/abs/2511.20549), whose text
-and code were not to be had: what is taken from restatements of it is called so.
+Sources: DMD2 (Yin et al. 2024, arXiv 2405.14867) and its code; SenseFlow (Ge et al.
+2025) and its code; Flash-DMD (arXiv 2511.20549), whose text and code were not to be
+had: what is taken from restatements of it is called so.
 """
 
 from __future__ import annotations
