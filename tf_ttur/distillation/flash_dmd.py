@@ -192,15 +192,13 @@ class FlashDMD(DiffusionPlayers):
         )
         labelled = num_classes is not None
         shape = sample_shape(student, labelled)
-        for name, network in (("fake_score", fake_score), ("teacher", teacher)):
+        for name, network in (("fake score", fake_score), ("teacher", teacher)):
             if network is None:
                 continue
-            sample_shape(network, labelled)
-            ours, theirs = ([w.shape for w in x.weights] for x in (student, network))
-            if ours != theirs:
+            if sample_shape(network, labelled) != shape:
                 raise ValueError(
-                    f"The student and the {name} have weights of other shapes; they "
-                    "are to be copies of one network (keras.models.clone_model)."
+                    f"The student makes {shape}, the {name} is for "
+                    f"{sample_shape(network, labelled)}."
                 )
         if teacher is not None and (encoder is None) == (feature_layer is None):
             raise ValueError(
@@ -313,6 +311,14 @@ class FlashDMD(DiffusionPlayers):
             raise ValueError(
                 "With a hard split the lowest anchor is the discriminator's and the "
                 "others are for distribution matching; one anchor is not enough."
+            )
+        networks = self.student, self.fake_score
+        ours, theirs = ([w.shape for w in x.weights] for x in networks)
+        if pulling < 1 and ours != theirs:
+            raise ValueError(
+                "The fake score is pulled to the student, and the two have weights of "
+                "other shapes: make copies of one network (keras.models.clone_model), "
+                "or set pulling=1."
             )
         made = adversarial_loss(loss)
         super().compile(
