@@ -64,6 +64,7 @@ LAYERS = {
         ("networks",),
         ("sampling",),
         ("callbacks",),
+        ("distillation",),
         ("tasks",),
         ("experiment",),
         ("theory",),
