@@ -65,6 +65,7 @@ LAYERS = {
         ("networks",),
         ("sampling",),
         ("callbacks",),
+        ("distillation",),
         ("tasks",),
         ("experiment",),
         ("theory",),

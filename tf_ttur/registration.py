@@ -20,6 +20,7 @@ __all__ = ["CLASSES", "register"]
 CLASSES = {
     "adabelief": ("AdaBelief",),
     "attention": ("SelfAttention",),
+    "distillation.parametrisations": ("EDM", "VP", "Flow"),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
     "layers": (
