@@ -18,7 +18,7 @@ from tf_ttur.phases import max_pool
 from tf_ttur.spectral import SpectralConv2D
 from tf_ttur.xla import precise
 
-__all__ = ["SelfAttention"]
+__all__ = ["PixelAttention", "SelfAttention"]
 
 _PARTS = ("queries", "keys", "values", "outputs")
 
@@ -118,6 +118,76 @@ class SelfAttention(keras.layers.Layer):
             "vector_initializers": [*map(serialize, self.vector_initializers)],
             "epsilon": self.epsilon,
         }
+
+
+@keras.saving.register_keras_serializable("tf_ttur")
+class PixelAttention(keras.layers.Layer):
+    """Dot-product attention between the pixels of an image, without weights.
+
+    Each pixel takes the mean of all pixels' values, weighted by the softmax of its
+    query's products with their keys, over the root of their length (Vaswani et al.
+    2017). Each head does so with channels of its own. Whatever makes queries, keys and
+    values is another layer.
+
+    Args:
+        heads: How many; they divide the channels.
+        **kwargs: As for `keras.layers.Layer`.
+
+    The inputs are queries, keys and values, (n, h, w, c) each, of known size but for n;
+    the result is of their shape. Scores are of float32 at least.
+
+    Example:
+        >>> import numpy as np
+        >>> from tf_ttur.attention import PixelAttention
+        >>> queries, keys = np.zeros((2, 1, 4, 4, 6), "float32")
+        >>> values = np.arange(96, dtype="float32").reshape(1, 4, 4, 6)
+        >>> found = PixelAttention(heads=2)([queries, keys, values])
+        >>> bool(np.allclose(found, values.mean((1, 2), keepdims=True)))
+        True
+    """
+
+    def __init__(self, heads: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def build(self, input_shape: Sequence[Sequence[int]]) -> None:
+        """Checks the number of channels."""
+        channels = input_shape[0][-1]
+        if self.heads < 1 or channels % self.heads:
+            raise ValueError(
+                f"{channels} channels cannot be split evenly into {self.heads} heads."
+            )
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """Attends."""
+        _, height, width, channels = inputs[0].shape
+        queries, keys, values = map(self._split, inputs)
+        queries *= (channels // self.heads) ** -0.5
+        scores = tf.matmul(queries, keys, transpose_b=True)
+        weights = tf.cast(tf.nn.softmax(precise(scores)), values.dtype)
+        attended = weights @ values
+        if self.heads > 1:
+            attended = tf.transpose(attended, [0, 2, 1, 3])
+        return tf.reshape(attended, [-1, height, width, channels])
+
+    def compute_output_shape(
+        self, input_shape: Sequence[Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Returns the shape of the queries."""
+        return tuple(input_shape[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "heads": self.heads}
+
+    def _split(self, images: tf.Tensor) -> tf.Tensor:
+        """Makes (n, heads, h w, c / heads) of (n, h, w, c); of one head without it."""
+        rows = _rows(images)
+        if self.heads == 1:
+            return rows
+        _, pixels, channels = rows.shape
+        rows = tf.reshape(rows, [-1, pixels, self.heads, channels // self.heads])
+        return tf.transpose(rows, [0, 2, 1, 3])
 
 
 def _rows(images: tf.Tensor) -> tf.Tensor:

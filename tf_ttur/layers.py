@@ -48,10 +48,14 @@ __all__ = [
     "ConvMeanPool2D",
     "Embedding",
     "GlobalSumPooling2D",
+    "GroupNormalization",
     "ImageNormalization",
+    "MeanPool2D",
     "SameConv2D",
+    "Upsample2D",
     "UpsampleConv2D",
     "batch_normalize",
+    "group_normalize",
     "look_up",
 ]
 
@@ -419,6 +423,140 @@ class ImageNormalization(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
+@_serializable
+class GroupNormalization(keras.layers.Layer):
+    """Group normalisation, which may be told a condition and may end in SiLU.
+
+    Each image is normalised by the mean and variance of each of its groups of
+    neighbouring channels (Wu and He 2018), as `keras.layers.GroupNormalization` does,
+    with the same weights. Beside the images, the layer may get vectors that a condition
+    decides, such as the noise level of a diffusion model:
+
+    - vectors of c numbers are added to the images' pixels before all else, as in DDPM;
+    - vectors of 2 c numbers are gains and offsets, as in ADM: what is normalised, y,
+      becomes (1 + gain) y + offset.
+
+    Statistics are of float32 at least. First derivatives are right, and are written out
+    so that the images are walked through as rarely as possible; second ones are those
+    of the formulas for the first.
+
+    Args:
+        groups: Number of groups, which divides the channels.
+        epsilon: Added to the variance.
+        silu: Whether y sigmoid(y) is returned instead of y.
+        **kwargs: As for `keras.layers.Layer`.
+
+    The inputs are images (n, h, w, c), or a list of them and of vectors (n, c) or
+    (n, 2 c). h, w and c are known.
+
+    Example:
+        >>> import numpy as np
+        >>> from tf_ttur.layers import GroupNormalization
+        >>> images = np.random.default_rng(0).normal(3.0, 5.0, size=(8, 16, 16, 6))
+        >>> found = GroupNormalization(2)(images)
+        >>> round(float(np.mean(found))), round(float(np.std(found)))
+        (0, 1)
+    """
+
+    def __init__(
+        self, groups: int, epsilon: float = 1e-5, silu: bool = False, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.epsilon = epsilon
+        self.silu = silu
+
+    def build(self, input_shape: Sequence[Any]) -> None:
+        """Makes a scale and an offset for each channel."""
+        images, *vectors = _shapes(input_shape)
+        channels = images[-1]
+        if self.groups < 1 or channels % self.groups:
+            raise ValueError(
+                f"{channels} channels cannot be split evenly into {self.groups} groups."
+            )
+        if vectors and vectors[0][-1] not in (channels, 2 * channels):
+            raise ValueError(
+                f"The vectors have {vectors[0][-1]} numbers; for images of {channels} "
+                f"channels they need {channels}, which are added, or {2 * channels}, "
+                "which are gains and offsets."
+            )
+        for name, initializer in (("gamma", "ones"), ("beta", "zeros")):
+            weight = self.add_weight(
+                shape=(channels,), initializer=initializer, name=name
+            )
+            setattr(self, name, weight)
+
+    def call(self, inputs: Any) -> Any:
+        """Normalises each group of channels of each image."""
+        images, *vectors = map(
+            precise, inputs if isinstance(inputs, list | tuple) else [inputs]
+        )
+        channels = images.shape[-1]
+        gamma, beta = (
+            tf.cast(tf.convert_to_tensor(values), images.dtype)
+            for values in (self.gamma, self.beta)
+        )
+        shape = [tf.shape(images)[0], channels]
+        if vectors and vectors[0].shape[-1] == 2 * channels:
+            gains, offsets = tf.split(vectors[0], 2, -1)
+            scales, offsets = gamma * (1.0 + gains), beta * (1.0 + gains) + offsets
+        else:
+            if vectors:
+                images += _to_pixels(vectors[0])
+            scales, offsets = (
+                tf.broadcast_to(values, shape) for values in (gamma, beta)
+            )
+        outputs = group_normalize(
+            images, scales, offsets, self.groups, self.epsilon, self.silu
+        )
+        return tf.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[int, ...]:
+        """Returns the shape of the images."""
+        return tuple(_shapes(input_shape)[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = {"groups": self.groups, "epsilon": self.epsilon, "silu": self.silu}
+        return {**super().get_config(), **config}
+
+
+@_serializable
+class Upsample2D(keras.layers.Layer):
+    """Repeats every pixel in both directions, (n, h, w, c) -> (n, 2 h, 2 w, c).
+
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Repeats pixels."""
+        return upsample(inputs)
+
+    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of twice the height and width."""
+        batch, height, width, channels = input_shape
+        return (batch, _doubled(height), _doubled(width), channels)
+
+
+@_serializable
+class MeanPool2D(keras.layers.Layer):
+    """Takes the mean of 2x2 pixels, (n, h, w, c) -> (n, h / 2, w / 2, c).
+
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Takes means; the height and width of the images are even."""
+        return mean_pool(inputs)
+
+    def compute_output_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of half the height and width."""
+        batch, height, width, channels = input_shape
+        return (batch, _halved(height), _halved(width), channels)
+
+
 def batch_normalize(
     images: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -476,6 +614,69 @@ def batch_normalize(
         return (outputs, mean, variance), gradients
 
     return normalized(images, gamma, beta)
+
+
+def group_normalize(
+    images: tf.Tensor,
+    scales: tf.Tensor,
+    offsets: tf.Tensor,
+    groups: int,
+    epsilon: float,
+    silu: bool = False,
+) -> tf.Tensor:
+    """Normalises each group of neighbouring channels of each image.
+
+    Args:
+        images: (n, h, w, c), of known size but for n.
+        scales: Each image's scales of its channels (n, c).
+        offsets: Their offsets (n, c).
+        groups: Number of groups; it divides c.
+        epsilon: Added to the variance.
+        silu: Whether y sigmoid(y) is returned instead of y.
+
+    Returns:
+        (n, h, w, c).
+    """
+    _, height, width, channels = images.shape
+    members = channels // groups
+    count = float(height * width * members)
+    apart = rewrites()  # It may have another answer where a gradient is taken.
+
+    def group_means(sums: tf.Tensor) -> tf.Tensor:
+        """Makes of sums over pixels (n, c) the means of their groups, (n, c)."""
+        sums = tf.reduce_sum(tf.reshape(sums, [-1, groups, members]), -1) / count
+        return tf.repeat(sums, members, 1) if members > 1 else sums
+
+    @tf.custom_gradient
+    def normalized(images: tf.Tensor, scales: tf.Tensor, offsets: tf.Tensor) -> Any:
+        mean = group_means(sum_each(images))
+        centred = images - _to_pixels(mean)
+        rate = tf.math.rsqrt(group_means(sum_each(tf.square(centred))) + epsilon)
+
+        def scaled() -> tf.Tensor:
+            return centred * _to_pixels(scales * rate) + _to_pixels(offsets)
+
+        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            if silu:
+                values = scaled()
+                gate = tf.sigmoid(values)
+                upstream *= gate * (1.0 + values * (1.0 - gate))
+            by_offsets = sum_each(upstream, apart)
+            by_scales = rate * sum_each(upstream * centred, apart)
+            # The mean and the variance are functions of the images, too.
+            by_mean = rate * group_means(scales * by_offsets)
+            by_rate = tf.square(rate) * group_means(scales * by_scales)
+            by_images = (
+                upstream * _to_pixels(scales * rate)
+                - _to_pixels(by_mean)
+                - centred * _to_pixels(by_rate)
+            )
+            return by_images, by_scales, by_offsets
+
+        values = scaled()
+        return values * tf.sigmoid(values) if silu else values, gradients
+
+    return normalized(images, scales, offsets)
 
 
 def look_up(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
@@ -538,6 +739,12 @@ def _add_bias_and_activate(layer: Any, outputs: tf.Tensor) -> tf.Tensor:
     if layer.use_bias:
         outputs = outputs + spread(tf.convert_to_tensor(layer.bias), outputs)
     return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def _shapes(input_shape: Sequence[Any]) -> list[Sequence[int]]:
+    """Returns the shapes of a layer's inputs, of which there may be one."""
+    several = isinstance(input_shape[0], list | tuple)
+    return [*input_shape] if several else [input_shape]
 
 
 def _doubled(size: int | None) -> int | None:

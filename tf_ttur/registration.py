@@ -19,7 +19,9 @@ __all__ = ["CLASSES", "register"]
 # The names of the registered classes, by their modules.
 CLASSES = {
     "adabelief": ("AdaBelief",),
-    "attention": ("SelfAttention",),
+    "attention": ("PixelAttention", "SelfAttention"),
+    "distillation.diffusion": ("Diffusion",),
+    "distillation.flash_dmd": ("FlashDMD",),
     "distillation.parametrisations": ("EDM", "VP", "Flow"),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
@@ -31,13 +33,17 @@ CLASSES = {
         "ConvMeanPool2D",
         "Embedding",
         "GlobalSumPooling2D",
+        "GroupNormalization",
         "ImageNormalization",
+        "MeanPool2D",
         "SameConv2D",
+        "Upsample2D",
         "UpsampleConv2D",
     ),
     "networks.began": ("BEGAN",),
     "networks.resnet": ("BatchStatistics", "PackImages"),
     "networks.text": ("TextGAN",),
+    "networks.unet": ("NoiseEmbedding", "ScaledAdd"),
     "schedules": ("PerStep", "PowerLaw", "Warmup"),
     "spectral": (
         "SpectralConv2D",

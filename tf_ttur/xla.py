@@ -106,16 +106,26 @@ def sum_pixels(images: tf.Tensor) -> tf.Tensor:
     return _sum_pixels(images)
 
 
-def sum_each(images: tf.Tensor) -> tf.Tensor:
+def sum_each(images: tf.Tensor, apart: bool = False) -> tf.Tensor:
     """Sums each image over its pixels.
 
     Args:
-        images: (n, h, w, c).
+        images: (n, h, w, c); h, w and c are known.
+        apart: Whether XLA is kept from computing the images in the sum's own loop. It
+            repeats what they are made of there, which is slow for images that others
+            need, too, and that took a function such as a sigmoid.
 
     Returns:
         The sums (n, c).
     """
-    return tf.reduce_sum(images, [1, 2])
+    if not apart:
+        return tf.reduce_sum(images, [1, 2])
+    # A product takes arrays from the memory. One row of ones is enough: each image has
+    # a matrix of its own.
+    _, height, width, channels = images.shape
+    rows = tf.reshape(images, [-1, height * width, channels])
+    ones = tf.ones([tf.shape(rows)[0], 1, height * width], images.dtype)
+    return tf.squeeze(ones @ rows, 1)
 
 
 def spread(values: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ import rounding
 import tensorflow as tf
 
 from tf_ttur import networks, xla
-from tf_ttur.networks import began, biggan, dcgan, dcgan_4x4, resnet, text
+from tf_ttur.networks import began, biggan, dcgan, dcgan_4x4, resnet, text, unet
 
 pytestmark = pytest.mark.portable
 
@@ -42,11 +42,12 @@ class Network:
         outputs: Shape of an output, given the size.
         parameters: Number of trainable parameters, given the size.
         refused: Settings that it has to refuse, and what the error says.
-        conditional: Whether a second input is the label of a class.
+        conditional: Whether the last input is the label of a class.
+        noisy: Whether the second input is a noise level.
     """
 
     build: Callable[..., keras.Model]
-    options: dict[str, int]
+    options: dict[str, Any]
     size: str
     sizes: tuple[int, ...]
     inputs: Callable[[int], tuple[int, ...]]
@@ -54,6 +55,7 @@ class Network:
     parameters: Callable[[int], int]
     refused: tuple[tuple[dict[str, Any], str], ...]
     conditional: bool = False
+    noisy: bool = False
 
     def make(self, size=None, **options):
         size = {self.size: size or self.sizes[0]}
@@ -62,8 +64,9 @@ class Network:
     def batch(self, size=None):
         shape = self.inputs(size or self.sizes[0])
         batch = np.random.default_rng(0).uniform(-1, 1, (BATCH, *shape)).astype("f4")
-        labels = np.arange(BATCH, dtype="int32") % CLASSES
-        return [tf.constant(batch), tf.constant(labels)] if self.conditional else batch
+        further = [np.linspace(-1, 1, BATCH, dtype="f4")] * self.noisy
+        further += [np.arange(BATCH, dtype="int32") % CLASSES] * self.conditional
+        return [*map(tf.constant, [batch, *further])] if further else batch
 
 
 def image(size):
@@ -228,6 +231,34 @@ def text_discriminator(length, w=WIDTH):
     return conv(SYMBOLS, w, 1) + 10 * conv(w, w, 5) + dense(length * w, 1)
 
 
+def unet_block(a, b, attended=False, resampled=False, w=WIDTH):
+    """Two norms, two convolutions, the condition, a shortcut and attention."""
+    return (
+        norm(a, b)
+        + conv(a, b, 9)
+        + conv(b, b, 9)
+        + dense(4 * w, b)
+        + (conv(a, b, 1) if a != b or resampled else 0)
+        + (norm(b) + 4 * conv(b, b, 1) if attended else 0)
+    )
+
+
+def unet_denoiser(size, w=WIDTH):
+    """One block of each size on the way down, of which there are two."""
+    attended = size == 16  # half of it is 8
+    return (
+        dense(w, 4 * w) + dense(4 * w, 4 * w) + dense(CLASSES, w)
+        + conv(CHANNELS, w, 9)
+        + unet_block(w, w) + unet_block(w, w, resampled=True)
+        + unet_block(w, 2 * w, attended)
+        + unet_block(2 * w, 2 * w, True) + unet_block(2 * w, 2 * w)
+        + unet_block(4 * w, 2 * w) + unet_block(3 * w, 2 * w, attended)
+        + unet_block(2 * w, 2 * w, resampled=True)
+        + unet_block(3 * w, w) + unet_block(2 * w, w)
+        + norm(w) + conv(w, CHANNELS, 9)
+    )  # fmt: skip
+
+
 OF_IMAGES = {"channels": CHANNELS, "width": WIDTH}
 OF_TEXT = {"vocabulary_size": SYMBOLS, "width": WIDTH}
 OF_CLASSES = {"num_classes": CLASSES}
@@ -247,6 +278,14 @@ NO_TEXT = (
     ({"width": 0}, "width 0"),
     ({"length": 0}, "length 0"),
 )
+
+NO_UNET = (
+    *NOTHING,
+    ({"image_size": 9}, "multiple of 2"),
+    ({"num_classes": 0}, "at least 1"),
+    ({"style": "dit"}, "choose from ddpmpp, adm"),
+)
+OF_UNETS = {"multipliers": (1, 2), "blocks": 1, "attention": (8,), "dropout": 0.0}
 
 NETWORKS = {
     "dcgan.generator": Network(
@@ -295,6 +334,10 @@ NETWORKS = {
     "biggan.discriminator": Network(
         biggan.discriminator, OF_IMAGES | OF_CLASSES, "image_size", (32, 64),
         image, score, biggan_discriminator, NO_BIGGAN, conditional=True,
+    ),
+    "unet.denoiser": Network(
+        unet.denoiser, OF_IMAGES | OF_CLASSES | OF_UNETS, "image_size", (16, 20, 64),
+        image, image, unet_denoiser, NO_UNET, conditional=True, noisy=True,
     ),
     "text.generator": Network(
         text.generator, OF_TEXT | OF_LATENTS, "length", (10, 32),
@@ -357,9 +400,10 @@ def test_every_builder_of_the_package_is_in_the_table():
 def test_shapes_and_types_are_those_of_the_size(network, size):
     model = network.make(size)
     shape = (None, *network.inputs(size))
-    if network.conditional:
-        assert model.input_shape == [shape, (None,)]
-        assert [x.dtype for x in model.inputs] == ["float32", "int32"]
+    if network.noisy or network.conditional:
+        further = ["float32"] * network.noisy + ["int32"] * network.conditional
+        assert model.input_shape == [shape, *((None,) for _ in further)]
+        assert [x.dtype for x in model.inputs] == ["float32", *further]
     else:
         assert model.input_shape == shape
     assert model.output_shape == (None, *network.outputs(size))

@@ -139,3 +139,29 @@ def test_it_returns_from_its_file(tmp_path):
 def test_few_channels_are_refused():
     with pytest.raises(ValueError, match="have 7 channels; .* at least 8"):
         attention.SelfAttention()(np.zeros((1, 4, 4, 7), "float32"))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_pixels_attend_to_each_other_in_each_head(heads):
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 2, 3, 6))
+    found = attention.PixelAttention(heads, dtype="float64")([q, k, v])
+    expected = np.empty((2, 6, 6))
+    each = 6 // heads
+    for n in range(2):
+        for head in range(heads):
+            part = slice(head * each, (head + 1) * each)
+            one, two, three = (x[n].reshape(6, 6)[:, part] for x in (q, k, v))
+            for pixel in range(6):
+                scores = np.exp(two @ one[pixel] / np.sqrt(each))
+                expected[n, pixel, part] = scores / scores.sum() @ three
+    # Scores are sums of up to 6 terms, whose magnitude an exponential amplifies.
+    magnitude = 6 * np.abs(q).max() * np.abs(k).max()
+    atol = rounding.gamma(6 + 6 + 6 + 2 * rounding.FUNCTION) * magnitude
+    atol *= 2 * np.abs(v).max()
+    np.testing.assert_allclose(found, expected.reshape(2, 2, 3, 6), rtol=0, atol=atol)
+
+
+def test_heads_have_to_divide_the_channels():
+    images = np.zeros((1, 2, 2, 6))
+    with pytest.raises(ValueError, match="split evenly into 4 heads"):
+        attention.PixelAttention(4)([images] * 3)

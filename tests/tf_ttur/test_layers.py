@@ -464,3 +464,88 @@ def test_large_images_in_float32_under_xla():
     *image, filters = LARGE
     layer = layers.Conv2D(filters, 3, padding="same", dtype="float32")
     assert_equal_under_xla(layer, tf.cast(images(*image), tf.float32))
+
+
+# --- Group normalisation, and resampling without a convolution -----------------------
+
+
+def reference_normalisation(layer, x, vectors=None):
+    """Group normalisation from TensorFlow's operations."""
+    n, height, width, channels = x.shape
+    if vectors is not None and vectors.shape[1] == channels:
+        x += vectors[:, None, None, :]
+    x = tf.reshape(x, [n, height, width, layer.groups, -1])
+    x -= tf.reduce_mean(x, [1, 2, 4], keepdims=True)
+    variance = tf.reduce_mean(tf.square(x), [1, 2, 4], keepdims=True)
+    x = tf.reshape(x / tf.sqrt(variance + layer.epsilon), [n, height, width, channels])
+    x = x * layer.gamma + layer.beta
+    if vectors is not None and vectors.shape[1] == 2 * channels:
+        gains, offsets = tf.split(vectors[:, None, None, :], 2, -1)
+        x = x * (1 + gains) + offsets
+    return x * tf.sigmoid(x) if layer.silu else x
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("told", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((4, 6, 6), 3), ((1, 3, 5), 1), ((8, 8, 4), 2)]
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_group_normalisation(shape, groups, told, silu, compiled):
+    x, channels = images(*shape), shape[-1]
+    random = np.random.default_rng(1)
+    layer = layers.GroupNormalization(groups, 1e-3, silu)
+    given = [x + 2.0]
+    if told:
+        given.append(tf.constant(random.normal(size=(2, told * channels))))
+    layer(given if told else given[0])
+    layer.gamma.assign(random.normal(size=channels))
+    layer.beta.assign(random.normal(size=channels))
+
+    def derivatives_of(function):
+        with tf.GradientTape() as outer:
+            outer.watch(given)
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = function(*given)
+                loss = tf.reduce_sum(tf.sin(y))
+            sources = [*given, *layer.trainable_variables]
+            gradients = tape.gradient(loss, sources)
+            penalty = tf.reduce_sum(tf.square(gradients[0]))
+        return [y, *gradients, *outer.gradient(penalty, sources)]
+
+    with xla.for_xla(compiled):
+        found = derivatives_of(lambda *x: layer([*x] if told else x[0]))
+    expected = derivatives_of(lambda *x: reference_normalisation(layer, *x))
+    deviation = tf.math.reduce_std(given[0]).numpy()
+    assert_near(found, expected, 20 * x.shape.num_elements(), 1 + 3 / deviation)
+
+
+def test_group_normalisation_has_the_weights_and_values_of_keras():
+    x = images(4, 6, 12)
+    ours = layers.GroupNormalization(4, 1e-5)
+    keras_own = keras.layers.GroupNormalization(4, epsilon=1e-5)
+    found, expected = ours(x), keras_own(x)
+    assert [(v.name, v.shape) for v in ours.weights] == [
+        (v.name, v.shape) for v in keras_own.weights
+    ]
+    atol = 4 * rounding.gamma(4 * 6 * 3) * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+def test_group_normalisation_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="split evenly into 4 groups"):
+        layers.GroupNormalization(4)(images(2, 2, 6))
+    with pytest.raises(ValueError, match="they need 6, which are added, or 12"):
+        layers.GroupNormalization(3)([images(2, 2, 6), tf.zeros([2, 5])])
+
+
+def test_resampling_repeats_pixels_and_takes_means():
+    x = images(4, 6, 3)
+    up, down = layers.Upsample2D(), layers.MeanPool2D()
+    np.testing.assert_array_equal(up(x), upsampled(x))
+    expected = np.asarray(x).reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
+    atol = 2 * rounding.gamma(4) * np.abs(x).max()
+    np.testing.assert_allclose(down(x), expected, rtol=0, atol=atol)
+    assert up.compute_output_shape((None, 4, 6, 3)) == (None, 8, 12, 3)
+    assert down.compute_output_shape((None, 4, 6, 3)) == (None, 2, 3, 3)

@@ -196,3 +196,12 @@ def test_sums_over_pixels_and_their_adjoint(shape):
     sizes = np.abs(x) * (1 + np.abs(v * x)) + np.square(x)
     atol = 2 * rounding.of_sum(sizes, axes, further=few).max()
     np.testing.assert_allclose(by_v, expected, rtol=0, atol=atol)
+
+
+def test_sums_of_each_image_are_the_same_apart():
+    images = tf.constant(np.random.default_rng(0).normal(size=(3, 4, 5, 6)))
+    expected = np.asarray(images).sum((1, 2))
+    atol = 2 * rounding.gamma(20) * np.abs(images).sum((1, 2)).max()
+    for apart in (False, True):
+        found = xla.sum_each(images, apart)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
