@@ -41,7 +41,16 @@ from tf_ttur.distillation.parametrisations import Flow, Parametrisation
 from tf_ttur.distillation.parametrisations import get as parametrisation_of
 from tf_ttur.replicas import Share
 
-__all__ = ["SAMPLERS", "ddim", "euler", "evaluations", "guided", "heun", "renoise"]
+__all__ = [
+    "SAMPLERS",
+    "check_flow",
+    "ddim",
+    "euler",
+    "evaluations",
+    "guided",
+    "heun",
+    "renoise",
+]
 
 _Denoise = Callable[[tf.Tensor, tf.Tensor], Any]
 
@@ -267,11 +276,7 @@ def euler(
         [[-0.5], [2.0]]
     """
     form, t, following = _schedule(parametrisation, "ladder", steps, times)
-    if not isinstance(form, Flow):
-        raise InputError(
-            "euler is for flow matching; ddim does the same for all others. "
-            f"Received: {form!r}."
-        )
+    check_flow(form)
     rows = {"t": t, "by": following - t}
 
     def step(images: Any, row: Any, noise: Any) -> Any:
@@ -289,6 +294,7 @@ def renoise(
     *,
     times: Any = None,
     seed: Any = None,
+    noises: Any = None,
     stop: Any = None,
     share: Share | None = None,
 ) -> tf.Tensor:
@@ -315,6 +321,8 @@ def renoise(
             by default the parametrisation's anchors.
         seed: An integer, or a `keras.random.SeedGenerator` to advance. Only a single
             step does without.
+        noises: In place of a seed, the noise of each step but the last, standard normal
+            numbers (steps - 1, n, ...).
         stop: Return the noisy images of the time with this number in place of clean
             ones; a whole number in 0..steps, or a tensor of it. At 0 it is `start`.
         share: Which rows of the global batch these are, where several replicas share
@@ -345,7 +353,12 @@ def renoise(
         )
     a, s = form.coefficients(following)
     rows = {"t": t, "a": a, "s": s}
-    keys = _keys(count, seed, "renoise") if count > 1 else None
+    given = noises is not None or count == 1
+    keys = None if given else _keys(count, seed, "renoise")
+    if noises is not None:
+        # After the last time s is 0, so the noise there may be any.
+        noises = _images(noises)
+        noises = tf.concat([noises, tf.zeros_like(noises[:1])], 0)
 
     def step(images: Any, row: Any, noise: Any) -> Any:
         clean = _estimate(denoise, images, row["t"])
@@ -354,7 +367,7 @@ def renoise(
         # After the last time a is 1 and s is 0, and this is the estimate itself.
         return row["a"] * clean + row["s"] * noise(clean)
 
-    return _loop(step, _images(start), rows, keys, stop, share)
+    return _loop(step, _images(start), rows, keys, stop, share, noises)
 
 
 SAMPLERS: dict[str, Callable[..., tf.Tensor]] = {
@@ -418,6 +431,22 @@ def guided(
         return other + scale * (one - other)
 
     return guide
+
+
+def check_flow(parametrisation: Parametrisation) -> None:
+    """Refuses a parametrisation that `euler` is not for.
+
+    Args:
+        parametrisation: A parametrisation.
+
+    Raises:
+        InputError: It is another than flow matching.
+    """
+    if not isinstance(parametrisation, Flow):
+        raise InputError(
+            "euler is for flow matching; ddim does the same for all others. "
+            f"Received: {parametrisation!r}."
+        )
 
 
 def evaluations(sampler: Any, steps: int, guidance: float = 1.0) -> int:
@@ -505,6 +534,7 @@ def _loop(
     keys: tf.Tensor | None,
     stop: Any = None,
     share: Share | None = None,
+    noises: tf.Tensor | None = None,
 ) -> Any:
     """Returns the state after each row's step, with one trace of `step` in all.
 
@@ -517,6 +547,8 @@ def _loop(
 
     def body(i: Any, state: Any) -> Any:
         def noise(like: tf.Tensor) -> tf.Tensor:
+            if noises is not None:
+                return tf.ensure_shape(noises[i], like.shape)
             return (share or _whole(like)).rows(
                 lambda n: tf.random.stateless_normal([n, *like.shape[1:]], keys[i])
             )

@@ -33,7 +33,9 @@ def encoder_and_heads():
 
 
 def bottleneck_heads(num_classes):
-    maps = keras.Input(denoiser(num_classes=num_classes).get_layer(LAYER).output.shape[1:])
+    maps = keras.Input(
+        denoiser(num_classes=num_classes).get_layer(LAYER).output.shape[1:]
+    )
     return keras.Model([maps], [keras.layers.Dense(1)(keras.layers.Flatten()(maps))])
 
 
@@ -45,9 +47,7 @@ def made(arm="flash", num_classes=None, teacher=None, jit=False, **changes):
         parts["encoder"], heads = encoder_and_heads()
     else:
         heads, parts["feature_layer"] = bottleneck_heads(num_classes), LAYER
-    teacher = teacher or denoiser(2, num_classes)
-    for index, each in enumerate((teacher,)):
-        _stir(each, index)
+    teacher = teacher or _stir(denoiser(2, num_classes), 0)
     model = FlashDMD(
         _stir(denoiser(0, num_classes), 5), _stir(denoiser(1, num_classes), 6), heads,
         teacher, parametrisation="flow", **parts,
@@ -146,7 +146,9 @@ def test_a_rollout_is_the_students_own_way_to_the_anchor():
             np.testing.assert_array_equal(rollout.noisy, x)
             np.testing.assert_allclose(rollout.clean, estimate, rtol=0, atol=1e-5)
         if index < 2:
-            x = form.corrupt(estimate, drawn.noises[:, index + 1], [times[index + 1]] * 4)
+            x = form.corrupt(
+                estimate, drawn.noises[:, index + 1], [times[index + 1]] * 4
+            )
     low = form.corrupt(estimate, drawn.noises[:, 3], [times[2]] * 4)
     np.testing.assert_allclose(rollout.low, low, rtol=0, atol=1e-5)
     indices = {int(model.draw(replicas.share(real(4))).index) for _ in range(40)}
@@ -183,7 +185,11 @@ def test_it_fits_with_labels_and_logs_every_loss(arm, ratio):
     model = made(arm, num_classes=3, ratio=ratio, guidance=2.0)
     labels = np.arange(8) % 3
     history = model.fit(
-        real(), labels, batch_size=4, validation_data=(real(4, 1), labels[:4]), verbose=0
+        real(),
+        labels,
+        batch_size=4,
+        validation_data=(real(4, 1), labels[:4]),
+        verbose=0,
     ).history
     names = {"dm_loss", "adv_loss", "fake_loss", "d_loss"}
     assert names | {f"val_{name}" for name in names} <= set(history)
@@ -296,6 +302,4 @@ def test_on_gaussians_the_student_gets_the_teachers_mean_and_covariance(ratio):
     # Standard errors of 20,000 images are below 4e-3; what is left is Adam's wandering,
     # which a cosine takes out.
     np.testing.assert_allclose(images.mean(0), gaussian.MEAN, rtol=0, atol=0.03)
-    np.testing.assert_allclose(
-        np.cov(images.T), gaussian.COVARIANCE, rtol=0, atol=0.03
-    )
+    np.testing.assert_allclose(np.cov(images.T), gaussian.COVARIANCE, rtol=0, atol=0.03)

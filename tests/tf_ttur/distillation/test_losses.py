@@ -80,7 +80,10 @@ def test_heads_are_averaged():
     fake = [random((4, 1), seed) for seed in range(3, 6)]
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
     expected = np.mean(
-        [relu(1 - r).mean() + relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]
+        [
+            relu(1 - r).mean() + relu(1 + f).mean()
+            for r, f in zip(real, fake, strict=True)
+        ]
     )
     found = losses.discriminator_loss(real, fake)
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -552,3 +552,30 @@ def test_times_that_cannot_be_are_refused(sampler, arguments, message):
 def test_arguments_out_of_their_range_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_noise_that_is_given_is_that_of_each_step():
+    flow = distillation.Flow()
+    start, noises = (
+        np.random.default_rng(seed).normal(size=shape).astype("float32")
+        for seed, shape in enumerate([(5, 3), (2, 5, 3)])
+    )
+
+    def student(noisy, t):
+        return tf.tanh(noisy) + t[:, None]
+
+    found = distillation.renoise(student, flow, start, 3, noises=noises)
+    x, times = start.astype("f8"), [1.0, 2 / 3, 1 / 3]
+    for index, t in enumerate(times):
+        x = np.tanh(x) + t
+        if index < 2:
+            after = times[index + 1]
+            x = (1 - after) * x + after * noises[index]
+    # Each of three steps rounds a few numbers of up to 4.
+    np.testing.assert_allclose(found, x, rtol=0, atol=4 * rounding.gamma(30))
+    parts = [
+        distillation.renoise(student, flow, start[i : i + 1], 3,
+                             noises=noises[:, i : i + 1])
+        for i in range(5)
+    ]  # fmt: skip
+    np.testing.assert_allclose(np.concatenate(parts), found, rtol=0, atol=1e-6)
