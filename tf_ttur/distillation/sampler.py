@@ -353,8 +353,8 @@ def renoise(
         )
     a, s = form.coefficients(following)
     rows = {"t": t, "a": a, "s": s}
-    given = noises is not None or count == 1
-    keys = None if given else _keys(count, seed, "renoise")
+    draws = noises is None and count > 1
+    keys = _keys(count, seed, "renoise") if draws else None
     if noises is not None:
         # After the last time s is 0, so the noise there may be any.
         noises = _images(noises)
