@@ -3,6 +3,11 @@ import os
 
 import pytest
 
+# A second thread of OpenBLAS only waits for the first one in matrices as small as those
+# of most tests, and takes a core while it does: on one that is busy, eigenvalues take
+# thirty times as long. NumPy reads this as it is loaded, and programs inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def synthetic_pb(tmp_path_factory):

@@ -58,11 +58,16 @@ def family(process):
 
 
 def main():
+    # Sockets are below it, and their paths are short.
+    folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")
+    # There Ray notes where its last cluster is, and makes no folder for it: /tmp/ray is
+    # the user's own, which may not be there.
+    os.environ["RAY_TMPDIR"] = folder
+    os.mkdir(f"{folder}/ray")
+
     import psutil
     from ray.cluster_utils import Cluster
 
-    # Sockets are below it, and their paths are short.
-    folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")
     options = {"num_cpus": CORES, "object_store_memory": OBJECT_STORE}
     cluster = Cluster(
         initialize_head=True,

@@ -543,9 +543,9 @@ def run(n):
         moments.update(random.normal(size=(50, 2048)).astype(np.float32))
     moments.statistics()
 
-run(5_000)
+run(2_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(50_000)
+run(14_000)
 print(before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -561,4 +561,5 @@ def test_memory_does_not_grow_with_the_number_of_images():
         timeout=600,
     )
     before, after = map(int, done.stdout.split())
+    # The 12,000 images more have features of 98 MB.
     assert after - before < 50, f"from {before} to {after} MB"

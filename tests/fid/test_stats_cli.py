@@ -377,7 +377,7 @@ class TestVerify:
 
 @pytest.mark.slow
 def test_a_file_is_computed_again_from_its_images(synthetic_pb, tmp_path, capsys):
-    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     source, path = tmp_path / "images", tmp_path / "a.npz"
     (source / "deeper").mkdir(parents=True)
     for index, image in enumerate(images):

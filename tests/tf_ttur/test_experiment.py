@@ -113,12 +113,19 @@ def test_the_best_model_has_the_distance_that_is_recorded(whole, classifier):
     assert distance.measure(model) == pytest.approx(best, rel=0, abs=moved)
 
 
-def test_equal_seeds_give_equal_runs(whole, tmp_path):
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory):
+    """A run with another seed."""
+    workdir = tmp_path_factory.mktemp("other") / "run"
+    run(SMALL.override(seed=1), workdir)
+    return workdir
+
+
+def test_equal_seeds_give_equal_runs(whole, other_run, tmp_path):
     run(SMALL, tmp_path / "again")
     assert rows(tmp_path / "again") == rows(whole[0])
     assert pictures(tmp_path / "again") == pictures(whole[0])
-    run(SMALL.override(seed=1, steps=2), tmp_path / "other")
-    assert rows(tmp_path / "other")[1] != rows(whole[0])[1]
+    assert rows(other_run)[1] != rows(whole[0])[1]
 
 
 class PowerCut(Exception):
@@ -263,14 +270,6 @@ def test_lost_checkpoints_are_an_error(whole, tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.fixture(scope="module")
-def other_run(tmp_path_factory):
-    """A run with another seed."""
-    workdir = tmp_path_factory.mktemp("other") / "run"
-    run(SMALL.override(seed=1), workdir)
-    return workdir
-
-
 LAST = "checkpoints/step_00000007.keras"
 
 
@@ -377,15 +376,14 @@ def changed(data):
     return data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut_short, changed, lambda data: b""])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
-    whole, tmp_path, damage
-):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "step_00000007.keras"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match="step_00000007.keras cannot be loaded"):
-        run(SMALL, tmp_path / "run")
+    right = path.read_bytes()
+    for damage in (cut_short, changed, lambda data: b""):
+        path.write_bytes(damage(right))
+        with pytest.raises(InputError, match="step_00000007.keras cannot be loaded"):
+            run(SMALL, tmp_path / "run")
     path.unlink()
     run(SMALL, tmp_path / "run")
     assert kill_drill.differences(tmp_path / "run", whole[0]) == []
@@ -436,30 +434,26 @@ def room(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
-    ("owner", "size", "message"),
-    [
+def test_no_room_for_a_file_is_one_error_and_harms_no_checkpoint(whole, tmp_path):
+    """One run that finds no room again and again, going on from the step before."""
+    for owner, size, message in (
         (callbacks.SampleGrid, 500, "Cannot write .*samples/step_00000004.png: "),
         (callbacks.MetricsLog, 250, "Cannot write .*metrics.jsonl: "),
         (callbacks.Checkpoints, 20_000, "Cannot write .*step_00000004.keras: "),
-    ],
-)
-def test_no_room_for_a_file_is_one_error_and_harms_no_checkpoint(
-    whole, tmp_path, owner, size, message
-):
-    original = owner.on_epoch_end
+    ):
+        original = owner.on_epoch_end
 
-    def write(self, epoch, logs=None):
-        with room(size) if self.step == 4 else contextlib.nullcontext():
-            original(self, epoch, logs)
+        def write(self, epoch, logs=None, size=size, original=original):
+            with room(size) if self.step == 4 else contextlib.nullcontext():
+                original(self, epoch, logs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, "on_epoch_end", write)
-        with pytest.raises(InputError, match=message):
-            run(SMALL, tmp_path)
-    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step_00000000.keras", "step_00000002.keras"]
-    assert keras.models.load_model(tmp_path / "checkpoints" / names[1]).steps == 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, "on_epoch_end", write)
+            with pytest.raises(InputError, match=message):
+                run(SMALL, tmp_path)
+        names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+        assert names == ["step_00000000.keras", "step_00000002.keras"]
+        assert keras.models.load_model(tmp_path / "checkpoints" / names[1]).steps == 2
     run(SMALL, tmp_path)
     assert kill_drill.differences(tmp_path, whole[0]) == []
 

@@ -614,6 +614,8 @@ def _derivatives(
         -2 * z / spread,
         -2 * z**2,
     )
+    if exact.all():
+        return at_exact
     # Of an interval, log(Phi(high) - Phi(low)), taken in the tail where both are small.
     low = (np.where(exact, -np.inf, table.low) - means) / spread
     high = (np.where(exact, np.inf, table.high) - means) / spread
@@ -623,15 +625,18 @@ def _derivatives(
     with np.errstate(divide="ignore"):
         mass = above + np.log(-np.expm1(np.minimum(below - above, -1e-300)))
 
-    def moment(at: np.ndarray, power: int) -> np.ndarray:
-        """at^power phi(at) / mass, which is 0 at infinity."""
+    def moments(at: np.ndarray) -> list[np.ndarray]:
+        """at^power phi(at) / mass up to the third, each 0 at infinity."""
         there = np.isfinite(at)
         finite = np.where(there, at, 0.0)
         exponent = -0.5 * finite**2 - 0.5 * math.log(2 * math.pi) - mass
-        return finite**power * np.exp(np.where(there, exponent, -np.inf))
+        found = [np.exp(np.where(there, exponent, -np.inf))]
+        for _ in range(3):
+            found.append(finite * found[-1])
+        return found
 
     zeroth, once, twice, thrice = (
-        moment(low, power) - moment(high, power) for power in range(4)
+        one - other for one, other in zip(moments(low), moments(high), strict=True)
     )
     within = (
         mass,

@@ -14,9 +14,9 @@ from tf_ttur.studies import kill_drill
 
 @pytest.mark.slow
 def test_a_killed_run_equals_the_uninterrupted_one(tmp_path, capsys):
-    """The programs as they are, on the networks of the preset."""
+    """The programs as they are, on the networks of the preset, if not as wide."""
     flags = ["--kills=2", "--steps=60", "--batch_size=8", f"--workdir={tmp_path}"]
-    flags += ["--set=every=20", "--set=num_samples=300"]
+    flags += ["--set=every=20", "--set=num_samples=300", "--set=width=4"]
     assert kill_drill.kill_drill(["kill_drill.py", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [

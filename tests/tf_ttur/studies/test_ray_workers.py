@@ -290,8 +290,9 @@ def test_runs_end_with_the_process_that_started_them(cluster, tmp_path, number):
 def test_a_sweep_on_two_nodes_of_which_one_is_killed_is_the_sweep_of_one_machine(
     cluster, tmp_path, classifier
 ):
-    flags = ["--pairs=3e-4:1e-4,1e-4:1e-4", "--seeds=2", "--steps=20", "--every=2"]
+    flags = ["--pairs=3e-4:1e-4,1e-4:1e-4", "--seeds=1", "--steps=20", "--every=2"]
     flags += ["--num_samples=64", "--set=width=2", "--set=batch_size=16"]
+    flags += ["--set=jit_compile=False"]
 
     def begin(name, *more):
         program = [sys.executable, ROOT / "scripts/sweep.py", f"--workdir={name}"]
@@ -309,9 +310,7 @@ def test_a_sweep_on_two_nodes_of_which_one_is_killed_is_the_sweep_of_one_machine
         return out, error
 
     folders = [
-        pathlib.Path(f"d_{rate}_g_0.0001/seed_{seed}")
-        for seed in range(2)
-        for rate in ("0.0003", "0.0001")
+        pathlib.Path(f"d_{rate}_g_0.0001/seed_0") for rate in ("0.0003", "0.0001")
     ]
     there = [tmp_path / "ray" / folder for folder in folders]
     process = begin("ray", f"--ray={cluster.address}")
@@ -327,10 +326,8 @@ def test_a_sweep_on_two_nodes_of_which_one_is_killed_is_the_sweep_of_one_machine
     out, error = end(process)
     end(begin("here", "--processes=2"))
     said = [line for line in error.splitlines() if line.startswith("[")]
-    assert [line.partition("]")[0] for line in said] == [
-        "[1/4", "[2/4", "[3/4", "[4/4",
-    ]  # fmt: skip
-    assert len({line.partition("]")[2].partition(":")[0] for line in said}) == 4
+    assert [line.partition("]")[0] for line in said] == ["[1/2", "[2/2"]
+    assert len({line.partition("]")[2].partition(":")[0] for line in said}) == 2
     assert error.count("it is done again, for time 2 of 3.") == 1
     for folder in folders:
         one, two = (

@@ -58,7 +58,13 @@ def test_curves_of_text_become_two_rows():
 
 
 @pytest.mark.slow
-def test_a_row_from_start_to_table_on_the_digits(tmp_path, classifier, capsys):
+def test_a_row_from_start_to_table_on_the_digits(
+    tmp_path, classifier, capsys, monkeypatch
+):
+    # The networks of the presets are wide, and take long to compile.
+    for name in ("digits_dcgan_ttur", "digits_dcgan_orig"):
+        changed = presets.get(name).override(width=2, jit_compile=False)
+        monkeypatch.setitem(presets.PRESETS, name, changed)
     argv = ["x", "--preset=digits_dcgan", "--seeds=2", "--steps=2",
             f"--workdir={tmp_path}"]  # fmt: skip
     assert cli.reproduce(argv) == 0

@@ -22,7 +22,8 @@ from tf_ttur.studies import sweep, sweep_cli
 from tf_ttur.studies.machines import Machines, Shard
 from tf_ttur.studies.sweep import Cell
 
-TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16"]
+TINY = ["--every=2", "--num_samples=64", "--set=width=2", "--set=batch_size=16",
+        "--set=jit_compile=False"]  # fmt: skip
 PRESET = presets.get(presets.DEFAULT)
 
 
@@ -113,6 +114,17 @@ def test_a_sweep_ends_with_its_table_and_figures(swept):
     assert "left" not in lines[2]
 
 
+def alike():
+    """The environment of a sweep in which a run has as many threads as one of `swept`.
+
+    Their number decides how sums are rounded.
+    """
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
+             "OPENBLAS_NUM_THREADS")  # fmt: skip
+    return dict.fromkeys(names, threads) | os.environ
+
+
 def workers_of(process):
     """Process ids of the children that train."""
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -128,6 +140,7 @@ def started(*arguments):
     process = subprocess.Popen(
         command(*arguments),
         cwd=ROOT,
+        env=alike(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -156,22 +169,26 @@ def gone(pid):
 
 
 @pytest.mark.slow
-def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
-    flags = ["--pairs=3e-4:1e-4", "--steps=40"]
-    first, second = (tmp_path / f"cut/d_0.0003_g_0.0001/seed_{n}" for n in range(2))
-    with started(tmp_path / "cut", *flags, "--seeds=2") as process:
-        wait_for(lambda: (first / "metrics.jsonl").exists(), process)
+def test_a_sweep_survives_its_workers_and_its_own_end(swept, tmp_path, classifier):
+    whole, flags, _ = swept
+    flags = [x for x in flags if not x.startswith("--processes")]
+    cut = tmp_path / "cut"
+    first, second = (
+        pathlib.Path(f"d_{rate}_g_0.0001/seed_0") for rate in ("0.0003", "0.0001")
+    )
+    with started(cut, *flags) as process:
+        wait_for(lambda: (cut / first / "metrics.jsonl").exists(), process)
         (worker,) = workers_of(process)
         os.kill(worker, signal.SIGKILL)
         # Its successor goes on with the second run, in which the sweep is ended.
-        wait_for(lambda: (second / "metrics.jsonl").exists(), process)
+        wait_for(lambda: (cut / second / "metrics.jsonl").exists(), process)
         (worker,) = workers_of(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
         assert "seed 0: failed: its process died (SIGKILL)" in process.stderr.read()
         assert gone(worker)
     # A worker does not outlive a sweep that had no time to end it.
-    with started(tmp_path / "cut", *flags, "--seeds=2") as process:
+    with started(cut, *flags) as process:
         wait_for(lambda: workers_of(process), process)
         (worker,) = workers_of(process)
         process.kill()
@@ -179,20 +196,12 @@ def test_a_sweep_survives_its_workers_and_its_own_end(tmp_path, classifier):
         while not gone(worker) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert gone(worker)
-    for name in ("cut", "whole"):
-        subprocess.run(
-            command(tmp_path / name, *flags, "--seeds=2"), cwd=ROOT, check=True
-        )
-    cut, whole = (
-        [
-            {key: value for key, value in row.items() if "minutes" not in key}
-            for seed in range(2)
-            for row in rows(tmp_path / f"{name}/d_0.0003_g_0.0001/seed_{seed}")
-        ]
-        for name in ("cut", "whole")
-    )
-    assert cut == whole
-    assert [row["step"] for row in cut] == [*range(0, 41, 2)] * 2
+    assert not any((cut / x / "summary.json").exists() for x in (first, second))
+    subprocess.run(command(cut, *flags), cwd=ROOT, env=alike(), check=True)
+    for folder in (first, second):
+        one, two = ([_timeless(row) for row in rows(x / folder)] for x in (whole, cut))
+        assert one == two
+        assert [row["step"] for row in one] == [0, 2, 4, 5]
 
 
 @pytest.mark.slow
@@ -200,16 +209,11 @@ def test_two_shards_at_once_are_the_sweep_of_one_process(swept, tmp_path, classi
     whole, flags, _ = swept
     flags = [x for x in flags if not x.startswith("--processes")]
     workdir = tmp_path / "shards"
-    # As many threads as a run of that sweep had: their number decides how sums are
-    # rounded.
-    threads = str(max(1, len(os.sched_getaffinity(0)) // 2))
-    names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS",
-             "OPENBLAS_NUM_THREADS")  # fmt: skip
     processes = [
         subprocess.Popen(
             command(workdir, *flags, f"--shard={i}/2"),
             cwd=ROOT,
-            env=os.environ | dict.fromkeys(names, threads),
+            env=alike(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -39,7 +39,7 @@ def small(tmp_path_factory):
     path.write_text("\n".join(LINES), encoding="utf-8")
     return presets.get("text_wgan_gp_ttur").override(
         dataset="text_files", text_files=str(path), width=2, steps=5, every=2,
-        batch_size=4, num_samples=SAMPLES, jit_compile=True,
+        batch_size=4, num_samples=SAMPLES, jit_compile=False,
         discriminator_lr=1e-3, generator_lr=1e-3,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def crash_at(owner, method, step):
 
 
 def test_a_run_that_is_cut_goes_on_as_if_nothing_had_been(small, tmp_path):
-    """Of networks without residual blocks, which XLA takes long to compile."""
+    """Of networks without residual blocks, which take long to trace."""
 
     def run(folder):
         return experiment.train(SmallText(small), RunFolder(folder))
@@ -371,22 +371,20 @@ def test_a_run_of_an_earlier_version_resumes(old_run):
 @pytest.mark.slow
 def test_text_is_swept_and_reproduced(small, tmp_path, capsys, monkeypatch):
     command = [sys.executable, "scripts/sweep.py", f"--workdir={tmp_path}/sweep",
-               "--preset=text_wgan_gp_ttur", "--pairs=3e-4:1e-4,1e-4:1e-4", "--seeds=1",
+               "--preset=text_wgan_gp_ttur", "--pairs=3e-4:1e-4", "--seeds=1",
                "--steps=3", "--every=2", "--num_samples=50", "--set=width=2",
                "--set=batch_size=4", "--set=jit_compile=false"]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True)
     table = json.loads((tmp_path / "sweep" / "table.json").read_text())
     assert table["metric"] == "jsd_4"
     assert table["metric_title"] == "n-gram Jensen-Shannon divergence (jsd_4)"
-    for cell in table["cells"]:
-        rates = cell["discriminator_lr"], cell["generator_lr"]
-        folder = tmp_path / "sweep" / "d_{!r}_g_{!r}".format(*rates) / "seed_0"
-        assert cell["best"]["mean"] == min(row["jsd_4"] for row in rows(folder))
+    (cell,) = table["cells"]
+    folder = tmp_path / "sweep" / "d_0.0003_g_0.0001" / "seed_0"
+    assert cell["best"]["mean"] == min(row["jsd_4"] for row in rows(folder))
     # The networks of the presets, and the orig one's ten steps, take long to compile.
+    quick = {"width": 2, "batch_size": 4, "num_samples": 50, "jit_compile": False}
     for name in ("text_wgan_gp_ttur", "text_wgan_gp_orig"):
-        quick = {"width": 2, "batch_size": 4, "num_samples": 50, "jit_compile": False}
-        steps = 2 if name.endswith("orig") else 1
-        changed = presets.get(name).override(**quick, discriminator_steps=steps)
+        changed = presets.get(name).override(**quick, discriminator_steps=1)
         monkeypatch.setitem(presets.PRESETS, name, changed)
     argv = ["x", "--preset=text_wgan_gp", "--seeds=1", "--steps=1",
             f"--workdir={tmp_path}/rows"]  # fmt: skip
