@@ -436,9 +436,8 @@ class GroupNormalization(keras.layers.Layer):
     - vectors of 2 c numbers are gains and offsets, as in ADM: what is normalised, y,
       becomes (1 + gain) y + offset.
 
-    Statistics are of float32 at least. First derivatives are right, and are written out
-    so that the images are walked through as rarely as possible; second ones are those
-    of the formulas for the first.
+    Statistics are of float32 at least. Derivatives are written out, so that the images
+    are walked through as rarely as possible.
 
     Args:
         groups: Number of groups, which divides the channels.
