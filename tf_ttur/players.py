@@ -165,6 +165,7 @@ class Players(keras.Model):
         )
         # The network that each optimizer trains, by the optimizer's name.
         self._trained = MappingProxyType({})
+        self._means, self._norms = {}, {}
         # Paths of the weights that the compiled step trains, by their identity.
         self._traced_for = MappingProxyType({})
         self._scope = tf.distribute.get_strategy()

@@ -15,6 +15,7 @@ import pytest
 
 from fid.files import InputError
 from tf_ttur import callbacks, experiment, presets, tasks
+from tf_ttur.labels import Labelled
 from tf_ttur.runs import RunFolder
 
 LINES = [f"line {i} of {i * i % 7} words, {'abcdefg'[: i % 7]}" for i in range(60)]
@@ -30,6 +31,8 @@ class Case:
         shape: Of the data.
         metric: Name of the measured value.
         refused: Sources that are not for this kind, and the message.
+        described: What the description ends in, a pattern.
+        unknown: Settings whose value nobody knows.
     """
 
     preset: str
@@ -37,17 +40,22 @@ class Case:
     shape: tuple[int, ...] | None
     metric: str
     refused: tuple[dict[str, Any], str] | None = None
+    described: str = r"discriminator [\d.e-]+, generator [\d.e-]+"
+    unknown: tuple[str, ...] = ("dataset", "loss")
 
 
 def text_changes(folder):
     (folder / "lines.txt").write_text("\n".join(LINES), encoding="utf-8")
-    return {"dataset": "text_files", "text_files": str(folder / "lines.txt")}
+    return _GAN | {"dataset": "text_files", "text_files": str(folder / "lines.txt")}
+
+
+_GAN = {"width": 2, "latent_dimension": 3}
 
 
 CASES = {
     tasks.TASKS[presets.ImagePreset]: Case(
         "digits_dcgan_ttur",
-        lambda folder: {"extractor": "pixels"},
+        lambda folder: _GAN | {"extractor": "pixels"},
         (32, 32, 1),
         "frechet_pixels_8x8",
     ),
@@ -57,6 +65,20 @@ CASES = {
         None,
         "jsd_4",
         ({"download": True}, "--download is for images"),
+    ),
+    tasks.TASKS[presets.DiffusionPreset]: Case(
+        "digits_flow_teacher",
+        lambda folder: {
+            "extractor": "pixels",
+            "image_size": 8,
+            "width": 4,
+            "sampling_steps": 2,
+            "network_options": {"multipliers": [1], "blocks": 1, "attention": []},
+        },
+        (8, 8, 1),
+        "frechet_pixels_8x8",
+        described=r"flow; learning rate [\d.e-]+; euler with 2 calls .* an image",
+        unknown=("dataset", "parametrisation", "sampler", "optimizer", "schedule"),
     ),
 }
 
@@ -75,8 +97,8 @@ def case(kind):
 def preset(case, tmp_path_factory):
     changes = case.changes(tmp_path_factory.mktemp("data"))
     return presets.get(case.preset).override(
-        width=2, latent_dimension=3, steps=3, every=2, batch_size=4, num_samples=20,
-        sample_batch=10, jit_compile=False, **changes,
+        steps=3, every=2, batch_size=4, num_samples=20, sample_batch=10,
+        jit_compile=False, **changes,
     )  # fmt: skip
 
 
@@ -108,13 +130,16 @@ def test_data_model_and_batches_go_together(kind, case, preset):
     assert model.sample_shape == data.shape
     batch = next(iter(task.batches(data)))
     real = model.prepare_real(batch)
+    real = real.images if isinstance(real, Labelled) else real
     assert tuple(real.shape[1:]) == data.shape
-    assert real.shape[0] == preset.batch_size * preset.discriminator_steps
+    updates = getattr(preset, "discriminator_steps", 1)
+    assert real.shape[0] == preset.batch_size * updates
     # The order of the batches is a function of the seed and the step.
     later = next(iter(task.batches(data, start=1)))
     one, two = list(task.batches(data).take(2))
-    np.testing.assert_array_equal(one, batch)
-    np.testing.assert_array_equal(two, later)
+    for a, b in ((one, batch), (two, later)):
+        for x, y in zip(keras.tree.flatten(a), keras.tree.flatten(b), strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_the_configuration_holds_the_settings_and_can_be_written(kind, preset):
@@ -148,7 +173,7 @@ def test_callbacks_know_when_and_how_much(kind, case, preset, tmp_path):
     assert isinstance(task.samples(data, RunFolder(tmp_path)), callbacks.Samples)
     told = task.describe(data, measurement)
     assert told.startswith(str(data.num_examples))
-    assert re.search(r"discriminator [\d.e-]+, generator [\d.e-]+$", told)
+    assert re.search(f"{case.described}$", told)
 
 
 def test_the_table_of_results_has_a_row_for_each_value(kind):
@@ -183,12 +208,9 @@ def test_an_output_of_another_kind_is_refused(kind, ended):
 
 
 def test_what_cannot_be_is_refused_before_any_data_is_read(kind, case, preset):
-    for changes, message in (
-        ({"dataset": "nothing"}, "'nothing'"),
-        ({"loss": "nothing"}, "nothing"),
-    ):
-        with pytest.raises(InputError, match=message):
-            kind(preset.override(**changes)).check()
+    for name in case.unknown:
+        with pytest.raises(InputError, match="'nothing'"):
+            kind(preset.override(**{name: "nothing"})).check()
     if case.refused is not None:
         sources, message = case.refused
         with pytest.raises(InputError, match=message):

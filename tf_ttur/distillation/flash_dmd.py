@@ -279,11 +279,7 @@ class FlashDMD(DiffusionPlayers):
         refusals.check_settings(others, method)
         if others:
             raise TypeError(f"{method} has no argument {', '.join(others)}.")
-        if "teacher" not in self.frozen:
-            raise ValueError(
-                "This model was made without its teacher, so it can make images and "
-                "not be trained: give FlashDMD(..., teacher=network)."
-            )
+        self._check_teacher()
         settings = refusals.checked(
             _SETTINGS,
             guidance=guidance,
@@ -336,6 +332,27 @@ class FlashDMD(DiffusionPlayers):
             renoising=(float(low), float(high)),
             **settings,
         )
+
+    def _check_teacher(self) -> None:
+        if "teacher" not in self.frozen:
+            raise ValueError(
+                "This model was made without its teacher, so it can make images and "
+                "not be trained: give FlashDMD(..., teacher=network), or to load_model "
+                'custom_objects={"teacher": network, ...}.'
+            )
+
+    def check_given(self, x: Any, method: str) -> None:
+        """Refuses to train or evaluate without the teacher; see `Players`.
+
+        Args:
+            x: What a method of Keras was called with.
+            method: Which method, for the message.
+
+        Raises:
+            ValueError: The teacher is missing, or as there.
+        """
+        self._check_teacher()
+        super().check_given(x, method)
 
     @property
     def loss_names(self) -> tuple[str, ...]:

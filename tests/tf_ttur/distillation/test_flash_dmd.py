@@ -8,35 +8,52 @@ import tensorflow as tf
 
 from tf_ttur import replicas
 from tf_ttur.distillation.flash_dmd import FlashDMD, dmd2, flash_dmd
-from tf_ttur.networks import unet
 from tf_ttur.players import pull
 
 SIDE = 8
-LAYER = "dec_8_in_2"
+LAYER = "middle"
 
 
-def denoiser(seed=0, num_classes=None):
-    return unet.denoiser(
-        SIDE, 1, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.0,
-        num_classes=num_classes, seed=seed,
-    )  # fmt: skip
+def denoiser(seed=0, num_classes=None, width=4):
+    """A network that is traced in no time, with weights that are not 0."""
+    inputs = [keras.Input((SIDE, SIDE, 1)), keras.Input(())]
+    told = [keras.layers.Reshape((1,))(inputs[1] / 1000.0)]
+    if num_classes is not None:
+        inputs.append(keras.Input((), dtype="int32"))
+        told.append(keras.layers.Embedding(num_classes + 1, 3)(inputs[2]))
+    told = keras.layers.Concatenate()(told) if len(told) > 1 else told[0]
+    x = keras.layers.Conv2D(width, 3, padding="same")(inputs[0])
+    x += keras.layers.Reshape((1, 1, width))(keras.layers.Dense(width)(told))
+    x = keras.layers.Activation("silu", name=LAYER)(x)
+    return _seeded(
+        keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same")(x)), seed
+    )
+
+
+def _seeded(network, seed):
+    random = np.random.default_rng(seed)
+    network.set_weights(
+        [0.3 * random.normal(size=w.shape) for w in network.get_weights()]
+    )
+    return network
 
 
 def encoder_and_heads():
     images = keras.Input((SIDE, SIDE, 1))
     one = keras.layers.Conv2D(4, 3, 2, activation="elu")(images)
     two = keras.layers.Conv2D(4, 3)(one)
-    encoder = keras.Model(images, [one, two])
+    encoder = _seeded(keras.Model(images, [one, two]), 10)
     maps = [keras.Input(x.shape[1:]) for x in (one, two)]
     logits = [keras.layers.Dense(1)(keras.layers.Flatten()(x)) for x in maps]
-    return encoder, keras.Model(maps, logits)
+    return encoder, _seeded(keras.Model(maps, logits), 11)
 
 
 def bottleneck_heads(num_classes):
     maps = keras.Input(
         denoiser(num_classes=num_classes).get_layer(LAYER).output.shape[1:]
     )
-    return keras.Model([maps], [keras.layers.Dense(1)(keras.layers.Flatten()(maps))])
+    logits = keras.layers.Dense(1)(keras.layers.Flatten()(maps))
+    return _seeded(keras.Model([maps], [logits]), 11)
 
 
 def made(arm="flash", num_classes=None, teacher=None, jit=False, **changes):
@@ -47,10 +64,10 @@ def made(arm="flash", num_classes=None, teacher=None, jit=False, **changes):
         parts["encoder"], heads = encoder_and_heads()
     else:
         heads, parts["feature_layer"] = bottleneck_heads(num_classes), LAYER
-    teacher = teacher or _stir(denoiser(2, num_classes), 0)
+    teacher = teacher or denoiser(2, num_classes)
     model = FlashDMD(
-        _stir(denoiser(0, num_classes), 5), _stir(denoiser(1, num_classes), 6), heads,
-        teacher, parametrisation="flow", **parts,
+        denoiser(0, num_classes), denoiser(1, num_classes), heads, teacher,
+        parametrisation="flow", **parts,
     )  # fmt: skip
     model.compile(
         student_optimizer=keras.optimizers.SGD(0.1),
@@ -60,15 +77,6 @@ def made(arm="flash", num_classes=None, teacher=None, jit=False, **changes):
         **settings,
     )
     return model
-
-
-def _stir(network, seed):
-    """Moves weights that start at 0, by which nothing would come out."""
-    random = np.random.default_rng(seed)
-    network.set_weights(
-        [w + 0.05 * random.normal(size=w.shape) for w in network.get_weights()]
-    )
-    return network
 
 
 def real(count=8, seed=0):
@@ -198,11 +206,28 @@ def test_it_fits_with_labels_and_logs_every_loss(arm, ratio):
     assert model.generate(3, seed=0, labels=[0, 1, 2]).shape == (3, SIDE, SIDE, 1)
 
 
+def fix_noise(model):
+    """Draws the same numbers with XLA and without, however often a step is traced."""
+    seeds, one_step = [], model.one_step
+
+    def noise(draw, share):
+        seeds.append(len(seeds))
+        with tf.init_scope():
+            return tf.constant(draw(4, seed=seeds[-1]).numpy())
+
+    def step(data):
+        seeds.clear()
+        return one_step(data)
+
+    model.noise, model.one_step = noise, step
+
+
 def test_xla_computes_the_same():
     found = []
     for jit in (False, True):
         model = made(jit=jit)
-        model.fit(real(4), batch_size=4, verbose=0)
+        fix_noise(model)
+        model.train_on_batch(real(4))
         found.append(model.student.get_weights())
     for a, b in zip(*found, strict=True):
         # One step of SGD: the gradients are sums in another order.
@@ -211,12 +236,12 @@ def test_xla_computes_the_same():
 
 def test_it_goes_on_exactly_after_loading_with_its_own_teacher_only(tmp_path):
     model = made()
-    model.fit(real(4), batch_size=4, verbose=0)
+    model.fit(real(4), batch_size=4, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     frozen = dict(model.frozen)
     loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects=frozen)
     for each in (model, loaded):
-        each.fit(real(4, 1), batch_size=4, verbose=0)
+        each.fit(real(4, 1), batch_size=4, shuffle=False, verbose=0)
     for a, b in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="'teacher' is another"):
@@ -232,6 +257,8 @@ def test_it_goes_on_exactly_after_loading_with_its_own_teacher_only(tmp_path):
             fake_score_optimizer="adam",
             discriminator_optimizer="adam",
         )
+    with pytest.raises(ValueError, match="without its teacher"):
+        alone.fit(real(4), verbose=0)
 
 
 def test_a_batch_size_does_not_change_the_images():
@@ -263,7 +290,7 @@ def test_networks_that_do_not_go_together_are_refused():
     encoder, heads = encoder_and_heads()
     with pytest.raises(ValueError, match="give one of encoder and feature_layer"):
         FlashDMD(denoiser(), denoiser(1), heads, denoiser(2), parametrisation="flow")
-    other = unet.denoiser(SIDE, 1, width=4, multipliers=(1,), blocks=1, attention=())
+    other = denoiser(width=3)
     model = FlashDMD(denoiser(), other, heads, denoiser(2), encoder,
                      parametrisation="flow")  # fmt: skip
     with pytest.raises(ValueError, match="weights of other shapes"):
@@ -274,14 +301,18 @@ def test_networks_that_do_not_go_together_are_refused():
         )
 
 
-@pytest.mark.parametrize("ratio", [1, 2])
-def test_on_gaussians_the_student_gets_the_teachers_mean_and_covariance(ratio):
-    """The fake score can be exact here, and each anchor's estimate has to match."""
+@pytest.mark.parametrize(("anchors", "ratio"), [(1, 1), (1, 2), (4, 2)])
+def test_on_gaussians_the_student_gets_the_teachers_mean_and_covariance(anchors, ratio):
+    """The fake score can be exact here.
+
+    It is not told at which anchor an estimate was made, so with several of them it is
+    their mixture that has to match.
+    """
     encoder, heads = gaussian.heads()
     fake = gaussian.exact(np.zeros(2), np.eye(2))
     model = FlashDMD(
         gaussian.affine(), fake, heads, gaussian.exact(), encoder,
-        parametrisation="flow", anchors=gaussian.ANCHORS,
+        parametrisation="flow", anchors=anchors,
     )  # fmt: skip
     model.compile(
         student_optimizer=keras.optimizers.Adam(
@@ -298,8 +329,14 @@ def test_on_gaussians_the_student_gets_the_teachers_mean_and_covariance(ratio):
     count = 512
     data = tf.data.Dataset.from_tensors(np.zeros((count * ratio, 1, 1, 2), "float32"))
     model.fit(data.repeat(1500), verbose=0)
-    images = model.generate(20_000, seed=0, batch_size=20_000).reshape(-1, 2)
-    # Standard errors of 20,000 images are below 4e-3; what is left is Adam's wandering,
-    # which a cosine takes out.
+    share = replicas.share(tf.zeros((1000, 1)))
+    images = np.concatenate(
+        [model.rollout(model.draw(share)).clean.numpy() for _ in range(40)]
+    ).reshape(-1, 2)
+    if anchors == 1:
+        images = model.generate(40_000, seed=0, batch_size=40_000).reshape(-1, 2)
+    # Standard errors of 40,000 images are below 3e-3; 40 draws of an anchor add some
+    # hundredths of what the anchors' means differ by. What is left is the wandering of
+    # the fake score, whose rate does not fall.
     np.testing.assert_allclose(images.mean(0), gaussian.MEAN, rtol=0, atol=0.03)
     np.testing.assert_allclose(np.cov(images.T), gaussian.COVARIANCE, rtol=0, atol=0.03)
