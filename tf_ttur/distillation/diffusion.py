@@ -83,8 +83,9 @@ class Denoiser:
         >>> nothing = lambda given, training: 0.0 * given[0]
         >>> denoise = Denoiser(nothing, EDM())
         >>> noisy = tf.ones((2, 4, 4, 1))
-        >>> denoise.clean(noisy, tf.constant([0.5, 0.5]))[0, 0, 0].numpy().tolist()
-        [0.5]
+        >>> clean = denoise.clean(noisy, tf.constant([0.5, 0.5]))
+        >>> round(float(clean[0, 0, 0, 0]), 6)
+        0.5
     """
 
     def __init__(self, network: Any, parametrisation: Any, num_classes: Any = None):
@@ -197,7 +198,8 @@ class DiffusionPlayers(ImagePlayers):
             training: Of no effect: dropout is off.
 
         Returns:
-            Images, float32 (n, H, W, C), by and large in [-1, 1].
+            Images, float32 (n, H, W, C). A sampler may end a little beyond [-1, 1];
+            what is beyond is brought to its ends.
 
         Raises:
             ValueError: With `num_classes`, it is no such list.
@@ -217,13 +219,14 @@ class DiffusionPlayers(ImagePlayers):
         if sampling.noises > 1:
             others = tf.unstack(noises[:, 1:], axis=1)
             fresh["noises"] = tf.stack(others)
-        return sampler.SAMPLERS[sampling.sampler](
+        images = sampler.SAMPLERS[sampling.sampler](
             self.denoiser().guided(labels, sampling.guidance),
             self.parametrisation,
             self.parametrisation.prior_scale * noises[:, 0],
             sampling.steps,
             **fresh,
         )
+        return tf.clip_by_value(images, -1.0, 1.0)
 
     # ---- saving
 
