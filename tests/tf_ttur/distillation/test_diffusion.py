@@ -87,7 +87,7 @@ def test_it_learns_and_samples_the_distribution_of_gaussian_images():
     """The network can be exact, so its loss has the teacher's weights for a minimum."""
     flow = distillation.Flow()
     start = gaussian.exact(np.zeros(2), np.eye(2))
-    model = Diffusion(start, flow, sampling=Sampling(sampler="heun", steps=24))
+    model = Diffusion(start, flow, sampling=Sampling(sampler="heun", steps=200))
     model.compile(
         network_optimizer=keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(2e-2, 600)
@@ -109,14 +109,16 @@ def test_it_learns_and_samples_the_distribution_of_gaussian_images():
     exact = gaussian.exact(gaussian.MEAN / 4, covariance)
     model.network.set_weights(exact.get_weights())
     found = model.generate(40_000, seed=0, batch_size=40_000).reshape(-1, 2)
-    # Standard errors of 40,000 are 7e-4 and 1.3e-4, and Heun's 24 steps are within as
-    # much of the flow.
+    # Standard errors of 40,000 are 7e-4 and 1.3e-4. The last of 200 steps leaves out
+    # a share of t^2 / C, 0.2 %, of the variance.
     np.testing.assert_allclose(found.mean(0), gaussian.MEAN / 4, rtol=0, atol=4e-3)
     np.testing.assert_allclose(np.cov(found.T), covariance, rtol=0, atol=1e-3)
 
 
 def test_images_are_brought_into_the_range_of_images():
-    found = made().generate(20, seed=0)
+    model = made()
+    model.network.set_weights([10 * w for w in model.network.get_weights()])
+    found = model.generate(20, seed=0)
     assert (found.min(), found.max()) == (-1, 1)
 
 

@@ -60,8 +60,12 @@ def test_samplers_steps_and_guidance_are_those_asked_for(whole, tmp_path):
     usual = sampled(whole, tmp_path / "a.png")
     same = sampled(whole, tmp_path / "b.png", sampler="euler", steps=2, guidance=1.0)
     np.testing.assert_array_equal(usual, same)
-    for asked in ({"sampler": "heun"}, {"steps": 5}, {"guidance": 3.0}):
-        assert np.any(sampled(whole, tmp_path / "c.png", **asked) != usual)
+    task = tasks.of_run(whole)
+    asked = {"sampler": "heun", "steps": 5, "guidance": 3.0}
+    model = task.open(whole, "last")
+    task.configure(model, tasks.SampleRequest(**asked), whole)
+    assert vars(model.sampling) == asked
+    assert np.any(sampled(whole, tmp_path / "c.png", steps=5) != usual)
     with pytest.raises(InputError, match="no sampler 'hop'"):
         sampled(whole, tmp_path / "d.png", sampler="hop")
     assert not (tmp_path / "d.png").exists()

@@ -10,6 +10,7 @@ from repository import ROOT
 from fid.files import InputError
 from tf_ttur import presets, tasks
 from tf_ttur.runs import RunFolder
+from tf_ttur.tasks.diffusion import DiffusionTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import load_checkpoint
 from tf_ttur.tasks.text import Text
@@ -17,9 +18,10 @@ from tf_ttur.tasks.text import Text
 
 def test_a_task_is_chosen_by_the_kind_of_the_preset():
     for name, preset in presets.PRESETS.items():
-        assert type(tasks.of(preset)) is (
-            Text if "text" in name or "lm1b" in name else Images
-        )
+        expected = Text if "text" in name or "lm1b" in name else Images
+        if "teacher" in name:
+            expected = DiffusionTask
+        assert type(tasks.of(preset)) is expected
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Larger(presets.ImagePreset):
