@@ -572,7 +572,7 @@ def test_noise_that_is_given_is_that_of_each_step():
             after = times[index + 1]
             x = (1 - after) * x + after * noises[index]
     # Each of three steps rounds a few numbers of up to 4.
-    np.testing.assert_allclose(found, x, rtol=0, atol=4 * rounding.gamma(30))
+    np.testing.assert_allclose(found, x, rtol=0, atol=4 * rounding.gamma(30, "float32"))
     parts = [
         distillation.renoise(student, flow, start[i : i + 1], 3,
                              noises=noises[:, i : i + 1])
