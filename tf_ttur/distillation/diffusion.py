@@ -171,10 +171,20 @@ class DiffusionPlayers(ImagePlayers):
 
     @sampling.setter
     def sampling(self, sampling: Sampling) -> None:
+        if not isinstance(sampling, Sampling):
+            raise InputError(
+                "sampling must be a Sampling(sampler=..., steps=..., guidance=...). "
+                f"Received: {sampling!r}."
+            )
         if sampling.guidance != 1 and self.num_classes is None:
             raise InputError(
                 f"guidance is {sampling.guidance}; without labels there is nothing to "
                 "guide by. Leave it at 1."
+            )
+        if sampling.guidance != 1 and not getattr(self, "label_dropout", 1):
+            raise InputError(
+                f"guidance is {sampling.guidance}, and label_dropout is 0: the network "
+                "never learnt to do without a label. Leave it at 1."
             )
         if sampling.sampler == "euler":
             sampler.check_flow(self.parametrisation)
@@ -312,6 +322,8 @@ class Diffusion(DiffusionPlayers):
         found = refusals.checked(
             kinds, label_dropout=label_dropout, ema_decay=ema_decay, ema_start=ema_start
         )
+        # Before the sampling, whose guidance needs it.
+        object.__setattr__(self, "label_dropout", float(found["label_dropout"]))
         super().__init__(
             {"network": network},
             parametrisation=parametrisation,

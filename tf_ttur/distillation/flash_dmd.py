@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from fid.files import InputError
 from fid.values import Between, Count
 from tf_ttur import labels as classes
 from tf_ttur import losses as adversarial
@@ -114,8 +115,9 @@ class FlashDMD(DiffusionPlayers):
     A step is one update of the student and `ratio` updates of the fake score and of the
     discriminator, each on a real minibatch of its own (so batches are `ratio` times as
     large, as with a GAN's discriminator steps). The order in a step: the student, the
-    pull, then the fake score and the discriminator on images that were made before the
-    student moved.
+    pull, then the fake score and the discriminator, the first time on images that were
+    made before the student moved. Networks run as in inference, without dropout, but
+    for the fake score where it is trained.
 
     The student is always trained on its own noisy images (backward simulation): noise,
     its estimate, noise again, up to an anchor drawn for the batch. So its inputs in
@@ -190,6 +192,18 @@ class FlashDMD(DiffusionPlayers):
         found = refusals.checked(
             {"anchors": Count, "ema_decay": DECAY}, anchors=anchors, ema_decay=ema_decay
         )
+        if student is fake_score:
+            raise ValueError(
+                "The student and the fake score are one object; make a copy of it "
+                "(keras.models.clone_model and set_weights)."
+            )
+        if feature_layer is not None:
+            known = [layer.name for layer in fake_score.layers]
+            if feature_layer not in known:
+                raise ValueError(
+                    f"The fake score has no layer {feature_layer!r}; it has "
+                    f"{', '.join(known)}."
+                )
         labelled = num_classes is not None
         shape = sample_shape(student, labelled)
         for name, network in (("fake score", fake_score), ("teacher", teacher)):
@@ -203,7 +217,8 @@ class FlashDMD(DiffusionPlayers):
         if teacher is not None and (encoder is None) == (feature_layer is None):
             raise ValueError(
                 "The discriminator looks at an encoder's maps or at one of the fake "
-                "score's layers: give one of encoder and feature_layer."
+                "score's layers: give one of encoder and feature_layer (to load_model "
+                'the encoder as custom_objects={"encoder": network, ...}).'
             )
         frozen = {"teacher": teacher, "encoder": encoder}
         super().__init__(
@@ -224,6 +239,16 @@ class FlashDMD(DiffusionPlayers):
         self.anchors = found["anchors"]
         self.feature_layer = feature_layer
         self.ema_decay = float(found["ema_decay"])
+
+    @DiffusionPlayers.sampling.setter
+    def sampling(self, sampling: Sampling) -> None:
+        """Sets how images are made of noise, without guidance."""
+        if getattr(sampling, "guidance", 1) != 1:
+            raise InputError(
+                f"guidance is {sampling.guidance}; a student was never trained without "
+                "labels, and is not guided. Leave it at 1."
+            )
+        DiffusionPlayers.sampling.fset(self, sampling)
 
     def compile(
         self,
@@ -255,7 +280,7 @@ class FlashDMD(DiffusionPlayers):
                 is never guided.
             split: `"hard"`, `"none"` or `"soft"`; see `losses.adversarial_weight`.
             adversarial: Weight of the student's adversarial loss (lambda); 0 for no
-                discriminator at all.
+                discriminator at all, which a hard split cannot do without.
             critic: What the discriminator's loss is multiplied by. Without an encoder
                 it trains the fake score, too (DMD2: 0.01).
             ratio: Updates of the fake score and of the discriminator for one of the
@@ -288,7 +313,10 @@ class FlashDMD(DiffusionPlayers):
             ratio=ratio,
             pulling=pulling,
         )
-        low, high = renoising
+        try:
+            low, high = map(float, renoising)
+        except (TypeError, ValueError):
+            low = high = -1.0
         if not 0 <= low < high <= 1:
             raise ValueError(
                 "renoising is two shares of the noise scale, 0 <= low < high <= 1. "
@@ -303,6 +331,11 @@ class FlashDMD(DiffusionPlayers):
             raise ValueError(
                 f"There is no split {split!r}; choose from {', '.join(losses.SPLITS)}."
             )
+        if split == "hard" and not settings["adversarial"]:
+            raise ValueError(
+                "With a hard split only the adversarial loss trains the last step, and "
+                'adversarial is 0: nothing would. Give split="none".'
+            )
         if split == "hard" and self.anchors < 2:
             raise ValueError(
                 "With a hard split the lowest anchor is the discriminator's and the "
@@ -313,8 +346,8 @@ class FlashDMD(DiffusionPlayers):
         if pulling < 1 and ours != theirs:
             raise ValueError(
                 "The fake score is pulled to the student, and the two have weights of "
-                "other shapes: make copies of one network (keras.models.clone_model), "
-                "or set pulling=1."
+                "other shapes: make copies of one network (keras.models.clone_model "
+                "and set_weights), or set pulling=1."
             )
         made = adversarial_loss(loss)
         super().compile(
@@ -541,7 +574,9 @@ class FlashDMD(DiffusionPlayers):
         times = form.times(self.noise(_any_level, share))
         noise = self.noise(normal_of(self.sample_shape), share)
         noisy = form.corrupt(made.clean, noise, times)
-        output = self._denoiser("fake_score").output(noisy, times, drawn.labels)
+        output = self._denoiser("fake_score").output(
+            noisy, times, drawn.labels, training=self.in_training
+        )
         return tf.reduce_mean(form.loss(output, made.clean, noise, times))
 
     def discriminator_loss(

@@ -358,6 +358,11 @@ def renoise(
     if noises is not None:
         # After the last time s is 0, so the noise there may be any.
         noises = _images(noises)
+        if noises.shape[0] != count - 1 or seed is not None:
+            raise InputError(
+                f"noises are those of {count - 1} steps, (steps - 1, n, ...), in place "
+                f"of a seed. Received: the shape {noises.shape} and the seed {seed!r}."
+            )
         noises = tf.concat([noises, tf.zeros_like(noises[:1])], 0)
 
     def step(images: Any, row: Any, noise: Any) -> Any:

@@ -131,7 +131,7 @@ class Preset:
                 nothing, and `--dry_run` prints it: it is let through.
         """
         kind = owner(key)
-        if kind is not None and value == _default(key):
+        if kind is not None and key in _LISTED and value == _default(key):
             return
         if kind is None:
             raise InputError(
@@ -504,6 +504,17 @@ class DiffusionPreset(OfImages):
             raise InputError(
                 f"guidance is {self.guidance}; without labels there is nothing to "
                 "guide by. Leave it at 1, or give --set=num_classes=K."
+            )
+        if self.guidance != 1 and not self.label_dropout:
+            raise InputError(
+                f"guidance is {self.guidance} and label_dropout is 0; a network that "
+                "is always told the label cannot be guided. Give "
+                "--set=label_dropout=0.1."
+            )
+        if self.optimizer == "adabelief" and not self.beta_1:
+            raise InputError(
+                "beta_1 is 0, with which AdaBelief divides by its epsilon alone. Set "
+                "one above 0, such as --set=beta_1=0.5."
             )
 
     @property

@@ -32,12 +32,14 @@ class DiffusionTask(ImageTask):
     def check(self) -> None:
         """Refuses a name that is unknown; see `Task.check`."""
         from tf_ttur import optimizers, schedules
-        from tf_ttur.distillation import parametrisations
+        from tf_ttur.distillation import parametrisations, sampler
         from tf_ttur.distillation.diffusion import Sampling
 
         super().check()
         preset = self.preset
-        parametrisations.get(preset.parametrisation)
+        form = parametrisations.get(preset.parametrisation)
+        if preset.sampler == "euler":
+            sampler.check_flow(form)
         optimizers.named(preset.optimizer)
         optimizers.clipping(preset.clip)
         schedules.get(preset.schedule, preset.learning_rate)

@@ -197,6 +197,13 @@ def test_samplings_that_cannot_be_are_refused(sampling, message):
         made(sampling=Sampling(**sampling))
 
 
+def test_guidance_needs_a_network_that_did_without_labels():
+    with pytest.raises(InputError, match="never learnt to do without"):
+        made(num_classes=3, label_dropout=0.0, sampling=Sampling(guidance=2.0))
+    with pytest.raises(InputError, match="must be a Sampling"):
+        made(sampling="ddim")
+
+
 def test_networks_that_do_not_fit_are_refused():
     plain = keras.Sequential([keras.Input((SIDE, SIDE, 1)), keras.layers.Conv2D(1, 1)])
     with pytest.raises(ValueError, match=r"needs one that takes \[images, noise"):

@@ -169,7 +169,7 @@ def test_a_rollout_is_the_students_own_way_to_the_anchor():
 def test_the_student_never_depends_on_real_images_but_by_the_discriminator():
     students = []
     for data in (real(seed=0), real(seed=1)):
-        model = made(adversarial=0.0)
+        model = made(adversarial=0.0, split="none")
         model.fit(data, batch_size=4, shuffle=False, verbose=0)
         students.append(model.student.get_weights())
     for a, b in zip(*students, strict=True):
@@ -178,7 +178,7 @@ def test_the_student_never_depends_on_real_images_but_by_the_discriminator():
 
 def test_without_guidance_a_student_that_is_matched_stays():
     teacher = denoiser(2)
-    model = made(teacher=teacher, adversarial=0.0)
+    model = made(teacher=teacher, adversarial=0.0, split="none")
     model.fake_score.set_weights(teacher.get_weights())
     share, drawn, rollout = begin(model)
     before = weights(model)
@@ -278,6 +278,8 @@ def test_a_batch_size_does_not_change_the_images():
         ({"ratio": 0}, "ratio"),
         ({"pulling": 1.5}, "pulling"),
         ({"renoising": (0.5, 0.2)}, "0 <= low < high <= 1"),
+        ({"renoising": 0.5}, "0 <= low < high <= 1"),
+        ({"adversarial": 0.0}, "nothing would"),
         ({"loss": "relativistic"}, "compares pairs of images"),
     ],
 )
@@ -290,6 +292,13 @@ def test_networks_that_do_not_go_together_are_refused():
     encoder, heads = encoder_and_heads()
     with pytest.raises(ValueError, match="give one of encoder and feature_layer"):
         FlashDMD(denoiser(), denoiser(1), heads, denoiser(2), parametrisation="flow")
+    one = denoiser()
+    with pytest.raises(ValueError, match="one object"):
+        FlashDMD(one, one, heads, parametrisation="flow")
+    with pytest.raises(ValueError, match="no layer 'nope'"):
+        FlashDMD(
+            denoiser(), denoiser(1), heads, parametrisation="flow", feature_layer="nope"
+        )
     other = denoiser(width=3)
     model = FlashDMD(denoiser(), other, heads, denoiser(2), encoder,
                      parametrisation="flow")  # fmt: skip
