@@ -217,10 +217,7 @@ class GAN(ImagePlayers):
                 cannot work, a part was made outside of the strategy's scope, or the
                 discriminator does not give logits, one per image.
         """
-        method = f"{type(self).__name__}.compile"
-        refusals.check_settings(others, method)
-        if others:
-            raise TypeError(f"{method} has no argument {', '.join(others)}.")
+        refusals.refuse_others(others, f"{type(self).__name__}.compile")
         given = {
             "gradient_penalty": gradient_penalty,
             "discriminator_steps": discriminator_steps,

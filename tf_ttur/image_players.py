@@ -223,7 +223,7 @@ class ImagePlayers(Players):
         """
         if count == 1:
             return [real]
-        images = real.images if isinstance(real, Labelled) else real
+        images = classes.images_of(real)
         size = images.shape[0]
         message = (
             f"A batch of {size or 'some'} images cannot be shared by {count} {what}; "

@@ -19,7 +19,9 @@ __all__ = [
     "check_range",
     "chosen",
     "draw",
+    "images_of",
     "inputs",
+    "labels_of",
 ]
 
 
@@ -52,6 +54,24 @@ def inputs(batch: Any) -> Any:
         The tensor; or the list of the two, as a Keras model with two inputs takes them.
     """
     return list(batch) if isinstance(batch, Labelled) else batch
+
+
+def images_of(batch: Any) -> tf.Tensor:
+    """Returns the images of a batch.
+
+    Args:
+        batch: A tensor, or `Labelled`.
+    """
+    return batch.images if isinstance(batch, Labelled) else batch
+
+
+def labels_of(batch: Any) -> tf.Tensor | None:
+    """Returns the labels of a batch; None where it has none.
+
+    Args:
+        batch: A tensor, or `Labelled`.
+    """
+    return batch.labels if isinstance(batch, Labelled) else None
 
 
 def draw(count: Any, num_classes: int, seed: Any) -> tf.Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "check_settings",
     "check_weights",
     "checked",
+    "refuse_others",
 ]
 
 Switch = bool | Annotated[int, Between(0, 1)]
@@ -76,6 +77,21 @@ def check_settings(settings: Iterable[str], method: str) -> None:
     for name in settings:
         if name in _INSTEAD:
             raise TypeError(f"{method} takes no {name}: {_INSTEAD[name]}.")
+
+
+def refuse_others(others: Mapping[str, Any], method: str) -> None:
+    """Refuses arguments that a method does not have.
+
+    Args:
+        others: What is left of the arguments, by name.
+        method: What was called, for the message.
+
+    Raises:
+        TypeError: There are some.
+    """
+    check_settings(others, method)
+    if others:
+        raise TypeError(f"{method} has no argument {', '.join(others)}.")
 
 
 def check_weights(given: Mapping[str, Any], method: str) -> None:

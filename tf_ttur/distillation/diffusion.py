@@ -14,7 +14,7 @@ from fid.values import Between, Count
 from tf_ttur import refusals, replicas
 from tf_ttur.distillation import parametrisations, sampler
 from tf_ttur.image_players import ImagePlayers
-from tf_ttur.labels import Labelled
+from tf_ttur.labels import images_of, labels_of
 from tf_ttur.latents import NormalLatent
 from tf_ttur.players import DECAY, learning_rate
 
@@ -23,8 +23,6 @@ __all__ = [
     "Diffusion",
     "DiffusionPlayers",
     "Sampling",
-    "images_of",
-    "labels_of",
     "normal_of",
     "sample_shape",
 ]
@@ -227,8 +225,7 @@ class DiffusionPlayers(ImagePlayers):
         noises = tf.reshape(latents, (size, sampling.noises, *self.sample_shape))
         fresh = {}
         if sampling.noises > 1:
-            others = tf.unstack(noises[:, 1:], axis=1)
-            fresh["noises"] = tf.stack(others)
+            fresh["noises"] = tf.transpose(noises[:, 1:], (1, 0, 2, 3, 4))
         images = sampler.SAMPLERS[sampling.sampler](
             self.denoiser().guided(labels, sampling.guidance),
             self.parametrisation,
@@ -365,10 +362,7 @@ class Diffusion(DiffusionPlayers):
             TypeError: There is no such argument.
             ValueError: As for `Players.compile`.
         """
-        method = f"{type(self).__name__}.compile"
-        refusals.check_settings(others, method)
-        if others:
-            raise TypeError(f"{method} has no argument {', '.join(others)}.")
+        refusals.refuse_others(others, f"{type(self).__name__}.compile")
         super().compile(
             optimizers={"network": network_optimizer},
             jit_compile=jit_compile,
@@ -453,24 +447,6 @@ class Diffusion(DiffusionPlayers):
             "ema_decay": self.ema_decay,
             **({"ema_start": self.ema_start} if self.ema_start else {}),
         }
-
-
-def images_of(batch: Any) -> tf.Tensor:
-    """Returns the images of a batch.
-
-    Args:
-        batch: A tensor, or `Labelled`.
-    """
-    return batch.images if isinstance(batch, Labelled) else batch
-
-
-def labels_of(batch: Any) -> tf.Tensor | None:
-    """Returns the labels of a batch; None where it has none.
-
-    Args:
-        batch: A tensor, or `Labelled`.
-    """
-    return batch.labels if isinstance(batch, Labelled) else None
 
 
 def normal_of(shape: tuple[int, ...]) -> Callable[..., tf.Tensor]:

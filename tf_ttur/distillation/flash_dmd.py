@@ -25,12 +25,11 @@ from tf_ttur.distillation.diffusion import (
     Denoiser,
     DiffusionPlayers,
     Sampling,
-    images_of,
-    labels_of,
     normal_of,
     sample_shape,
 )
-from tf_ttur.players import DECAY, learning_rate, pull
+from tf_ttur.labels import images_of, labels_of
+from tf_ttur.players import DECAY, pull
 
 __all__ = ["FlashDMD", "dmd2", "flash_dmd"]
 
@@ -300,10 +299,7 @@ class FlashDMD(DiffusionPlayers):
             TypeError: There is no such argument.
             ValueError: An argument is out of its range, or the teacher is missing.
         """
-        method = f"{type(self).__name__}.compile"
-        refusals.check_settings(others, method)
-        if others:
-            raise TypeError(f"{method} has no argument {', '.join(others)}.")
+        refusals.refuse_others(others, f"{type(self).__name__}.compile")
         self._check_teacher()
         settings = refusals.checked(
             _SETTINGS,
@@ -393,10 +389,6 @@ class FlashDMD(DiffusionPlayers):
         both = ("adv_loss", "d_loss") if self.adversarial else ()
         return ("dm_loss", "fake_loss", *both)
 
-    def learning_rates(self) -> dict[str, tf.Tensor]:
-        """Returns the learning rates, under the names they are logged by."""
-        return {f"{k}_lr": learning_rate(v) for k, v in self.optimizers.items()}
-
     # ---- images of the student
 
     def draw(self, share: replicas.Share) -> _Drawn:
@@ -430,7 +422,7 @@ class FlashDMD(DiffusionPlayers):
         """
         form, times = self.parametrisation, self._times
         size = tf.shape(drawn.noises)[0]
-        noises = tf.unstack(drawn.noises, axis=1)
+        noises = tf.transpose(drawn.noises, (1, 0, 2, 3, 4))
         student = self._denoiser("student")
         # Where the split is not hard, nothing is needed beyond the drawn anchor.
         last = self.anchors if self.split == "hard" else drawn.index + 1
@@ -441,10 +433,9 @@ class FlashDMD(DiffusionPlayers):
             chosen = tf.equal(j, drawn.index)
             noisy, clean = tf.where(chosen, x, noisy), tf.where(chosen, estimate, clean)
             after = tf.minimum(j + 1, self.anchors - 1)
-            x = form.corrupt(estimate, stacked[after], tf.fill((size,), times[after]))
+            x = form.corrupt(estimate, noises[after], tf.fill((size,), times[after]))
             return j + 1, x, noisy, clean, estimate
 
-        stacked = tf.stack(noises[: self.anchors])
         start = form.prior_scale * noises[0]
         zero = tf.zeros_like(start)
         _, _, noisy, clean, estimate = tf.while_loop(
