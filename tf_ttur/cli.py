@@ -42,7 +42,7 @@ def train(argv: Sequence[str] | None = None) -> int:
             return
         workdir = local_path(values.workdir or f"runs/{preset.name}", writing=True)
         if values.dry_run:
-            tasks.of(preset).check()
+            tasks.of(preset, teacher=values.teacher).check()
             print(json.dumps(preset.settings(), indent=2))
             return
         compilation_cache()
@@ -50,7 +50,12 @@ def train(argv: Sequence[str] | None = None) -> int:
         from tf_ttur import experiment
 
         summary = experiment.run(
-            preset, workdir, values.data_dir, values.inception, values.download
+            preset,
+            workdir,
+            data_dir=values.data_dir,
+            inception=values.inception,
+            download=values.download,
+            teacher=values.teacher,
         )
         print(report(summary, workdir, tasks.of(preset)))
 
@@ -59,7 +64,8 @@ def train(argv: Sequence[str] | None = None) -> int:
   train.py [--preset=NAME] [--workdir=DIR] [flags]
 
 Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. On text:
---preset=text_wgan_gp_ttur, with --text_files for your own. A run that is
+--preset=text_wgan_gp_ttur, with --text_files for your own. Few-step diffusion:
+--preset=digits_edm_teacher, then --preset=digits_flash_dmd --teacher=RUN. A run that is
 started again in the same folder resumes. What XLA compiles is kept in the folder xla
 of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
@@ -148,6 +154,12 @@ def _define(flag: Flags) -> None:
         "images; for lsun/bedroom also that of its LMDB (bedroom_train_lmdb, needs the "
         "extra lsun) or of folders 0, 1, ... of images; for lm1b also that of the "
         "authors' two folders of shards.",
+    )
+    flag.text(
+        "teacher",
+        None,
+        "The model to distil, of a --preset that distils one: a run folder of "
+        "diffusion, whose best checkpoint is taken, or a .keras file.",
     )
     flag.number("steps", None, "Generator updates in all.")
     flag.batch_size("Images, or lines of text, per discriminator update.", None, None)

@@ -26,31 +26,24 @@ _DELETE_IT = "Delete it to go on from the one before it."
 
 
 def run(
-    preset: presets.Preset,
-    workdir: str | os.PathLike[str],
-    data_dir: str | None = None,
-    inception: str | None = None,
-    download: bool = False,
+    preset: presets.Preset, workdir: str | os.PathLike[str], **sources: Any
 ) -> dict[str, Any]:
     """Trains a preset in a folder, or resumes the run that is there.
 
     Args:
         preset: What to train.
         workdir: The run folder; made where missing.
-        data_dir: Where the data set is; see `datasets.load` and `datasets.text.load`.
-        inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
-        download: Whether TensorFlow Datasets may download what is missing.
+        **sources: As for `tasks.Task`: `data_dir`, `inception`, `download`, `teacher`.
 
     Returns:
         What summary.json says.
 
     Raises:
-        InputError: The folder holds another configuration, is in use, the data or the
-            graph are not to be had, or `inception` or `download` is given for text.
+        InputError: The folder holds another configuration, is in use, a source is not
+            to be had, or one is given that this kind of training does not read.
         callbacks.Diverged: A loss became NaN.
     """
-    task = tasks.of(preset, data_dir=data_dir, inception=inception, download=download)
-    return train(task, RunFolder(workdir))
+    return train(tasks.of(preset, **sources), RunFolder(workdir))
 
 
 def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:

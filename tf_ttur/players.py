@@ -24,7 +24,7 @@ from tf_ttur import grappler, refusals, replicas, xla
 from tf_ttur.first_look import looking_first
 from tf_ttur.optimizers import get as made_optimizer
 
-__all__ = ["DECAY", "Players", "learning_rate", "pull"]
+__all__ = ["DECAY", "Players", "clone", "learning_rate", "pull"]
 
 _log = logging.getLogger(__name__)
 _SEEDS_KEY = "random_state_{}"
@@ -155,8 +155,7 @@ class Players(keras.Model):
             refusals.checked({what: DECAY}, **{what: decay})
             average = None
             if decay:
-                average = _clone(networks[name], name)
-                average.set_weights(networks[name].get_weights())
+                average = clone(networks[name], f"An average of {name}")
                 average.trainable = False
             setattr(self, f"averaged_{name}", average)
         starts = dict(average_starts or {})
@@ -952,18 +951,28 @@ def _check_frozen(name: str, standing: str | None, saved: str | None) -> None:
         )
 
 
-def _clone(network: keras.Model, name: str) -> keras.Model:
+def clone(network: keras.Model, what: str) -> keras.Model:
+    """Returns a copy of a network, with the same weights.
+
+    Args:
+        network: The network, built.
+        what: What needs the copy, for the message.
+
+    Raises:
+        ValueError: Keras cannot copy it.
+    """
     try:
-        clone = keras.models.clone_model(network)
+        copy = keras.models.clone_model(network)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            f"An average of {name} needs a copy of it, which Keras cannot make: "
+            f"{what} needs a copy of it, which Keras cannot make: "
             f"{' '.join(str(error).split())} Give {type(network).__name__} a "
             "get_config, and register it (keras.saving.register_keras_serializable)."
         ) from error
-    if not clone.weights and network.weights:
-        clone.build_from_config(network.get_build_config())
-    return clone
+    if not copy.weights and network.weights:
+        copy.build_from_config(network.get_build_config())
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def _build_optimizer(

@@ -64,6 +64,9 @@ WALL_CLOCK = ("minutes", "measure_minutes")
 # What config.json says beside the settings: facts of the data and of the extractor.
 _FACTS = {
     "data_dir": str | None,
+    "teacher": str | None,
+    "teacher_sha256": str,
+    "encoder_sha256": str | None,
     "num_examples": Count,
     "image_shape": list[Count],
     "extractor_name": str,
@@ -71,6 +74,8 @@ _FACTS = {
     "text_shape": list[Count],
     "text_sha256": str,
 }
+# Those of them that say where something is.
+_PLACES = ("data_dir", "teacher")
 # What a row has beside its step. A value that was not finite is null.
 _CLOCK = Annotated[float, Between(0)]
 _VALUE = float | None
@@ -205,8 +210,8 @@ class RunFolder:
     def claim(self, config: Mapping[str, Any]) -> None:
         """Writes config.json, or makes sure that the one there says the same.
 
-        Where the data are may change, since they may be moved: `data_dir` becomes the
-        new one.
+        Where the data and the teacher are may change, since they may be moved:
+        `data_dir` and `teacher` become the new ones.
 
         Args:
             config: All that the run depends on, JSON-able.
@@ -226,7 +231,7 @@ class RunFolder:
             write_json(self.config, config)
             return
         there = self._read_config(config.get("extractor"))
-        place = {x: config[x] for x in ("data_dir",) if x in config and x in there}
+        place = {x: config[x] for x in _PLACES if x in config and x in there}
         check_same(
             presets.complete(there | place),
             presets.complete(config),

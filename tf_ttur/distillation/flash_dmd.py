@@ -527,7 +527,9 @@ class FlashDMD(DiffusionPlayers):
             Scalars by name: `"dm_loss"`, and with a discriminator `"adv_loss"`,
             weighted.
         """
-        t = self._times[drawn.index]
+        # Not by an index in brackets: XLA has to know it when it compiles, so it would
+        # compile the step again for every state of the random numbers.
+        t = tf.gather(self._times, drawn.index)
         times = tf.fill(tf.shape(made.noisy)[:1], t)
         student = self._denoiser("student")
         x = student.clean(made.noisy, times, drawn.labels)
@@ -614,14 +616,37 @@ class FlashDMD(DiffusionPlayers):
         minibatches = self.minibatches(
             self.prepared(data), self.ratio, "updates of the fake score"
         )
-        for index, real in enumerate(minibatches):
-            share = replicas.share(images_of(real))
-            drawn = self.draw(share)
-            made = self.rollout(drawn)
-            judged = self.judged(drawn, made) if self.adversarial else None
-            if not index:
-                self._update_student(drawn, made, share)
+        drawn, made, judged, share = self._images_for(minibatches[0])
+        self._update_student(drawn, made, share)
+        self._update_critics(minibatches[0], drawn, made, judged, share)
+        if self.ratio == 1:
+            return
+        # A loop holds the update once, and a program of five copies takes five times as
+        # long to compile.
+        rest = tf.nest.map_structure(lambda *parts: tf.stack(parts), *minibatches[1:])
+
+        def body(index: Any) -> tuple[Any]:
+            real = tf.nest.map_structure(lambda parts: parts[index], rest)
+            drawn, made, judged, share = self._images_for(real)
             self._update_critics(real, drawn, made, judged, share)
+            return (index + 1,)
+
+        tf.while_loop(
+            lambda index: index < self.ratio - 1,
+            body,
+            (tf.constant(0),),
+            maximum_iterations=self.ratio - 1,
+        )
+
+    def _images_for(
+        self, real: Any
+    ) -> tuple[_Drawn, _Rollout, tf.Tensor | None, replicas.Share]:
+        """Makes the student's images that stand beside a minibatch of real ones."""
+        share = replicas.share(images_of(real))
+        drawn = self.draw(share)
+        made = self.rollout(drawn)
+        judged = self.judged(drawn, made) if self.adversarial else None
+        return drawn, made, judged, share
 
     def _update_student(
         self, drawn: _Drawn, made: _Rollout, share: replicas.Share

@@ -8,8 +8,6 @@ compare only with distances of the same fingerprint.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import hashlib
 import logging
 import pathlib
 from typing import Annotated, Any
@@ -18,10 +16,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from fid.extractors.extractor import KerasExtractor, weights_sha256
-from fid.files import InputError, atomic_path, write_json
-from fid.mistaken import cache_dir
-from fid.values import Between, read_checked
+from fid.extractors.extractor import KerasExtractor
+from fid.files import InputError
+from fid.values import Between
+from tf_ttur.networks.cached import trained_once
 
 __all__ = ["DigitsClassifier", "digits_classifier"]
 
@@ -31,8 +29,6 @@ _SEED = 2017
 # One image of so many is held out to measure the accuracy.
 _HOLD_OUT_EVERY = 5
 _EPOCHS = 12
-_DIGEST = "sha256"
-_SHARE = Annotated[float, Between(0, 1)]
 # This is part of the file name. Whoever changes the settings above or the network
 # raises it.
 _VERSION = 1
@@ -72,50 +68,17 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
         raise InputError(
             f"The digits are {image_size} pixels wide; at least 8 are needed."
         )
-    path = cache_dir() / f"digits_classifier_v{_VERSION}_{image_size}.keras"
-    if not (path.exists() and _record_path(path).exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
-            # Of several runs that start at once, one trains it for all.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (path.exists() and _record_path(path).exists()):
-                _train(images, labels, path)
-    facts = {"accuracy": _SHARE, "weights_sha256": str}
-    fix = f"Delete it and {path.name}: both are made again."
-    record = read_checked(_record_path(path), facts, fix)
-    # That of an earlier version has no digest.
-    if record.get(_DIGEST, sha256 := _digest(record)) != sha256:
-        raise InputError(
-            f"{_record_path(path)} is damaged: it is not what was recorded. {fix}"
-        )
-    try:
-        model = keras.models.load_model(path, compile=False)
-        features = keras.Model(model.inputs, model.get_layer("features").output)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{path} is damaged ({error}); delete it and it is made again."
-        ) from error
-    if weights_sha256(model) != record["weights_sha256"]:
-        raise InputError(
-            f"{path} does not have the weights that {_record_path(path).name} records; "
-            "delete both and they are made again."
-        )
+    model, record, path = trained_once(
+        f"digits_classifier_v{_VERSION}_{image_size}",
+        lambda: _train(images, labels),
+        {"accuracy": Annotated[float, Between(0, 1)]},
+    )
+    features = keras.Model(model.inputs, model.get_layer("features").output)
     return DigitsClassifier(
         extractor=KerasExtractor(features, "digits"),
         accuracy=record["accuracy"],
         path=path,
     )
-
-
-def _digest(record: dict[str, Any]) -> str:
-    text = f"{record['accuracy']!r} {record['weights_sha256']}"
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _record_path(path: pathlib.Path) -> pathlib.Path:
-    return path.with_suffix(".json")
 
 
 def _network(image_size: int) -> keras.Model:
@@ -150,7 +113,9 @@ def _network(image_size: int) -> keras.Model:
     )
 
 
-def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
+def _train(
+    images: np.ndarray, labels: np.ndarray
+) -> tuple[keras.Model, dict[str, float]]:
     model = _network(images.shape[1])
     model.compile(
         keras.optimizers.Adam(2e-3),
@@ -171,8 +136,4 @@ def _train(images: np.ndarray, labels: np.ndarray, path: pathlib.Path) -> None:
     predicted = model.predict(x[held_out], verbose=0).argmax(axis=1)
     accuracy = float((predicted == y[held_out]).mean())
     _log.info("Trained the digits classifier: accuracy %.4f.", accuracy)
-    with atomic_path(path) as temporary:
-        model.save(temporary)
-    record = {"accuracy": accuracy, "weights_sha256": weights_sha256(model)}
-    # The record comes last, since a classifier without it counts as not made.
-    write_json(_record_path(path), record | {_DIGEST: _digest(record)})
+    return model, {"accuracy": accuracy}

@@ -9,6 +9,7 @@ from tf_ttur.presets.catalogue import DEFAULT, PRESETS, get
 from tf_ttur.presets.preset import (
     KINDS,
     DiffusionPreset,
+    DistillationPreset,
     GANPreset,
     ImagePreset,
     OfImages,
@@ -28,6 +29,7 @@ __all__ = [
     "PRESETS",
     "PUBLISHED",
     "DiffusionPreset",
+    "DistillationPreset",
     "GANPreset",
     "ImagePreset",
     "OfImages",

@@ -19,6 +19,7 @@ from fid.values import LARGEST, Between, Count, Step, fault
 __all__ = [
     "KINDS",
     "DiffusionPreset",
+    "DistillationPreset",
     "GANPreset",
     "ImagePreset",
     "OfImages",
@@ -278,11 +279,7 @@ class GANPreset(Preset):
                 f"halve_every is {self.halve_every} and schedule is {self.schedule!r}; "
                 "both change the learning rates. Leave one of them out."
             )
-        if self.optimizer == "adabelief" and not self.beta_1:
-            raise InputError(
-                "beta_1 is 0, with which AdaBelief divides by its epsilon alone. Set "
-                "one above 0, such as --set=beta_1=0.5."
-            )
+        _check_moments(self.optimizer, self.beta_1)
 
     @property
     def sample_size(self) -> int | None:
@@ -452,7 +449,39 @@ class TextPreset(GANPreset):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionPreset(OfImages):
+class OfDiffusion(OfImages):
+    """Settings of whatever has to do with diffusion models of images.
+
+    Attributes:
+        beta_1: Decay of the first moment.
+        beta_2: Decay of the second moment.
+        epsilon: The optimizer's epsilon; None for its own.
+        optimizer: A name of `optimizers.make`.
+        clip: How gradients are clipped; see `optimizers.clipping`.
+        schedule: How learning rates go on; see `schedules.get`.
+        guidance: The scale of classifier-free guidance; 1 for none.
+    """
+
+    beta_1: Decay = 0.9
+    beta_2: Decay = 0.999
+    epsilon: Annotated[float, Between(1e-18)] | None = None
+    optimizer: str = "adam"
+    clip: str = "none"
+    schedule: str = "constant"
+    guidance: Annotated[float, Between(0)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_moments(self.optimizer, self.beta_1)
+        if self.guidance != 1 and self.num_classes is None:
+            raise InputError(
+                f"guidance is {self.guidance}; without labels there is nothing to "
+                "guide by. Leave it at 1, or give --set=num_classes=K."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionPreset(OfDiffusion):
     """Settings of a diffusion model of images: one network that takes noise out.
 
     A step is one update of the network.
@@ -462,18 +491,11 @@ class DiffusionPreset(OfImages):
         parametrisation: What noise does to an image and what the network predicts; see
             `distillation.parametrisations.get`.
         learning_rate: The learning rate.
-        beta_1: Decay of the first moment.
-        beta_2: Decay of the second moment.
-        epsilon: The optimizer's epsilon; None for its own.
-        optimizer: A name of `optimizers.make`.
-        clip: How gradients are clipped; see `optimizers.clipping`.
-        schedule: How the learning rate goes on; see `schedules.get`.
         label_dropout: The share of the labels that are hidden from the network in
             training, so that it can be guided. Of no effect without labels.
         sampler: How images are made of noise, in measurements and samples; a name of
             `distillation.sampler.SAMPLERS`.
         sampling_steps: In how many steps.
-        guidance: The scale of classifier-free guidance; 1 for none.
         network_options: Further arguments of `networks.unet.denoiser`.
     """
 
@@ -486,35 +508,18 @@ class DiffusionPreset(OfImages):
 
     parametrisation: str = "edm"
     learning_rate: Rate = 1e-3
-    beta_1: Decay = 0.9
-    beta_2: Decay = 0.999
-    epsilon: Annotated[float, Between(1e-18)] | None = None
-    optimizer: str = "adam"
-    clip: str = "none"
-    schedule: str = "constant"
     label_dropout: Decay = 0.1
     sampler: str = "heun"
     sampling_steps: Count = 18
-    guidance: Annotated[float, Between(0)] = 1.0
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.guidance != 1 and self.num_classes is None:
-            raise InputError(
-                f"guidance is {self.guidance}; without labels there is nothing to "
-                "guide by. Leave it at 1, or give --set=num_classes=K."
-            )
         if self.guidance != 1 and not self.label_dropout:
             raise InputError(
                 f"guidance is {self.guidance} and label_dropout is 0; a network that "
                 "is always told the label cannot be guided. Give "
                 "--set=label_dropout=0.1."
-            )
-        if self.optimizer == "adabelief" and not self.beta_1:
-            raise InputError(
-                "beta_1 is 0, with which AdaBelief divides by its epsilon alone. Set "
-                "one above 0, such as --set=beta_1=0.5."
             )
 
     @property
@@ -523,7 +528,102 @@ class DiffusionPreset(OfImages):
         return "-", f"{self.learning_rate:g}", "-"
 
 
-KINDS: tuple[type[Preset], ...] = (ImagePreset, TextPreset, DiffusionPreset)
+_Share = Annotated[float, Between(0, 1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationPreset(OfDiffusion):
+    """Settings of a student of few steps, which is distilled from a diffusion model.
+
+    The teacher itself is no setting: it is given, and named by its fingerprint. A step
+    is one update of the student; see `distillation.flash_dmd.FlashDMD.compile` for the
+    settings that have their names from there (`noise_split` is its `split`).
+
+    Attributes:
+        network: `teacher`: student and fake score are copies of the teacher's network.
+        width: Channels of the discriminator's heads.
+        anchors: The student's steps.
+        noise_split: How both losses share the noise levels.
+        adversarial: Weight of the student's adversarial loss (lambda).
+        critic: What the discriminator's loss is multiplied by.
+        ratio: Updates of the fake score and the discriminator for one of the student.
+        pulling: What the fake score keeps when it is pulled to the student.
+        renoise_from: The lowest noise at which scores are compared, as a share of the
+            noise scale.
+        renoise_to: The highest one.
+        loss: The adversarial loss, of `losses.get`.
+        encoder: What the discriminator looks at an image with: `dense`, a frozen
+            encoder (`networks.dense_encoder`); or `none`, the fake score's own maps.
+        feature_layer: The layer of the fake score, without an encoder; None for that
+            behind a U-Net's smallest maps.
+        heads_options: Further arguments of `networks.heads.heads`.
+        student_lr: The student's learning rate.
+        fake_score_lr: The fake score's.
+        discriminator_lr: That of the discriminator's heads.
+        guidance: The teacher's scale of classifier-free guidance; 1 for none.
+        usual_teacher: The preset that trains a teacher for it, for messages.
+    """
+
+    kind: ClassVar[str] = "distillation"
+    example: ClassVar[str] = "digits_flash_dmd"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("teacher",),
+        "noise_split": ("none", "hard", "soft"),
+        "encoder": ("dense", "none"),
+        **OfImages.choices,
+    }
+
+    network: str = "teacher"
+    width: Count = 64
+    anchors: Count = 4
+    noise_split: str = "hard"
+    adversarial: Annotated[float, Between(0)] = 0.1
+    critic: Annotated[float, Between(0)] = 1.0
+    ratio: Count = 1
+    pulling: _Share = 0.98
+    renoise_from: _Share = 0.02
+    renoise_to: _Share = 0.98
+    loss: str = "hinge"
+    encoder: str = "dense"
+    feature_layer: str | None = None
+    heads_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    student_lr: Rate = 1e-4
+    fake_score_lr: Rate = 1e-4
+    discriminator_lr: Rate = 2e-4
+    usual_teacher: str = "digits_edm_teacher"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.renoise_from >= self.renoise_to:
+            raise InputError(
+                f"renoise_from is {self.renoise_from} and renoise_to is "
+                f"{self.renoise_to}; the first must be lower."
+            )
+        if self.feature_layer is not None and self.encoder != "none":
+            raise InputError(
+                f"feature_layer is {self.feature_layer!r} and encoder is "
+                f"{self.encoder!r}; the discriminator looks at one of them. Give "
+                "--set=encoder=none, or leave feature_layer out."
+            )
+        if self.noise_split == "hard" and (self.anchors < 2 or not self.adversarial):
+            raise InputError(
+                f"noise_split is 'hard', anchors is {self.anchors} and adversarial is "
+                f"{self.adversarial:g}; the lowest anchor is the discriminator's alone "
+                "there, so it needs two anchors and a weight. Give --set=noise_split=none."
+            )
+
+    @property
+    def pace(self) -> tuple[str, str, str]:
+        """The fake score's rate, the student's, and the ratio; see `Preset.pace`."""
+        return f"{self.fake_score_lr:g}", f"{self.student_lr:g}", str(self.ratio)
+
+
+KINDS: tuple[type[Preset], ...] = (
+    ImagePreset,
+    TextPreset,
+    DiffusionPreset,
+    DistillationPreset,
+)
 """The kinds of training; each has a task in `tf_ttur.tasks`."""
 
 # The settings of images and of text that files have always listed, in this order. One
@@ -537,6 +637,14 @@ _LISTED = (
     "split", "halve_every", "sample_batch", "quantize", "extractor",
     "generator_options", "discriminator_options", "ema_decay", "jit_compile", "seed",
 )  # fmt: skip
+
+
+def _check_moments(optimizer: str, beta_1: float) -> None:
+    if optimizer == "adabelief" and not beta_1:
+        raise InputError(
+            "beta_1 is 0, with which AdaBelief divides by its epsilon alone. Set "
+            "one above 0, such as --set=beta_1=0.5."
+        )
 
 
 def owner(key: str) -> type[Preset] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from tf_ttur import presets
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.diffusion import DiffusionTask
+from tf_ttur.tasks.distillation import DistillationTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import SampleRequest, Task, find_checkpoint, load_weights
 from tf_ttur.tasks.text import Text
@@ -27,6 +28,7 @@ TASKS: dict[type[presets.Preset], type[Task]] = {
     presets.ImagePreset: Images,
     presets.TextPreset: Text,
     presets.DiffusionPreset: DiffusionTask,
+    presets.DistillationPreset: DistillationTask,
 }
 """The task of each kind of preset."""
 
@@ -36,7 +38,7 @@ def of(preset: presets.Preset, **sources: Any) -> Task:
 
     Args:
         preset: The settings.
-        **sources: As for `Task`: `data_dir`, `inception`, `download`.
+        **sources: As for `Task`: `data_dir`, `inception`, `download`, `teacher`.
 
     Example:
         >>> from tf_ttur import presets, tasks

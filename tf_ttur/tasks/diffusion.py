@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from fid.files import InputError
 from tf_ttur.presets import DiffusionPreset
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.of_images import ImageTask
-from tf_ttur.tasks.task import SampleRequest
+from tf_ttur.tasks.task import SampleRequest, building
 
 if TYPE_CHECKING:
     from tf_ttur.distillation.diffusion import Diffusion
 
-__all__ = ["DiffusionTask"]
+__all__ = ["DiffusionTask", "choose_sampling"]
 
 
 class DiffusionTask(ImageTask):
@@ -67,15 +67,8 @@ class DiffusionTask(ImageTask):
             >>> task.build((16, 16, 1)).sample_shape
             (16, 16, 1)
         """
-        try:
+        with building(self.preset.name):
             return self._build(shape)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{self.preset.name} cannot be built with these settings: {reason}"
-            ) from error
 
     def _build(self, shape: tuple[int, ...]) -> Diffusion:
         from tf_ttur import optimizers, schedules
@@ -141,17 +134,24 @@ class DiffusionTask(ImageTask):
 
     @classmethod
     def configure(cls, model: Any, request: SampleRequest, folder: RunFolder) -> None:
-        """Sets the sampler, its steps and the guidance that were asked for.
+        """Sets how samples are made; see `choose_sampling`."""
+        choose_sampling(model, request)
 
-        Raises:
-            InputError: There is no such sampler, or a number cannot be.
-        """
-        import dataclasses
 
-        asked = {
-            name: getattr(request, name)
-            for name in ("sampler", "steps", "guidance")
-            if getattr(request, name) is not None
-        }
-        if asked:
-            model.sampling = dataclasses.replace(model.sampling, **asked)
+def choose_sampling(model: Any, request: SampleRequest) -> None:
+    """Sets the sampler, its steps and the guidance that were asked for.
+
+    Args:
+        model: Of diffusion.
+        request: What is asked for.
+
+    Raises:
+        InputError: There is no such sampler, or a number cannot be.
+    """
+    asked = {
+        name: getattr(request, name)
+        for name in ("sampler", "steps", "guidance")
+        if getattr(request, name) is not None
+    }
+    if asked:
+        model.sampling = dataclasses.replace(model.sampling, **asked)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fid.files import InputError
 from tf_ttur.presets import GANPreset
-from tf_ttur.tasks.task import Task
+from tf_ttur.tasks.task import Task, building
 
 if TYPE_CHECKING:
     from tf_ttur.gan import GAN
@@ -70,17 +70,11 @@ class GANTask(Task):
             (32, 32, 1)
         """
         name = self.preset.name
-        try:
+        hint = ""
+        if self.preset.generator_options:
+            hint = "If that is a size, leave out what generator_options says."
+        with building(name, hint):
             gan = self._build(shape)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            reason = " ".join(str(error).split())
-            if self.preset.generator_options:
-                reason += " If that is a size, leave out what generator_options says."
-            raise InputError(
-                f"{name} cannot be built with these settings: {reason}"
-            ) from error
         if gan.sample_shape != tuple(shape):
             raise InputError(
                 f"The generator of {name} makes {gan.sample_shape}, the data are "

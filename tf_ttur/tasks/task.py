@@ -22,6 +22,7 @@ __all__ = [
     "MEASUREMENT_SEED",
     "SampleRequest",
     "Task",
+    "building",
     "check_kind",
     "find_checkpoint",
     "load_checkpoint",
@@ -85,6 +86,11 @@ class Task(abc.ABC):
         data_dir: Where the data set is.
         inception: Path of the 2015 graph; see `fid.extractors.download.find_graph`.
         download: Whether TensorFlow Datasets may download what is missing.
+        teacher: A run folder or a file of the model that is distilled, for kinds of
+            training that distil one.
+
+    Raises:
+        InputError: A teacher is given to a kind that has none.
     """
 
     suffix: ClassVar[str]
@@ -94,6 +100,8 @@ class Task(abc.ABC):
     tabled: ClassVar[tuple[tuple[str, int], ...]] = (("", 2),)
     """A row of the table of results each: what follows the name, digits of the value;
     for the measured value first, then for each of `further_metrics`."""
+    takes_teacher: ClassVar[bool] = False
+    """Whether it distils another model."""
     further_metrics: ClassVar[tuple[str, ...]] = ()
     """Measured values that are reported beside the one that decides what is best."""
 
@@ -103,9 +111,16 @@ class Task(abc.ABC):
         data_dir: str | None = None,
         inception: str | os.PathLike[str] | None = None,
         download: bool = False,
+        teacher: str | os.PathLike[str] | None = None,
     ):
+        if teacher is not None and not self.takes_teacher:
+            raise InputError(
+                f"--teacher={teacher}: {preset.name} distils nothing. Leave it out, or "
+                "choose a --preset that does, such as digits_flash_dmd."
+            )
         self.preset, self.data_dir = preset, data_dir
         self.inception, self.download = inception, download
+        self.teacher = teacher
 
     @abc.abstractmethod
     def check(self) -> None:
@@ -235,6 +250,28 @@ class Task(abc.ABC):
         """
 
 
+@contextlib.contextmanager
+def building(name: str, hint: str = "") -> Iterator[None]:
+    """Says in one line which settings a network or a model refused.
+
+    Args:
+        name: The preset's.
+        hint: What may help, a sentence.
+
+    Raises:
+        InputError: What stands in the block ended in a `TypeError` or `ValueError`.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = " ".join([*str(error).split(), *([hint] if hint else [])])
+        raise InputError(
+            f"{name} cannot be built with these settings: {reason}"
+        ) from error
+
+
 def check_kind(folder: RunFolder, kind: type[Preset]) -> None:
     """Refuses a run of another kind, before anything large is read.
 
@@ -291,11 +328,12 @@ def find_checkpoint(
     return path
 
 
-def load_checkpoint(path: os.PathLike[str]) -> Any:
+def load_checkpoint(path: os.PathLike[str], fix: str = _CHOOSE) -> Any:
     """Loads a checkpoint whole, whatever model of this project it holds.
 
     Args:
         path: A `.keras` file.
+        fix: What to do where it is damaged or another, a sentence.
 
     Returns:
         The model, not compiled.
@@ -305,9 +343,9 @@ def load_checkpoint(path: os.PathLike[str]) -> Any:
     """
     import keras
 
-    with _loading(path, _CHOOSE):
+    with _loading(path, fix):
         model = keras.models.load_model(path, compile=False)
-    check_step(path, getattr(model, "steps", step_of(path)), _CHOOSE)
+    check_step(path, getattr(model, "steps", step_of(path)), fix)
     return model
 
 

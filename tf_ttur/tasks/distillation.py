@@ -1,0 +1,338 @@
+"""Few-step students of a diffusion model, measured by the Fréchet distance."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fid.files import InputError, printable
+from tf_ttur.presets import DiffusionPreset, DistillationPreset
+from tf_ttur.runs import RunFolder
+from tf_ttur.tasks.diffusion import choose_sampling
+from tf_ttur.tasks.of_images import ImageTask
+from tf_ttur.tasks.task import (
+    SampleRequest,
+    building,
+    check_kind,
+    find_checkpoint,
+    load_checkpoint,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+    from tf_ttur.datasets import ImageData
+    from tf_ttur.distillation.flash_dmd import FlashDMD
+
+__all__ = ["DistillationTask", "Teacher", "open_teacher"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A diffusion model that is distilled.
+
+    Attributes:
+        network: The network that makes its images; its average, where it has one.
+        parametrisation: What the network's output means.
+        num_classes: The number of classes that it is told of, or None.
+        label_dropout: The share of the labels that it learnt without.
+        fingerprint: SHA-256 of the network's weights.
+        path: The file that it was read from.
+    """
+
+    network: keras.Model
+    parametrisation: Any
+    num_classes: int | None
+    label_dropout: float
+    fingerprint: str
+    path: pathlib.Path
+
+
+def open_teacher(path: str | os.PathLike[str]) -> Teacher:
+    """Reads a teacher.
+
+    Args:
+        path: A run folder of diffusion, whose best checkpoint is taken; or a `.keras`
+            file of a `Diffusion`, such as a checkpoint of a run.
+
+    Raises:
+        InputError: There is none, it is damaged, or it is another kind of model.
+    """
+    from fid.extractors.extractor import weights_sha256
+    from tf_ttur.distillation.diffusion import Diffusion
+
+    path = pathlib.Path(path)
+    if path.suffix == ".keras":
+        if not path.is_file():
+            raise InputError(f"There is no teacher {printable(path)}.")
+    else:
+        folder = RunFolder(path)
+        check_kind(folder, DiffusionPreset)
+        path = find_checkpoint(folder, "best")
+    model = load_checkpoint(path, "Give another --teacher.")
+    if not isinstance(model, Diffusion):
+        raise InputError(
+            f"{printable(path)} holds a {type(model).__name__}; a teacher is a "
+            "Diffusion, such as train.py --preset=digits_edm_teacher trains."
+        )
+    network = model.denoiser().network
+    return Teacher(
+        network,
+        model.parametrisation,
+        model.num_classes,
+        model.label_dropout,
+        weights_sha256(network),
+        path,
+    )
+
+
+class DistillationTask(ImageTask):
+    """A few-step student of a teacher; see `Task`."""
+
+    preset: DistillationPreset
+    presets = DistillationPreset
+    takes_teacher = True
+
+    # Each is read or trained once a run.
+    _data: ImageData | None = None
+    _teacher: Teacher | None = None
+    _encoder: keras.Model | None = None
+
+    @staticmethod
+    def model() -> type[FlashDMD]:
+        """Returns `FlashDMD`."""
+        from tf_ttur.distillation.flash_dmd import FlashDMD
+
+        return FlashDMD
+
+    def check(self) -> None:
+        """Refuses a name that is unknown, and a missing teacher; see `Task.check`."""
+        from tf_ttur import optimizers, schedules
+        from tf_ttur.distillation.flash_dmd import adversarial_loss
+
+        super().check()
+        preset = self.preset
+        adversarial_loss(preset.loss)
+        optimizers.named(preset.optimizer)
+        optimizers.clipping(preset.clip)
+        schedules.get(preset.schedule, preset.student_lr)
+
+    def load(self) -> ImageData:
+        """Loads the images, which the encoder may learn from; see `ImageTask.load`."""
+        self._data = super().load()
+        return self._data
+
+    @property
+    def teacher_model(self) -> Teacher:
+        """The teacher, read at the first look.
+
+        Raises:
+            InputError: None was given, or it does not go with the settings.
+        """
+        if self._teacher is None:
+            if self.teacher is None:
+                raise InputError(
+                    f"{self.preset.name} distils a teacher, and none was given: "
+                    "--teacher=RUN, a run folder of diffusion (train.py "
+                    f"--preset={self.preset.usual_teacher}) or a .keras file of one."
+                )
+            found = open_teacher(self.teacher)
+            self._check_labels(found)
+            _log.info("The teacher is %s (%s).", found.path, found.fingerprint[:12])
+            self._teacher = found
+        return self._teacher
+
+    def _check_labels(self, teacher: Teacher) -> None:
+        preset = self.preset
+        if teacher.num_classes != preset.num_classes:
+            raise InputError(
+                f"The teacher {printable(teacher.path)} was trained with num_classes="
+                f"{teacher.num_classes}, and {preset.name} has {preset.num_classes}. "
+                f"Give --set=num_classes={str(teacher.num_classes).lower()}, or another "
+                "--teacher."
+            )
+        if preset.guidance != 1 and not teacher.label_dropout:
+            raise InputError(
+                f"guidance is {preset.guidance}, and the teacher "
+                f"{printable(teacher.path)} never learnt to do without a label. Give "
+                "--set=guidance=1, or another --teacher."
+            )
+
+    def encoder(self) -> keras.Model | None:
+        """Returns the frozen encoder; None where the fake score's maps are looked at.
+
+        Raises:
+            InputError: It cannot be made.
+        """
+        if self.preset.encoder == "none":
+            return None
+        if self._encoder is None:
+            from tf_ttur.networks.dense_encoder import dense_encoder
+
+            data = self.load() if self._data is None else self._data
+            self._encoder = dense_encoder(_examples(data)).network
+        return self._encoder
+
+    def config(self, data: ImageData) -> dict[str, Any]:
+        """Returns the settings, facts, and fingerprints of what is only read."""
+        from fid.extractors.extractor import weights_sha256
+
+        encoder = self.encoder()
+        return super().config(data) | {
+            "teacher": str(self.teacher),
+            "teacher_sha256": self.teacher_model.fingerprint,
+            "encoder_sha256": None if encoder is None else weights_sha256(encoder),
+        }
+
+    def build(self, shape: tuple[int, ...]) -> FlashDMD:
+        """Builds and compiles the model; see `Task.build`.
+
+        Args:
+            shape: (H, W, C) of the images, those of the teacher.
+
+        Returns:
+            The compiled `FlashDMD`.
+
+        Raises:
+            InputError: The settings do not go together, or with the data or the
+                teacher.
+        """
+        with building(self.preset.name):
+            return self._build(tuple(shape))
+
+    def _build(self, shape: tuple[int, ...]) -> FlashDMD:
+        from tf_ttur import optimizers, schedules
+        from tf_ttur.distillation.diffusion import sample_shape
+        from tf_ttur.distillation.flash_dmd import FlashDMD
+        from tf_ttur.networks.heads import heads
+        from tf_ttur.players import clone
+
+        preset, teacher = self.preset, self.teacher_model
+        found = sample_shape(teacher.network, preset.num_classes is not None)
+        if found != shape:
+            raise InputError(
+                f"The teacher {printable(teacher.path)} makes images of {found}, the "
+                f"data are {shape}. Give --set=image_size={found[0]}, or another "
+                "--teacher."
+            )
+        encoder = self.encoder()
+        student = clone(teacher.network, "The student")
+        fake_score = clone(teacher.network, "The fake score")
+        # A teacher's average is frozen, and copies of its layers are, too.
+        for layer in (*student.layers, *fake_score.layers):
+            layer.trainable = True
+        layer = None
+        if encoder is None:
+            layer = preset.feature_layer or _bottleneck(fake_score)
+            if layer not in (known := [x.name for x in fake_score.layers]):
+                raise InputError(
+                    f"feature_layer is {layer!r}; the teacher has the layers "
+                    f"{', '.join(known)}."
+                )
+            maps = [fake_score.get_layer(layer).output]
+        else:
+            maps = encoder.outputs
+        model = FlashDMD(
+            student,
+            fake_score,
+            heads(
+                [x.shape[1:] for x in maps], seed=preset.seed, **preset.heads_options
+            ),
+            teacher.network,
+            encoder,
+            parametrisation=teacher.parametrisation,
+            anchors=preset.anchors,
+            num_classes=preset.num_classes,
+            feature_layer=layer,
+            ema_decay=preset.ema_decay,
+            seed=preset.seed,
+        )
+
+        def made(name: str) -> Any:
+            rate = getattr(preset, f"{name}_lr")
+            updates = 1 if name == "student" else preset.ratio
+            return optimizers.make(
+                preset.optimizer,
+                schedules.get(preset.schedule, rate, updates),
+                beta_1=preset.beta_1,
+                beta_2=preset.beta_2,
+                epsilon=preset.epsilon,
+                clip=preset.clip,
+                name=name,
+            )
+
+        model.compile(
+            student_optimizer=made("student"),
+            fake_score_optimizer=made("fake_score"),
+            discriminator_optimizer=made("discriminator"),
+            guidance=preset.guidance,
+            split=preset.noise_split,
+            adversarial=preset.adversarial,
+            critic=preset.critic,
+            ratio=preset.ratio,
+            pulling=preset.pulling,
+            renoising=(preset.renoise_from, preset.renoise_to),
+            loss=preset.loss,
+            jit_compile=preset.jit_compile,
+        )
+        return model
+
+    def batches(self, data: Any, start: int = 0) -> Any:
+        """Gives endless batches, one for each of the fake score's updates in a step."""
+        return data.training(
+            self.preset.batch_size,
+            self.preset.seed,
+            start_step=start,
+            discriminator_steps=self.preset.ratio,
+            **({} if self.num_classes is None else {"labels": True}),
+        )
+
+    def describe(self, data: Any, measurement: Any) -> str:
+        """Says what is distilled, in how many steps; see `Task.describe`."""
+        preset = self.preset
+        encoder = {"none": "the fake score's maps"}.get(
+            preset.encoder, f"a {preset.encoder} encoder"
+        )
+        return (
+            f"{self.describe_data(data, measurement)}; {preset.anchors} steps; split "
+            f"{preset.noise_split}, ratio {preset.ratio}, pull {preset.pulling:g}, "
+            f"adversarial {preset.adversarial:g} on {encoder}; learning rates "
+            f"{preset.student_lr:.3g}, {preset.fake_score_lr:.3g}, "
+            f"{preset.discriminator_lr:.3g}"
+        )
+
+    @classmethod
+    def configure(cls, model: Any, request: SampleRequest, folder: RunFolder) -> None:
+        """Sets the number of steps that was asked for; see `choose_sampling`."""
+        choose_sampling(model, request)
+
+
+def _bottleneck(network: keras.Model) -> str:
+    """Returns the name of the layer behind a U-Net's smallest maps."""
+    names = [x.name for x in network.layers if x.name.endswith("_in_2")]
+    if not names:
+        raise InputError(
+            "The teacher is no U-Net of tf_ttur.networks.unet, so it must be said which "
+            "of its layers the discriminator looks at: --set=feature_layer=NAME."
+        )
+    return names[0]
+
+
+def _examples(data: ImageData) -> np.ndarray:
+    """Returns enough images for the encoder to learn from, uint8 (n, H, W, C)."""
+    from tf_ttur.networks.dense_encoder import MOST_IMAGES
+
+    if data.num_examples <= MOST_IMAGES:
+        return np.concatenate(list(data.images()))
+    # Shuffled: the files of a class may stand together.
+    batches = data.training(100, seed=0).take(MOST_IMAGES // 100)
+    return np.concatenate(
+        [np.rint((x + 1) * 127.5).astype(np.uint8) for x in batches.as_numpy_iterator()]
+    )
