@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fid.files import InputError, atomic_write, printable, read_json_lines
 from fid.values import Between, Count, Step, fault
-from tf_ttur.runs import as_line, first_at_most
+from tf_ttur.runs import as_line, first_at_most, last_above
 from tf_ttur.theory.critical_batch import STATUSES, Run
 
 __all__ = ["Row", "outcome", "read", "write"]
@@ -122,7 +122,7 @@ class Row:
             )
         if status == "censored":
             # A streak that the run's end cut short may be the one that counts.
-            steps = max((s for s, value in self.trace if value > threshold), default=0)
+            steps = last_above(self.trace, threshold)
         return Run(
             batch=self.batch,
             status=status,
