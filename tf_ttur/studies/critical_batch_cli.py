@@ -169,7 +169,7 @@ def _sweep_mixture(
         if values[name].value is not None:
             raise flags.Error(f"--{name} does not go with --preset={_MIXTURE}")
     variants = {
-        name: mixture_study.with_defaults(dict(_pair(x) for x in settings))
+        name: mixture_study.with_defaults(_pairs(settings))
         for name, settings in _named(values.variant, values.vary).items()
     } or {
         name: mixture_study.with_defaults({"optimizer": name})
@@ -180,7 +180,7 @@ def _sweep_mixture(
     study = mixture_study.MixtureStudy(
         **shared,
         variants=variants,
-        game=mixture_study.game(dict(_pair(x) for x in values.set)),
+        game=mixture_study.game(_pairs(values.set)),
         num_samples=values.num_samples or 2048,
         small=values.small,
         large=values.large,
@@ -234,22 +234,33 @@ def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
             raise InputError(
                 f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
             )
-        if name in texts:
-            raise InputError(f"--variant: {name} is there twice; leave one out.")
-        texts[name] = settings.split(",")
+        _add(texts, name, settings.split(","))
     if varied:
         key, equals, choices = varied.partition("=")
         if not equals or not choices:
             raise InputError(f"--vary={varied} is not of the form KEY=VALUE,VALUE.")
-        texts |= {f"{key}={value}": [f"{key}={value}"] for value in choices.split(",")}
+        for value in choices.split(","):
+            _add(texts, f"{key}={value}", [f"{key}={value}"])
     return texts
 
 
-def _pair(setting: str) -> tuple[str, str]:
-    key, equals, value = setting.partition("=")
-    if not equals:
-        raise InputError(f"{setting} is not of the form KEY=VALUE.")
-    return key, value
+def _add(texts: dict[str, list[str]], name: str, settings: list[str]) -> None:
+    if name in texts:
+        raise InputError(f"The variant {name} is there twice; leave one out.")
+    texts[name] = settings
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, str]:
+    """Reads settings KEY=VALUE of the mixture game, as `presets.settings` refuses."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{setting} is not of the form KEY=VALUE.")
+        if key in found:
+            raise InputError(f"{key} is set twice; leave one of the two out.")
+        found[key] = value
+    return found
 
 
 def _numbers(name: str, texts: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:

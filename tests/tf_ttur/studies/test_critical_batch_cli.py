@@ -71,7 +71,15 @@ def test_fit_estimate_and_plot_go_together(known, program):
         ),
         (
             ("sweep", "--threshold=1", "--variant=a:beta_1=0", "--variant=a:beta_1=1"),
-            "a is there twice",
+            "The variant a is there twice",
+        ),
+        (
+            ("sweep", "--threshold=1", "--vary=beta_1=0,0.5,0"),
+            "The variant beta_1=0 is there twice",
+        ),
+        (
+            ("sweep", "--threshold=1", "--variant=a=1:a=2", "--vary=a=1"),
+            "The variant a=1 is there twice",
         ),
         (("sweep", "--threshold=1", "--vary=beta_1"), "is not of the form KEY=VALUE"),
         (("sweep", "--threshold=1", "--vary=x=1"), "there is no setting 'x'"),
@@ -186,6 +194,25 @@ def test_where_nothing_can_be_told_it_is_an_error_that_says_why(mixture, program
     assert "none: Of the discriminator: The squared norm" in err
     assert "never: No run met its threshold" in err
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--set=width=4", "--set=width=8"), "width is set twice; leave one of the"),
+        (("--variant=a:beta_1=0,beta_1=0.9",), "beta_1 is set twice; leave one of the"),
+        (("--variant=a:beta_1=0", "--variant=a:beta_1=0.9"), "a is there twice"),
+        (("--set=width",), "width is not of the form KEY=VALUE"),
+    ],
+)
+def test_settings_of_the_mixture_game_are_given_once(tmp_path, program, args, message):
+    status, out, err = program(
+        "sweep", "--preset=mixture", f"--workdir={tmp_path}", "--threshold=0.5",
+        "--batches=8,16", "--max_steps=100", *args,
+    )  # fmt: skip
+    assert (status, out) == (1, "")
+    assert message in err
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_sweep_of_the_mixture_game_has_measured_the_noise(mixture, program):
