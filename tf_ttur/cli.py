@@ -137,8 +137,9 @@ def _define(flag: Flags) -> None:
     flag.text(
         "dataset",
         None,
-        "Images: digits, cifar10, svhn_cropped, celeb_a, lsun/bedroom or folder. Text: "
-        "pydoc_topics (Python's own help), lm1b (One Billion Word) or text_files.",
+        "Images: digits, cifar10, svhn_cropped, celeb_a, celeb_a_squashed, "
+        "imagenet2012, lsun/bedroom or folder. Text: pydoc_topics (Python's own help), "
+        "lm1b (One Billion Word) or text_files.",
     )
     flag.text(
         "text_files",

@@ -143,8 +143,9 @@ class ImagePlayers(Players):
     def check_first(self, data: Any) -> None:
         """Refuses first images that are none, not finite or far from [-1, 1].
 
-        With `num_classes`, labels that are of no class are refused, too. A subclass
-        that overrides `prepare_real` may take images of any range.
+        With `num_classes`, labels that are of no class are refused, too; `check_all`
+        looks at those of later batches. A subclass that overrides `prepare_real` may
+        take images of any range.
 
         Args:
             data: What the data set yields.
@@ -171,6 +172,52 @@ class ImagePlayers(Players):
             _check_finite(real)
             if len(self.sample_shape) == 3:
                 _check_range(real, self.called)
+
+    def check_all(self, x: Any, y: Any = None) -> Any:
+        """Refuses labels that are of no class, wherever they are in the data.
+
+        Those of arrays are looked at now, and those of a `tf.data.Dataset` as each
+        batch is read. Of other loaders, and where a subclass overrides `prepare_real`,
+        it is the first batch only: see `check_first`.
+
+        Args:
+            x: What Keras takes.
+            y: Likewise.
+
+        Returns:
+            `x`, or a data set that fails at a batch with such labels.
+
+        Raises:
+            ValueError: An array has some.
+        """
+        own = type(self).prepare_real is not ImagePlayers.prepare_real
+        if self.num_classes is None or own:
+            return x
+        spec = getattr(x, "element_spec", x)
+        try:
+            found = self._labels(spec if y is None else (spec, y))
+        except ValueError:
+            return x  # There are none, which the first step says.
+        dense = isinstance(found, np.ndarray | tf.TensorSpec) or tf.is_tensor(found)
+        if not dense or not tf.as_dtype(found.dtype).is_integer:
+            return x
+        if isinstance(x, tf.data.Dataset):
+            return classes.check_each(x, self._labels, self.num_classes)
+        if not isinstance(found, tf.TensorSpec):
+            classes.check_range(found, self.num_classes)
+        return x
+
+    def explain(self, error: tf.errors.OpError) -> None:
+        """Says which labels a data set had that are of no class.
+
+        Args:
+            error: TensorFlow's.
+
+        Raises:
+            ValueError: It is of such labels.
+        """
+        if self.num_classes is not None:
+            classes.check_told(error, self.num_classes)
 
     def check_given(self, x: Any, method: str) -> None:
         """Refuses a list of single images, each of which Keras takes for an input.

@@ -6,7 +6,8 @@ tensor (n,), beside the images or the latents that they belong to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,7 +17,9 @@ import tensorflow as tf
 __all__ = [
     "Labelled",
     "as_labels",
+    "check_each",
     "check_range",
+    "check_told",
     "chosen",
     "draw",
     "images_of",
@@ -151,6 +154,65 @@ def check_range(labels: Any, num_classes: int) -> None:
         f"The labels span {labels.min()} to {labels.max()}; with num_classes="
         f"{num_classes} they are in 0..{num_classes - 1}.{advice}"
     )
+
+
+# What an error of `check_each` says, and how the message of TensorFlow's shows it.
+_SPAN = "the span of labels is"
+_TOLD = re.compile(_SPAN + r"\] \[(-?\d+)\] \[(-?\d+)\]")
+
+
+def check_each(
+    dataset: tf.data.Dataset, find: Callable[[Any], tf.Tensor], num_classes: int
+) -> tf.data.Dataset:
+    """Has a data set fail at a batch that has a label of no class.
+
+    The pipeline does it, for two passes over a batch's labels. XLA leaves assertions
+    out of a compiled step, and takes the row at the end of a table for such a label.
+
+    Args:
+        dataset: Batches.
+        find: Finds the labels in one, whole numbers of any shape.
+        num_classes: The number of classes.
+
+    Returns:
+        The same batches. The error of a bad one is for `check_told`.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_ttur import labels
+        >>> numbers = tf.data.Dataset.from_tensors(tf.constant([2, 3]))
+        >>> checked = labels.check_each(numbers, lambda batch: batch, num_classes=4)
+        >>> next(iter(checked)).numpy().tolist()
+        [2, 3]
+    """
+
+    def check(*parts: Any) -> Any:
+        batch = parts if isinstance(dataset.element_spec, tuple) else parts[0]
+        labels = find(batch)
+        # Of no labels the least is the largest number and the other way round: it fits.
+        least = tf.cast(tf.reduce_min(labels), tf.int64)
+        most = tf.cast(tf.reduce_max(labels), tf.int64)
+        fits = tf.logical_and(least >= 0, most < num_classes)
+        # Of int64 TensorFlow would make a condition with two branches, which is slow.
+        span = [tf.cast(x, tf.int32) for x in (least, most)]
+        tf.debugging.Assert(fits, [_SPAN, *span])
+        return batch
+
+    return dataset.map(check)
+
+
+def check_told(error: tf.errors.OpError, num_classes: int) -> None:
+    """Says of an error of `check_each` what `check_range` says of the labels.
+
+    Args:
+        error: An error in reading a data set.
+        num_classes: The number of classes.
+
+    Raises:
+        ValueError: It is of labels that are of no class.
+    """
+    if found := _TOLD.search(error.message):
+        check_range([int(x) for x in found.groups()], num_classes)
 
 
 def chosen(

@@ -608,6 +608,25 @@ class Players(keras.Model):
                 f"{method} was given no data; give it arrays or a data set."
             )
 
+    def check_all(self, x: Any, y: Any = None) -> Any:
+        """Is given the data of `fit` and `evaluate`; a subclass may look at all of it.
+
+        Args:
+            x: What Keras takes.
+            y: Likewise.
+
+        Returns:
+            What is read in the place of `x`: here it, itself.
+        """
+        return x
+
+    def explain(self, error: tf.errors.OpError) -> None:
+        """Is given an error in reading or learning; a subclass may raise a clearer one.
+
+        Args:
+            error: TensorFlow's.
+        """
+
     @contextlib.contextmanager
     def _looking_first(self, which: str, given: Mapping[str, Any]) -> Iterator[None]:
         """Has a function of Keras show its first batch to `check_first`."""
@@ -626,6 +645,9 @@ class Players(keras.Model):
         setattr(self, which, first)
         try:
             yield
+        except tf.errors.OpError as error:
+            self.explain(error)
+            raise
         finally:
             setattr(self, which, function)
 
@@ -672,6 +694,10 @@ class Players(keras.Model):
         refusals.check_callbacks(given.get("callbacks"), self.optimizers)
         self._check_trainable()
         self.check_given(given.get("x"), "fit")
+        given["x"] = self.check_all(given["x"], given.get("y"))
+        held_out = given.get("validation_data")
+        if isinstance(held_out, tf.data.Dataset):
+            given["validation_data"] = self.check_all(held_out)
         before = self.steps
         self._looked_at -= {"validation_data"}
         with self._looking_first("train_function", given):
@@ -753,6 +779,7 @@ class Players(keras.Model):
         given = refusals.arguments(keras.Model.evaluate, args, kwargs)
         refusals.check_weights(given, "evaluate")
         self.check_given(given.get("x"), "evaluate")
+        given["x"] = self.check_all(given["x"], given.get("y"))
         looking = self._looking_first("test_function", given)
         # Keras's `fit` calls this after every epoch, with the same data.
         validating = bool(given.get("_use_cached_eval_dataset"))

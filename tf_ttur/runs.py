@@ -52,6 +52,7 @@ __all__ = [
     "checkpoint_name",
     "checkpoints",
     "first_at_most",
+    "last_above",
     "read_best",
     "read_rows",
     "stamp",
@@ -530,6 +531,26 @@ def first_at_most(
         if streak == passes:
             return index - passes + 1
     return None
+
+
+def last_above(values: Iterable[tuple[int, float]], threshold: float) -> int:
+    """Returns the last step at which a value had surely not been reached.
+
+    Of a run that ends in a streak too short to count, the streak may be the beginning
+    of one that does: it says nothing against its steps.
+
+    Args:
+        values: (step, value), in order.
+        threshold: The value.
+
+    Returns:
+        The last step whose value is above it, or is no number; 0 where there is none.
+
+    Example:
+        >>> last_above([(10, 9.0), (20, 4.0), (30, 6.0), (40, 3.0)], 5.0)
+        30
+    """
+    return max((step for step, value in values if not value <= threshold), default=0)
 
 
 def as_line(row: Mapping[str, Any]) -> str:

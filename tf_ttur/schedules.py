@@ -152,10 +152,10 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         after: The schedule; its first rate is what is risen to.
         steps: Updates on the way: they have 1 / steps, 2 / steps, ... of that rate, and
-            the last one has all of it; >= 1.
+            the last one has all of it; a whole number >= 1.
 
     Raises:
-        InputError: `steps` is less than 1.
+        InputError: `steps` is less than 1, or no whole number.
 
     Example:
         >>> schedule = Warmup(PowerLaw(0.5, exponent=1.0), steps=2)
@@ -167,9 +167,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         self, after: keras.optimizers.schedules.LearningRateSchedule, steps: int
     ):
         super().__init__()
-        if steps < 1:
-            raise InputError(f"The steps of a warmup are {steps}; use at least 1.")
-        self.after, self.steps = after, int(steps)
+        self.after = after
+        self.steps = checked({"steps": Count}, steps=steps)["steps"]
 
     def __call__(self, step: Any) -> Any:
         """Returns the rate of an update.

@@ -472,6 +472,60 @@ def test_data_without_labels_or_with_others_are_refused_before_a_step():
     assert_same(state(gan), before)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_labels_of_no_class_are_refused_in_every_batch(jit_compile):
+    x, y = data(24)
+    y[-1] = CLASSES  # in the last of three batches
+    pairs = tf.data.Dataset.from_tensor_slices((x, y[:, None])).batch(8)
+    records = tf.data.Dataset.from_tensor_slices({"image": x, "label": y}).batch(8)
+    message = f"The labels span 0 to {CLASSES}; .* Give num_classes the number"
+    for dataset in (pairs, records):
+        gan = make(jit_compile=jit_compile)
+        with pytest.raises(ValueError, match=message):
+            gan.fit(dataset, verbose=0)
+        assert gan.steps == 2
+    with pytest.raises(ValueError, match=message):
+        gan.evaluate(pairs, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        gan.fit(records.take(2), validation_data=pairs, verbose=0)
+    gan = make()
+    before = state(gan)
+    for given in ((x, y), ({"image": x, "label": y},)):
+        # Of arrays it is known before the first step.
+        with pytest.raises(ValueError, match=message):
+            gan.fit(*given, batch_size=8, shuffle=False, verbose=0)
+        with pytest.raises(ValueError, match=message):
+            gan.evaluate(*given, batch_size=8, verbose=0)
+    assert_same(state(gan), before)
+
+
+def test_a_data_set_that_is_looked_at_is_the_same():
+    x, y = data(20)
+    plain = tf.data.Dataset.from_tensor_slices((x, y.astype("uint8"))).batch(8)
+    looked_at = make().check_all(plain)
+    assert looked_at is not plain
+    assert looked_at.element_spec == plain.element_spec
+    assert int(looked_at.cardinality()) == 3
+    for one, other in zip(looked_at, plain, strict=True):
+        assert_same(one, other)
+    # One-hot floats and images alone are refused elsewhere, with what to do.
+    for other in (
+        tf.data.Dataset.from_tensors(x), tf.data.Dataset.from_tensors((x, x))
+    ):  # fmt: skip
+        assert make().check_all(other) is other
+
+
+def test_whoever_prepares_the_labels_says_what_they_are():
+    class CountsFromOne(tf_ttur.GAN):
+        def prepare_real(self, data):
+            return labels.Labelled(data[0], tf.cast(data[1] - 1, tf.int32))
+
+    x, y = data(16)
+    gan = make(CountsFromOne)
+    gan.fit(tf.data.Dataset.from_tensor_slices((x, y + 1)).batch(8), verbose=0)
+    assert gan.steps == 2
+
+
 # ---- networks
 
 

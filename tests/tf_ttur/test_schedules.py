@@ -145,6 +145,7 @@ def test_an_optimizer_follows_a_schedule_of_steps():
         "constant:1", "exponential:5", "exponential:5:0", "exponential:5:inf",
         "power:-1", "power:nan", "warmup:5", "warmup:5+", "warmup:0+linear:3",
         "warmup:+linear:3", "linear:3+warmup:5", "warmup:5+warmup:5+linear:3",
+        "warmup:2.5+linear:3",
     ],
 )  # fmt: skip
 def test_a_schedule_that_cannot_be_is_refused(text):
@@ -153,5 +154,10 @@ def test_a_schedule_that_cannot_be_is_refused(text):
     )
     with pytest.raises(InputError, match=f"^schedule is '{re.escape(text)}'{message}"):
         schedules.get(text, 0.5)
-    with pytest.raises(InputError, match="steps of a warmup are 0"):
-        schedules.Warmup(schedules.PowerLaw(1, 0), 0)
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "3", True])
+def test_steps_of_a_warmup_are_a_whole_number(steps):
+    with pytest.raises(InputError, match=f"steps is {steps!r}; it must be"):
+        schedules.Warmup(schedules.PowerLaw(1, 0), steps)
+    assert schedules.Warmup(schedules.PowerLaw(1, 0), np.int64(3)).steps == 3

@@ -27,22 +27,27 @@ def load(
 ) -> ImageData:
     """Loads a set of images by name.
 
-    =============  ===========================================  ==================
-    name           source                                       images
-    =============  ===========================================  ==================
-    digits         scikit-learn's 1,797 UCI digits, 8x8, in     32x32, 1 channel
-                   0..16: scaled to 0..255, then enlarged by
-                   Pillow's bicubic filter, which keeps strokes
-                   smooth where bilinear leaves them blotchy
-    cifar10        TFDS                                         32x32, as they are
-    svhn_cropped   TFDS                                         32x32, as they are
-    celeb_a        TFDS: central 108x108 of the 178x218 images  64x64
-    imagenet2012   TFDS: central square                         128x128
-    lsun/bedroom   TFDS, LSUN's own LMDB, or numbered folders   64x64
-                   of images: central square
-    folder         every image under `data_dir`, as `fid`       64x64
-                   finds them with --recursive: central square
-    =============  ===========================================  ==================
+    ================  ========================================  ==================
+    name              source                                    images
+    ================  ========================================  ==================
+    digits            scikit-learn's 1,797 UCI digits, 8x8, in  32x32, 1 channel
+                      0..16: scaled to 0..255, then enlarged
+                      by Pillow's bicubic filter, which keeps
+                      strokes smooth where bilinear leaves
+                      them blotchy
+    cifar10           TFDS                                      32x32, as they are
+    svhn_cropped      TFDS                                      32x32, as they are
+    celeb_a           TFDS: central 108x108 of the 178x218      64x64
+                      images
+    celeb_a_squashed  the same files: all of each image, out    64x64
+                      of its proportions
+    imagenet2012      TFDS: central square                      128x128
+    lsun/bedroom      TFDS, LSUN's own LMDB, or numbered        64x64
+                      folders of images: central square
+    folder            every image under `data_dir`, as `fid`    64x64
+                      finds them with --recursive: central
+                      square
+    ================  ========================================  ==================
 
     Photographs are resized by Pillow's bilinear filter (antialiased; the one behind the
     `scipy.misc.imresize` of the original); images that have the size already stay as

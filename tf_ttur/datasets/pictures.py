@@ -23,8 +23,8 @@ __all__ = ["check", "each_file", "picture"]
 _MAX_LISTED = 20
 
 
-def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
-    """Decodes one image and scales its central square.
+def picture(file: Any, crop: int | None, size: int, squash: bool = False) -> np.ndarray:
+    """Decodes one image and scales its central square, or the whole of it.
 
     The filter is Pillow's bilinear one (antialiased; what the `scipy.misc.imresize` of
     the original called). A square of the size that is wanted stays as it is.
@@ -33,6 +33,7 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
         file: A path or a binary file.
         crop: Side of the square in pixels; None for the largest one.
         size: Side of the result.
+        squash: Take all of the image instead, and give up its proportions.
 
     Returns:
         uint8 (size, size, 3), RGB as `fid.sources.decoding` makes it. An odd margin
@@ -43,10 +44,11 @@ def picture(file: Any, crop: int | None, size: int) -> np.ndarray:
     """
     data = file.read() if hasattr(file, "read") else read_file(file)
     image = Image.fromarray(decoding.decode(data).pixels)
-    side = crop or min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # resize(box=...) would let the filter see the pixels around the box.
-    image = image.crop((left, top, left + side, top + side))
+    if not squash:
+        side = crop or min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # resize(box=...) would let the filter see the pixels around the box.
+        image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

@@ -47,7 +47,9 @@ class DatasetSpec:
             first number, so any version that shares it is read.
         host: Where TFDS downloads it from.
         size: Side of the square images that the paper used.
+        source: What TFDS calls it; None for the name that it has here.
         crop: Side of the central square cut out first; None for the largest one.
+        squash: Whether the whole image is scaled instead, out of its proportions.
         in_memory: Whether the decoded images are held in memory.
         classes: How many classes there are of the feature `label`; None where a record
             has no such feature.
@@ -59,13 +61,20 @@ class DatasetSpec:
     version: str
     host: str
     size: int
+    source: str | None = None
     crop: int | None = None
+    squash: bool = False
     in_memory: bool = False
     classes: int | None = None
     split: str = "train"
     unlabelled: str | None = None
     note: str = ""
 
+
+_CELEBA_QUOTA = (
+    "TFDS fetches CelebA from Google Drive, which refuses once the day's quota is used "
+    "up: try again another day, or copy the prepared folder from somebody who has it."
+)
 
 DATASETS = {
     "cifar10": DatasetSpec(
@@ -93,13 +102,19 @@ DATASETS = {
         crop=108,
         split="all",
         note=(
-            "TFDS fetches CelebA from Google Drive, which refuses once the day's quota "
-            "is used up: try again another day, or copy the prepared folder from "
-            "somebody who has it. By hand: get img_align_celeba.zip with a browser, "
-            "unpack it, cut the central 108x108 out of every image, save that as PNG "
-            "and use --dataset=folder (uncropped images are another data set, whose "
-            "distances do not compare with the published ones)."
+            f"{_CELEBA_QUOTA} By hand: get img_align_celeba.zip with a browser, unpack "
+            "it, cut the central 108x108 out of every image, save that as PNG and use "
+            "--dataset=folder (uncropped images are another data set, whose distances "
+            "do not compare with the published ones)."
         ),
+    ),
+    "celeb_a_squashed": DatasetSpec(
+        "2.1.0",
+        "drive.google.com",
+        64,
+        source="celeb_a",
+        squash=True,
+        note=_CELEBA_QUOTA,
     ),
     "lsun/bedroom": DatasetSpec(
         "3.1.0",
@@ -141,16 +156,17 @@ def load(
         InputError: The files are missing or damaged, or there is no such split.
     """
     spec = DATASETS[name]
+    source = spec.source or name
     root = data_folder(data_dir)
-    folder = find_prepared(name, root, spec.version)
+    folder = find_prepared(source, root, spec.version)
     if folder is None:
         if not download:
             raise InputError(_how_to_prepare(name, root, split))
         _prepare(name, root, split)
-        folder = find_prepared(name, root, spec.version)
+        folder = find_prepared(source, root, spec.version)
         if folder is None:
             raise InputError(_how_to_prepare(name, root, split))
-    shards, count = prepared_shards(name, root, folder, split)
+    shards, count = prepared_shards(source, root, folder, split)
     classes = spec.classes
     if spec.unlabelled and {spec.unlabelled, "all"} & {*split.split("+")}:
         classes = None
@@ -158,7 +174,9 @@ def load(
     def decode(encoded: np.ndarray) -> np.ndarray:
         files = [io.BytesIO(x) for x in encoded]
         names = [f"an image of {name}"] * len(files)
-        picture = functools.partial(pictures.picture, crop=spec.crop, size=size)
+        picture = functools.partial(
+            pictures.picture, crop=spec.crop, size=size, squash=spec.squash
+        )
         return np.stack(pictures.each_file(picture, files, names))
 
     data = batches.ImageData(
@@ -288,18 +306,19 @@ def prepared_shards(
 
 def _how_to_prepare(name: str, root: pathlib.Path, split: str) -> str:
     spec = DATASETS[name]
-    folder = root / name / spec.version
+    source = spec.source or name
+    folder = root / source / spec.version
     part = "*" if split == "all" else split.split("+")[0]
-    others = [".".join(map(str, x)) for x in prepared_versions(name, root)]
+    others = [".".join(map(str, x)) for x in prepared_versions(source, root)]
     where = f"{root}" if root.is_dir() else f"{root}, which does not exist"
     sentences = [
         f"{name} is not prepared in {where}: missing {folder}/dataset_info.json, "
         f"{folder}/features.json and "
-        f"{folder}/{name.split('/')[0]}-{part}.tfrecord-*.",
+        f"{folder}/{source.split('/')[0]}-{part}.tfrecord-*.",
         f"Found version {', '.join(others)} of it, whose images may differ."
         if others
         else "",
-        prepare_advice(name, root),
+        prepare_advice(source, root),
         spec.note,
     ]
     return " ".join(filter(None, sentences))
@@ -316,7 +335,7 @@ def _prepare(name: str, root: pathlib.Path, split: str) -> None:
             f"Cannot download {name}: no answer from {spec.host} within "
             f"{_SECONDS_TO_CONNECT:g} seconds. {_how_to_prepare(name, root, split)}"
         )
-    prepare(name, root, advice=_how_to_prepare(name, root, split))
+    prepare(spec.source or name, root, advice=_how_to_prepare(name, root, split))
 
 
 def _reachable(host: str) -> bool:

@@ -83,8 +83,8 @@ def _celeba(**settings: Any) -> ImagePreset:
     """WGAN-GP on CelebA's training split; stopped at FID 50.
 
     The authors squash whole pictures to 64x64. `celeb_a` here is cut to the central
-    108x108 first, as in the TTUR paper; for theirs, squash the pictures into a folder
-    and take --dataset=folder.
+    108x108 first, as in the TTUR paper; theirs is the data set `celeb_a_squashed`,
+    which `--original_quirks` takes as well.
     """
     return _dcgan_4x4(
         dataset="celeb_a",

@@ -401,7 +401,11 @@ class ImagePreset(OfImages, GANPreset):
             return {"generator_options": {"moving_average_updates": 4}}
         if self.network == "dcgan_4x4" and self.loss == "wasserstein":
             # The penalty is multiplied by its weight twice.
-            return {"gradient_penalty": 100.0}
+            quirks = {"gradient_penalty": 100.0}
+            if self.dataset == "celeb_a":
+                # `Resize((64, 64))` of images that are no squares.
+                quirks["dataset"] = "celeb_a_squashed"
+            return quirks
         if self.network == "resnet":
             quirks = {
                 "quantize": "truncate",

@@ -11,12 +11,24 @@ from typing import Any
 from fid.files import InputError, printable
 from tf_ttur import tasks
 from tf_ttur.runs import RunFolder, step_of
-from tf_ttur.studies.batch_report import Estimate, bound_of
+from tf_ttur.studies.batch_report import (
+    STATS,
+    Estimate,
+    bound_of,
+    constants,
+    of_both,
+)
 from tf_ttur.studies.batch_rows import Row
 from tf_ttur.studies.critical_batch import run_folder
-from tf_ttur.studies.gradient_noise import PLAYERS, best_steps, measure_noise
+from tf_ttur.studies.gradient_noise import best_steps, measure_noise
 
 __all__ = ["by_checkpoint", "by_stats", "folder_of", "last_ones"]
+
+_ILL_DEFINED = "Batch normalisation makes an image's own gradient ill-defined."
+_NOT_B = (
+    "This is the noise scale of McCandlish et al. (2018), where larger steps stop to "
+    "pay, and not the batch size of fewest examples."
+)
 
 
 def last_ones(rows: Iterable[Row]) -> list[Row]:
@@ -61,7 +73,7 @@ def by_stats(
     small: int,
     large: int,
     draws: int,
-    power: int = 2,
+    power: int = 1,
     data_dir: str | None = None,
 ) -> Estimate:
     """Estimates a lower bound on b* from the gradients where the threshold was met.
@@ -72,38 +84,37 @@ def by_stats(
         small: The smaller batch size.
         large: The larger one.
         draws: Batches of each.
-        power: Exponent of (1 - gamma), 1 or 2.
+        power: Exponent of (1 - gamma): 1 by the derivation, 2 in a looser form.
         data_dir: Where the data are; None for where they were.
 
     Returns:
-        2 B / epsilon^2 of both networks.
+        2 B / epsilon^2 of both networks; None of one whose gradient is lost in its
+        noise.
 
     Raises:
-        InputError: The run has no checkpoint, or a gradient is lost in its noise.
+        InputError: The run has no checkpoint, or the batch sizes cannot be.
     """
     gan, batches, path = _load(row, folder, data_dir)
     players = measure_noise(gan, batches, small, large, draws)
-    found = {
-        name: bound_of(row, name, player.noise, player.scale, power)
-        for name, player in players.items()
-    }
+    measured = {name: (each.noise, each.scale) for name, each in players.items()}
+    found, missing = of_both(
+        lambda player: bound_of(row, player, *measured[player], power)
+    )
     return Estimate(
         row.variant,
-        "stats (lower bound)",
+        STATS,
         **found,
         assumed={
             "checkpoint": path.name,
             "run": f"b = {row.batch}, seed {row.seed}",
             row.metric: row.trace[-1][1],
             "batch sizes": f"{small} and {large}, {draws} of each",
-            "sigma^2 D/G": {k: v.noise.trace for k, v in players.items()},
-            "epsilon^2 D/G": {k: v.noise.gradient for k, v in players.items()},
-            "h D/G": {k: v.scale for k, v in players.items()},
+            **constants(measured),
             "loss D/G": {k: v.loss for k, v in players.items()},
-            "noise scale D/G": {k: v.noise.scale for k, v in players.items()},
             "power": power,
         },
-        note="Batch normalisation makes an image's own gradient ill-defined.",
+        threshold=row.threshold,
+        note=f"{_ILL_DEFINED} {missing}".rstrip(),
     )
 
 
@@ -127,34 +138,32 @@ def by_checkpoint(
         data_dir: As for `by_stats`.
 
     Returns:
-        McCandlish's noise scale of both networks: not b*.
+        McCandlish's noise scale of both networks: not b*. None of one whose best steps
+        are not among the factors, or do not level off.
 
     Raises:
-        InputError: The run has no checkpoint, or no best step is among the factors.
+        InputError: The run has no checkpoint.
     """
     gan, batches, path = _load(row, folder, data_dir)
-    found: dict[str, Any] = {}
-    missing = []
-    for player in PLAYERS:
-        try:
-            made = best_steps(
-                gan, batches, sizes, factors=factors, draws=draws, players=[player]
+
+    def steps(player: str) -> Any:
+        made = best_steps(
+            gan, batches, sizes, factors=factors, draws=draws, players=[player]
+        )[player]
+        if not 0 < made[2] < math.inf:
+            raise InputError(
+                "The best steps do not level off as batches grow: sweep other batch "
+                "sizes."
             )
-            if not 0 < made[player][2] < math.inf:
-                raise InputError(
-                    f"The best steps of the {player} do not level off as batches grow: "
-                    "sweep other batch sizes."
-                )
-            found |= made
-        except InputError as error:
-            # A loss may fall along its gradient without end.
-            missing.append(str(error))
-    if not found:
-        raise InputError(" ".join(missing))
+        return made
+
+    # A loss may fall along its gradient without end.
+    found, missing = of_both(steps)
+    there = {player: made for player, made in found.items() if made}
     return Estimate(
         row.variant,
         "checkpoint (noise scale)",
-        **{x: found[x][2] if x in found else None for x in PLAYERS},
+        **{player: made and made[2] for player, made in found.items()},
         assumed={
             "checkpoint": path.name,
             "run": f"b = {row.batch}, seed {row.seed}",
@@ -162,12 +171,12 @@ def by_checkpoint(
             "draws": draws,
             **{
                 f"best multiples, {name}": {f"{k}": v for k, v in best.items()}
-                for name, (best, _, _) in found.items()
+                for name, (best, _, _) in there.items()
             },
-            "limits": {name: limit for name, (_, limit, _) in found.items()},
+            "limits": {name: limit for name, (_, limit, _) in there.items()},
         },
-        note="This is the noise scale of McCandlish et al. (2018), where larger steps "
-        "stop to pay, and not the batch size of fewest examples. " + " ".join(missing),
+        threshold=row.threshold,
+        note=f"{_NOT_B} {missing}".rstrip(),
     )
 
 

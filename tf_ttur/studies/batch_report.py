@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 from fid.files import InputError, printable, read_json
 from fid.values import Between, fault
-from tf_ttur.studies.batch_rows import Row
+from tf_ttur.studies.batch_rows import PLAYERS, Row
 from tf_ttur.theory.critical_batch import (
     Fit,
     Minimum,
@@ -26,6 +26,7 @@ from tf_ttur.theory.critical_batch import (
 
 __all__ = [
     "METHODS",
+    "STATS",
     "Estimate",
     "Finding",
     "analyse",
@@ -34,7 +35,10 @@ __all__ = [
     "by_calibration",
     "by_formula",
     "by_noise",
+    "cannot_tell",
+    "constants",
     "estimate_table",
+    "of_both",
     "read_estimates",
     "table",
 ]
@@ -245,7 +249,9 @@ class Estimate:
         discriminator: b* of the discriminator; None where it cannot be told.
         generator: That of the generator.
         assumed: Every constant that went into it, by name.
-        note: What to know of it, a sentence.
+        threshold: The distance that its b* is about, at which gradients or a minimum
+            were measured; None where it rests on no measurement of the study.
+        note: What to know of it, a sentence; where nothing can be told, why.
     """
 
     variant: str
@@ -253,6 +259,7 @@ class Estimate:
     discriminator: float | None
     generator: float | None
     assumed: Mapping[str, Any]
+    threshold: float | None = None
     note: str = ""
 
     @property
@@ -276,6 +283,8 @@ class Estimate:
         }
 
 
+STATS = "stats (lower bound)"
+"""What estimates from gradients call their mode."""
 METHODS = {
     "adam": {"momentum": True, "corrected": True, "belief": False},
     "amsgrad": {"momentum": True, "corrected": True, "belief": False},
@@ -309,7 +318,7 @@ def _factors(
             corrected=corrected,
             belief=belief and method["belief"],
         )
-        for player in ("discriminator", "generator")
+        for player in PLAYERS
     }
 
 
@@ -368,6 +377,7 @@ def by_calibration(
     reference_subject: Weights,
     reference_batch: float,
     *,
+    threshold: float | None = None,
     doubt: str = "",
     power: int = 2,
     corrected: bool = False,
@@ -381,6 +391,7 @@ def by_calibration(
         reference: A run of the variant that was measured.
         reference_subject: Sizes of that one's.
         reference_batch: b* of that one.
+        threshold: The distance that it was measured at.
         doubt: What to know of that one, a sentence.
         power: As for `by_formula`.
         corrected: Likewise.
@@ -411,55 +422,117 @@ def by_calibration(
             "AdaBelief's 1/beta_1": belief,
             **_facts(row, subject),
         },
+        threshold=threshold,
         note=f"{note} {doubt}".rstrip(),
     )
 
 
-def by_noise(rows: Sequence[Row], power: int = 2) -> list[Estimate]:
+def by_noise(rows: Sequence[Row], power: int = 1) -> list[Estimate]:
     """Estimates a lower bound on b* from gradients that rows hold.
 
     Args:
         rows: Rows with `noise`, of variants that need not be the same.
-        power: Exponent of (1 - gamma), 1 or 2.
+        power: Exponent of (1 - gamma): 1 by the derivation, 2 in a looser form.
 
     Returns:
         2 B / epsilon^2 by variant, of the largest batch size that met the threshold,
-        from means over its seeds.
-
-    Raises:
-        InputError: A gradient is lost in its noise.
+        from means over its seeds; None of a network whose gradient is lost in its
+        noise.
     """
     estimates = []
     for variant in dict.fromkeys(row.variant for row in rows):
         mine = [row for row in rows if row.variant == variant]
         batch = max(row.batch for row in mine)
         mine = [row for row in mine if row.batch == batch]
-        found, assumed = {}, {}
-        for player in ("discriminator", "generator"):
+        measured = {}
+        for player in PLAYERS:
             each = [row.noise[player] for row in mine]
             noise = Noise(
                 *(_mean(x[key] for x in each) for key in ("trace", "gradient"))
             )
             scale = _mean(x["scale"] for x in each if x["scale"] is not None)
-            found[player] = bound_of(mine[0], player, noise, scale, power)
-            assumed[player] = (noise.trace, noise.gradient, scale, noise.scale)
-        names = ("sigma^2", "epsilon^2", "h", "noise scale")
+            measured[player] = noise, scale
+        found, missing = of_both(
+            lambda player, row=mine[0], measured=measured: bound_of(
+                row, player, *measured[player], power
+            )
+        )
         estimates.append(
             Estimate(
                 variant,
-                "stats (lower bound)",
+                STATS,
                 **found,
                 assumed={
                     "runs": f"b = {batch}, {len(mine)} seeds",
-                    **{
-                        f"{name} D/G": {k: v[i] for k, v in assumed.items()}
-                        for i, name in enumerate(names)
-                    },
+                    **constants(measured),
                     "power": power,
                 },
+                threshold=mine[0].threshold,
+                note=missing,
             )
         )
     return estimates
+
+
+def constants(measured: Mapping[str, tuple[Noise, float]]) -> dict[str, Any]:
+    """Returns what was measured of both networks' gradients, as estimates list it.
+
+    Args:
+        measured: The noise, and a mean of what a step divides by, by network.
+
+    Returns:
+        sigma^2, epsilon^2, h and the noise scale, each by network; None for what is
+        not finite, which JSON has no number for.
+    """
+    columns = {
+        "sigma^2": lambda noise, scale: noise.trace,
+        "epsilon^2": lambda noise, scale: noise.gradient,
+        "h": lambda noise, scale: scale,
+        "noise scale": lambda noise, scale: noise.scale,
+    }
+    return {
+        f"{name} D/G": {
+            player: value if math.isfinite(value := column(*each)) else None
+            for player, each in measured.items()
+        }
+        for name, column in columns.items()
+    }
+
+
+def of_both(estimate: Callable[[str], Any]) -> tuple[dict[str, Any], str]:
+    """Estimates something of both networks, each by itself.
+
+    Args:
+        estimate: Is given a network's name; raises where it cannot be told.
+
+    Returns:
+        What it found by network, None where it raised; and why, sentences.
+
+    Example:
+        >>> from tf_ttur.studies.batch_report import of_both
+        >>> of_both(str.upper)
+        ({'discriminator': 'DISCRIMINATOR', 'generator': 'GENERATOR'}, '')
+    """
+    found, missing = {}, []
+    for player in PLAYERS:
+        why: list[str] = []
+        found[player] = _or_why(why, estimate, player)
+        missing += [f"Of the {player}: {each}" for each in why]
+    return found, " ".join(missing)
+
+
+def cannot_tell(
+    variant: str, mode: str, why: str, threshold: float | None = None
+) -> Estimate:
+    """Returns the estimate of a variant of which a mode can tell nothing.
+
+    Args:
+        variant: The variant's name.
+        mode: What was tried.
+        why: Why it failed, sentences.
+        threshold: The distance that it was tried for; None for any.
+    """
+    return Estimate(variant, mode, None, None, {}, threshold, why)
 
 
 def bound_of(row: Row, player: str, noise: Noise, scale: float, power: int) -> float:
@@ -513,6 +586,7 @@ _KINDS = {
     "discriminator": _BATCH | None,
     "generator": _BATCH | None,
     "assumed": Mapping[str, Any],
+    "threshold": Annotated[float, Between()] | None,
     "note": str,
 }
 
@@ -543,22 +617,28 @@ def estimate_table(estimates: Sequence[Estimate]) -> str:
         estimates: The estimates.
     """
     lines = [
-        "| variant | mode | b* discriminator | b* generator | joint | power of two |",
-        "|---|---|---|---|---|---|",
+        "| variant | mode | threshold | b* discriminator | b* generator | joint | "
+        "power of two |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in estimates:
         numbers = (each.discriminator, each.generator, each.joint)
         cells = ["-" if x is None else f"{x:.3g}" for x in numbers]
+        threshold = "-" if each.threshold is None else f"{each.threshold:g}"
         power = "-" if each.power_of_two is None else str(each.power_of_two)
-        lines.append(f"| {' | '.join([each.variant, each.mode, *cells, power])} |")
+        cells = [each.variant, each.mode, threshold, *cells, power]
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for each in estimates:
         assumed = "; ".join(f"{k} {_shown(v)}" for k, v in each.assumed.items())
-        lines.append(f"{each.variant}, {each.mode}: {assumed}. {each.note}".rstrip())
+        said = " ".join(filter(None, (assumed and f"{assumed}.", each.note)))
+        lines.append(f"{each.variant}, {each.mode}: {said}")
     return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return "/".join(_shown(x) for x in value.values())
+    if value is None:
+        return "unknown"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

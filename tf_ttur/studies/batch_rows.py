@@ -14,10 +14,13 @@ from typing import Annotated, Any
 
 from fid.files import InputError, atomic_write, printable, read_json_lines
 from fid.values import Between, Count, Step, fault
-from tf_ttur.runs import as_line, first_at_most
+from tf_ttur.runs import as_line, first_at_most, last_above
 from tf_ttur.theory.critical_batch import STATUSES, Run
 
-__all__ = ["Row", "outcome", "read", "write"]
+__all__ = ["PLAYERS", "Row", "outcome", "read", "write"]
+
+PLAYERS = ("discriminator", "generator")
+"""Both networks, by which `Row.noise` and estimates have an entry each."""
 
 _NUMBER = Annotated[float, Between()]
 _FIX = "Mend or delete it."
@@ -122,7 +125,7 @@ class Row:
             )
         if status == "censored":
             # A streak that the run's end cut short may be the one that counts.
-            steps = max((s for s, value in self.trace if value > threshold), default=0)
+            steps = last_above(self.trace, threshold)
         return Run(
             batch=self.batch,
             status=status,
@@ -257,10 +260,10 @@ def _fault(found: Mapping[str, Any]) -> str | None:
             if not isinstance(each[0], int) or each[0] <= before:
                 return f"the steps of {name} do not rise"
             before = each[0]
-    if found["noise"] is not None:
-        players = {"discriminator": _NOISE, "generator": _NOISE}
-        if wrong := fault("noise", found["noise"], players):
-            return wrong
+    players = dict.fromkeys(PLAYERS, _NOISE)
+    noisy = found["noise"] is not None
+    if noisy and (wrong := fault("noise", found["noise"], players)):
+        return wrong
     if found["status"] == "diverged":
         return None  # It may be before the first measurement.
     if not found["trace"]:

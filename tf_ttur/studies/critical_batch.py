@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from fid.files import InputError, atomic_path, printable, turn
 from fid.metrics.frechet import Frechet
 from fid.mistaken import local_path
 from tf_ttur.presets import ImagePreset, SettingsError, check_settings, complete
-from tf_ttur.runs import RunFolder
+from tf_ttur.runs import RunFolder, as_line
 from tf_ttur.studies import batch_grid, batch_rows
 from tf_ttur.studies.batch_grid import Grid, Subject
 from tf_ttur.studies.batch_rows import Row
@@ -188,7 +188,7 @@ def run_study(
         if alone and not any(workdir.glob("*/b_*/seed_*/config.json")):
             batch_grid.unclaim(workdir)
         raise
-    jobs = []
+    jobs, runs = [], {}
     for variant, batch, seed in study.runs:
         folder = run_folder(workdir, variant, batch, seed)
         arguments = {
@@ -200,27 +200,29 @@ def run_study(
         }
         name = f"{variant}, batch size {batch}, seed {seed}"
         jobs.append(Job(name, arguments, folder.is_over))
+        runs[name] = variant, batch, seed
+    with _Rows(workdir) as rows:
 
-    def told(line: str) -> None:
+        def done(name: str) -> None:
+            try:
+                rows.add(*runs[name])
+            except InputError as error:
+                # It may be of another shard, and must not end the runs that go on here.
+                say(f"warning: {error}")
+
         try:
+            run_jobs(
+                jobs,
+                train_until,
+                workdir,
+                machines=machines,
+                say=say,
+                done=done,
+                make_workers=make_workers,
+            )
+        except RunsFailed:
             collect(workdir)
-        except InputError as error:
-            # It may be of another shard, and must not end the runs that go on here.
-            say(f"warning: {error}")
-        say(line)
-
-    try:
-        run_jobs(
-            jobs,
-            train_until,
-            workdir,
-            machines=machines,
-            say=told,
-            make_workers=make_workers,
-        )
-    except RunsFailed:
-        collect(workdir)
-        raise
+            raise
     return collect(workdir)
 
 
@@ -401,6 +403,73 @@ def _collected(workdir: str | os.PathLike[str]) -> list[Row]:
     ]
     batch_rows.write(batch_grid.rows_path(workdir), rows)
     return rows
+
+
+class _Rows:
+    """`runs.jsonl` of a study whose runs are ending: each adds its row to the others.
+
+    So a study reads each of its run folders once, and not all of them each time that a
+    run ends. Only where the file is not what was left there are all read: the first
+    time, where another process has written it anew, and where one that was killed has
+    left half a line.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        self._workdir, self._path = workdir, batch_grid.rows_path(workdir)
+        # It stays open: no other file can be mistaken for it.
+        self._file: IO[bytes] | None = None
+        self._read = 0
+        self._there: set[tuple[str, int, int]] = set()
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, variant: str, batch: int, seed: int) -> None:
+        """Adds the row of a run that is over, where it is not there already."""
+        with turn(self._workdir):
+            if not self._follow():
+                self._write_all()
+            folder = run_folder(self._workdir, variant, batch, seed)
+            if (variant, batch, seed) in self._there or not folder.is_over:
+                return
+            row = _row(variant, folder)
+            self._file.write(as_line(row.as_json()).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._follow()
+
+    def _follow(self) -> bool:
+        """Reads what was added since; False where the file cannot be added to."""
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        if self._file is None or there.st_size < self._read:
+            return False
+        if not os.path.samestat(there, os.fstat(self._file.fileno())):
+            return False
+        self._file.seek(self._read)
+        added = self._file.read()
+        try:
+            rows = [json.loads(line) for line in added.splitlines()]
+            keys = {(row["variant"], row["batch"], row["seed"]) for row in rows}
+        except (ValueError, TypeError, KeyError):
+            return False
+        self._read += len(added)
+        self._there |= keys
+        return not added or added.endswith(b"\n")
+
+    def _write_all(self) -> None:
+        rows = _collected(self._workdir)
+        if self._file is not None:
+            self._file.close()
+        self._file = open(self._path, "a+b")  # noqa: SIM115
+        self._read = os.fstat(self._file.fileno()).st_size
+        self._there = {(row.variant, row.batch, row.seed) for row in rows}
 
 
 def _row(variant: str, folder: RunFolder) -> Row:

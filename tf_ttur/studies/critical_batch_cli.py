@@ -8,7 +8,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -71,7 +71,7 @@ _FLAGS = {
     "data_dir": ("sweep", "estimate"),
     "inception": ("sweep",),
     "thresholds": ("fit", "plot", "estimate"),
-    "resamples": ("fit", "estimate"),
+    "resamples": ("fit",),
     "json": ("fit", "estimate"),
     "modes": ("estimate",),
     "reference": ("estimate",),
@@ -86,6 +86,22 @@ _FLAGS = {
     "draws": ("sweep", "estimate"),
     "factors": ("estimate",),
     "output": ("plot",),
+}
+# The modes of estimate that read a flag of estimate.
+_READ = {
+    "data_dir": ("stats", "checkpoint"),
+    "thresholds": ("calibrate",),
+    "reference": ("calibrate",),
+    "reference_batch": ("calibrate",),
+    "discriminator_noise": ("formula",),
+    "generator_noise": ("formula",),
+    "power": ("stats", "calibrate", "formula"),
+    "second_moment": ("calibrate", "formula"),
+    "belief": ("calibrate", "formula"),
+    "small": ("stats",),
+    "large": ("stats",),
+    "draws": ("stats", "checkpoint"),
+    "factors": ("checkpoint",),
 }
 
 
@@ -153,7 +169,7 @@ def _sweep_mixture(
         if values[name].value is not None:
             raise flags.Error(f"--{name} does not go with --preset={_MIXTURE}")
     variants = {
-        name: mixture_study.with_defaults(dict(_pair(x) for x in settings))
+        name: mixture_study.with_defaults(_pairs(settings))
         for name, settings in _named(values.variant, values.vary).items()
     } or {
         name: mixture_study.with_defaults({"optimizer": name})
@@ -164,7 +180,7 @@ def _sweep_mixture(
     study = mixture_study.MixtureStudy(
         **shared,
         variants=variants,
-        game=mixture_study.game(dict(_pair(x) for x in values.set)),
+        game=mixture_study.game(_pairs(values.set)),
         num_samples=values.num_samples or 2048,
         small=values.small,
         large=values.large,
@@ -218,22 +234,33 @@ def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
             raise InputError(
                 f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
             )
-        if name in texts:
-            raise InputError(f"--variant: {name} is there twice; leave one out.")
-        texts[name] = settings.split(",")
+        _add(texts, name, settings.split(","))
     if varied:
         key, equals, choices = varied.partition("=")
         if not equals or not choices:
             raise InputError(f"--vary={varied} is not of the form KEY=VALUE,VALUE.")
-        texts |= {f"{key}={value}": [f"{key}={value}"] for value in choices.split(",")}
+        for value in choices.split(","):
+            _add(texts, f"{key}={value}", [f"{key}={value}"])
     return texts
 
 
-def _pair(setting: str) -> tuple[str, str]:
-    key, equals, value = setting.partition("=")
-    if not equals:
-        raise InputError(f"{setting} is not of the form KEY=VALUE.")
-    return key, value
+def _add(texts: dict[str, list[str]], name: str, settings: list[str]) -> None:
+    if name in texts:
+        raise InputError(f"The variant {name} is there twice; leave one out.")
+    texts[name] = settings
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, str]:
+    """Reads settings KEY=VALUE of the mixture game, as `presets.settings` refuses."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{setting} is not of the form KEY=VALUE.")
+        if key in found:
+            raise InputError(f"{key} is set twice; leave one of the two out.")
+        found[key] = value
+    return found
 
 
 def _numbers(name: str, texts: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
@@ -290,7 +317,25 @@ def _fit(values: flags.FlagValues) -> None:
 # ---- estimate
 
 
+class _Study(NamedTuple):
+    """What estimates are made of; by variant its first row and its sizes."""
+
+    values: flags.FlagValues
+    workdir: pathlib.Path
+    rows: list[batch_rows.Row]
+    firsts: dict[str, batch_rows.Row]
+    known: dict[str, batch_grid.Subject]
+
+    def of(self, variant: str) -> list[batch_rows.Row]:
+        return [row for row in self.rows if row.variant == variant]
+
+
+# Estimates of a variant, one for each threshold where there are several.
+_OfVariant = Callable[[str], list[batch_report.Estimate]]
+
+
 def _estimate(values: flags.FlagValues) -> None:
+    modes = _chosen_modes(values)
     workdir = local_path(values.workdir, writing=True)
     rows = _rows(workdir)
     known = batch_grid.subjects(workdir)
@@ -302,13 +347,17 @@ def _estimate(values: flags.FlagValues) -> None:
             f"{printable(workdir / 'subjects.json')} says nothing of "
             f"{', '.join(sorted(missing))}: start the sweep again to have it made."
         )
-    estimates: list[batch_report.Estimate] = []
-    for mode in values.modes:
-        if mode not in _MODES:
-            raise flags.Error(
-                f"--modes: there is no {mode}; choose from {', '.join(_MODES)}"
-            )
-        estimates += _MODES[mode](values, workdir, rows, firsts, known)
+    study = _Study(values, workdir, rows, firsts, known)
+    # A wrong command line is told of before anything takes long.
+    ready = {mode: _or_error(_MODES[mode], study) for mode in modes}
+    estimates = [
+        each
+        for mode, of_variant in ready.items()
+        for variant in firsts
+        for each in _of_variant(mode, of_variant, variant)
+    ]
+    if all(each.joint is None for each in estimates):
+        raise InputError(_why(estimates))
     found = [each.as_json() for each in estimates]
     write_json(workdir / "estimates.json", found)
     if values.json:
@@ -317,15 +366,68 @@ def _estimate(values: flags.FlagValues) -> None:
         print(batch_report.estimate_table(estimates))
 
 
+def _chosen_modes(values: flags.FlagValues) -> list[str]:
+    modes = list(dict.fromkeys(values.modes))
+    if not modes:
+        raise flags.Error(f"--modes is empty; choose from {', '.join(_MODES)}")
+    if bad := [mode for mode in modes if mode not in _MODES]:
+        raise flags.Error(
+            f"--modes: there is no {bad[0]}; choose from {', '.join(_MODES)}"
+        )
+    for flag, readers in _READ.items():
+        if values[flag].present and not {*readers} & {*modes}:
+            raise flags.Error(
+                f"--{flag} does not go with --modes={','.join(modes)}, but with "
+                f"{', '.join(readers)}"
+            )
+    return modes
+
+
+def _or_error(prepare: Callable[[_Study], Any], study: _Study) -> Any:
+    try:
+        return prepare(study)
+    except InputError as error:
+        return error
+
+
+def _of_variant(
+    mode: str, of_variant: _OfVariant | InputError, variant: str
+) -> list[batch_report.Estimate]:
+    """Estimates by one mode, or says why it tells nothing of this variant."""
+    try:
+        if isinstance(of_variant, InputError):
+            raise of_variant
+        return of_variant(variant)
+    except InputError as error:
+        return [batch_report.cannot_tell(variant, mode, str(error))]
+
+
+def _why(estimates: Sequence[batch_report.Estimate]) -> str:
+    """Says why there is no estimate at all, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for each in estimates:
+        reasons.setdefault(each.note, []).append(each.variant)
+    return " ".join(
+        f"{', '.join(dict.fromkeys(variants))}: {note}"
+        for note, variants in reasons.items()
+    )
+
+
+def _power(values: flags.FlagValues) -> dict[str, int]:
+    """The exponent where it is given; each mode has a default of its own."""
+    return {} if values.power is None else {"power": values.power}
+
+
 def _switches(values: flags.FlagValues) -> dict[str, Any]:
     return {
-        "power": values.power,
+        **_power(values),
         "corrected": values.second_moment == "corrected",
         "belief": values.belief,
     }
 
 
-def _by_formula(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
+def _by_formula(study: _Study) -> _OfVariant:
+    values = study.values
     noise = {
         name: values[name].value for name in ("discriminator_noise", "generator_noise")
     }
@@ -334,85 +436,122 @@ def _by_formula(values, workdir, rows, firsts, known) -> list[batch_report.Estim
             "--modes=formula needs --discriminator_noise and --generator_noise, "
             "sigma^2 / epsilon^3 of each network"
         )
-    return [
-        batch_report.by_formula(row, known[name], **noise, **_switches(values))
-        for name, row in firsts.items()
+    return lambda variant: [
+        batch_report.by_formula(
+            study.firsts[variant], study.known[variant], **noise, **_switches(values)
+        )
     ]
 
 
-def _by_calibration(
-    values, workdir, rows, firsts, known
-) -> list[batch_report.Estimate]:
+def _by_calibration(study: _Study) -> _OfVariant:
+    values, firsts = study.values, study.firsts
     reference = values.reference or next(iter(firsts))
     if reference not in firsts:
         raise flags.Error(
             f"--reference: there is no variant {reference}; choose from "
             f"{', '.join(firsts)}"
         )
-    batch, doubt = values.reference_batch, ""
-    if batch is None:
-        mine = [row for row in rows if row.variant == reference]
-        thresholds = _numbers("thresholds", values.thresholds, float) or None
-        finding = batch_report.analyse(mine, thresholds, resamples=0)[0]
-        if finding.measured is None:
-            raise InputError(
+    given = values.reference_batch is not None
+    if given and values.thresholds:
+        raise flags.Error(
+            "--thresholds does not go with --reference_batch, which is taken as it is"
+        )
+
+    def calibrated(variant: str, batch: float, **of: Any) -> batch_report.Estimate:
+        return batch_report.by_calibration(
+            firsts[variant],
+            study.known[variant],
+            firsts[reference],
+            study.known[reference],
+            batch,
+            **of,
+            **_switches(values),
+        )
+
+    if given:
+        return lambda variant: [calibrated(variant, values.reference_batch)]
+    findings = batch_report.analyse(
+        study.of(reference),
+        _numbers("thresholds", values.thresholds, float) or None,
+        resamples=0,
+    )
+
+    def of_threshold(
+        variant: str, finding: batch_report.Finding
+    ) -> batch_report.Estimate:
+        least, threshold = finding.measured, finding.threshold
+        if least is None:
+            why = (
                 f"{reference} has no measured minimum to calibrate on: "
                 f"{' '.join(finding.why)} Or give --reference_batch."
             )
-        batch, doubt = finding.measured.batch, finding.measured.why
-    return [
-        batch_report.by_calibration(
-            row,
-            known[name],
-            firsts[reference],
-            known[reference],
-            batch,
-            doubt=doubt,
-            **_switches(values),
-        )
-        for name, row in firsts.items()
-        if row.optimizer in batch_report.METHODS
-    ]
+            return batch_report.cannot_tell(variant, "calibrate", why, threshold)
+        return calibrated(variant, least.batch, threshold=threshold, doubt=least.why)
+
+    return lambda variant: [of_threshold(variant, each) for each in findings]
 
 
-def _by_stats(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
-    if noisy := [row for row in rows if row.noise is not None]:
-        return batch_report.by_noise(noisy, values.power)
+def _of_mixture(study: _Study) -> bool:
+    return any(row.task == _MIXTURE for row in study.rows)
+
+
+def _by_stats(study: _Study) -> _OfVariant:
+    values = study.values
+    if _of_mixture(study):
+        for name in ("small", "large", "draws", "data_dir"):
+            if values[name].present:
+                raise flags.Error(
+                    f"--{name} is read by the sweep of the mixture game, which "
+                    "measures the noise; give it there"
+                )
+
+        def by_noise(variant: str) -> list[batch_report.Estimate]:
+            noisy = [row for row in study.of(variant) if row.noise is not None]
+            if not noisy:
+                raise InputError(
+                    "No run met its threshold, so there are no gradients to estimate "
+                    "from. Allow more steps, or raise --threshold."
+                )
+            return batch_report.by_noise(noisy, **_power(values))
+
+        return by_noise
     from tf_ttur.studies import batch_checkpoints
 
-    return [
+    return lambda variant: [
         batch_checkpoints.by_stats(
             row,
-            batch_checkpoints.folder_of(workdir, row),
+            batch_checkpoints.folder_of(study.workdir, row),
             small=values.small,
             large=values.large,
             draws=values.draws,
-            power=values.power,
             data_dir=values.data_dir,
+            **_power(values),
         )
-        for row in batch_checkpoints.last_ones(rows)
+        for row in batch_checkpoints.last_ones(study.of(variant))
     ]
 
 
-def _by_checkpoint(values, workdir, rows, firsts, known) -> list[batch_report.Estimate]:
-    if any(row.noise is not None for row in rows):
+def _by_checkpoint(study: _Study) -> _OfVariant:
+    values = study.values
+    if _of_mixture(study):
         raise InputError("The mixture game keeps no checkpoints; take --modes=stats.")
+    factors = _numbers("factors", values.factors, float)
     from tf_ttur.studies import batch_checkpoints
 
-    return [
+    return lambda variant: [
         batch_checkpoints.by_checkpoint(
             row,
-            batch_checkpoints.folder_of(workdir, row),
-            sorted({x.batch for x in rows if x.variant == row.variant}),
-            factors=_numbers("factors", values.factors, float),
+            batch_checkpoints.folder_of(study.workdir, row),
+            sorted({x.batch for x in study.of(variant)}),
+            factors=factors,
             draws=values.draws,
             data_dir=values.data_dir,
         )
-        for row in batch_checkpoints.last_ones(rows)
+        for row in batch_checkpoints.last_ones(study.of(variant))
     ]
 
 
-_MODES = {
+_MODES: dict[str, Callable[[_Study], _OfVariant]] = {
     "stats": _by_stats,
     "calibrate": _by_calibration,
     "formula": _by_formula,
@@ -434,7 +573,9 @@ def _plot(values: flags.FlagValues) -> None:
     for threshold in sorted({each.threshold for each in findings}):
         path = output / f"critical_batch_{threshold:g}.png"
         mine = [each for each in findings if each.threshold == threshold]
-        batch_figures.page(path, mine, rows, estimates)
+        # What was measured at another distance is about another batch size.
+        fitting = [x for x in estimates if x.threshold in (None, threshold)]
+        batch_figures.page(path, mine, rows, fitting)
         print(printable(path))
 
 
@@ -499,7 +640,14 @@ def _define(flag: Flags) -> None:
     flag.rate("reference_batch", None, "Its b*; by default the one that was measured.")
     flag.rate("discriminator_noise", None, "Its sigma^2 / epsilon^3, for formula.")
     flag.rate("generator_noise", None, "Its sigma^2 / epsilon^3, for formula.")
-    flag.number("power", 2, "Exponent of (1 - gamma) in the formulas.", 1, 2)
+    flag.number(
+        "power",
+        None,
+        "Exponent of (1 - gamma) in the formulas. By default 1 in stats, as derived, "
+        "and 2 in calibrate and formula, as is expected of the paper's.",
+        1,
+        2,
+    )
     flag.choice(
         "second_moment", "raw", ("raw", "corrected"), "The first step's second moment."
     )

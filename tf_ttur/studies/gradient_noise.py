@@ -22,11 +22,10 @@ import tensorflow as tf
 from fid.files import InputError
 from tf_ttur import replicas, xla
 from tf_ttur.gan import GAN
+from tf_ttur.studies.batch_rows import PLAYERS
 from tf_ttur.theory.critical_batch import Noise, optimal_rates, two_batch_noise
 
-__all__ = ["PLAYERS", "Player", "best_steps", "measure_noise", "scales"]
-
-PLAYERS = ("discriminator", "generator")
+__all__ = ["Player", "best_steps", "measure_noise", "scales"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ def run_jobs(
     *,
     machines: Machines = Machines(),  # noqa: B008
     say: Callable[[str], Any] = print,
+    done: Callable[[str], Any] = lambda name: None,
     make_workers: Callable[..., Workers] | None = None,
 ) -> None:
     """Does jobs that are not over, and says after each how many are left.
@@ -54,6 +55,7 @@ def run_jobs(
         folder: Where the workers' logs go; made where missing.
         machines: Where they are done, how many at a time, and which of them.
         say: Called with a line at the end of every job.
+        done: Called before that with the name of a job that has not failed.
         make_workers: Makes what the jobs are done by; None means `machines.workers`.
 
     Raises:
@@ -81,6 +83,8 @@ def run_jobs(
                 job = queue.pop()
                 workers.start(job.name, **job.arguments)
             for name, outcome in workers.wait():
+                if "error" not in outcome:
+                    done(name)
                 progress.ended(name, outcome)
                 if "error" in outcome:
                     failures.append(f"{name}: {outcome['error'].rstrip('.')}")

@@ -24,7 +24,7 @@ from fid.statistics import Moments, Statistics
 from tf_ttur.runs import as_line
 from tf_ttur.studies import batch_grid, batch_rows
 from tf_ttur.studies.batch_grid import Grid, Subject
-from tf_ttur.studies.batch_rows import Row
+from tf_ttur.studies.batch_rows import PLAYERS, Row
 from tf_ttur.theory.critical_batch import two_batch_noise
 from tf_ttur.theory.mixture_game import (
     MixtureGame,
@@ -393,7 +393,7 @@ def _noise(study: MixtureStudy, outcome: Outcome) -> dict[str, Any] | None:
         for size in (study.small, study.large)
     }
     found = {}
-    for player in ("discriminator", "generator"):
+    for player in PLAYERS:
         small, large = (getattr(norms[x], player).ravel() for x in norms)
         noise = two_batch_noise(study.small, small, study.large, large)
         network = getattr(crossing.state, player)

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError
+from tf_ttur.runs import last_above
 from tf_ttur.theory import critical_batch
 from tf_ttur.theory.mixture_game import (
     MixtureGame,
@@ -86,12 +87,22 @@ class Outcome:
     generator_norms: np.ndarray
 
     def at(self, threshold: float) -> critical_batch.Run:
-        """Returns what `critical_batch.fit` takes, for one of the thresholds."""
+        """Returns what `critical_batch.fit` takes, for one of the thresholds.
+
+        Of a run that did not reach it the steps are those up to which that is certain.
+        Where its last measurements pass, though too few in a row, N may be the first
+        of them: it was the run that ended, and not the streak.
+        """
         crossing = self.crossings[threshold]
+        steps = crossing.step
+        if crossing.status == "censored":
+            measured = zip(self.steps.tolist(), self.distances.tolist(), strict=True)
+            # A curve takes steps of one at least, and N is that in any case.
+            steps = max(last_above(measured, threshold), 1)
         return critical_batch.Run(
             batch=self.run.batch,
             status=crossing.status,
-            steps=crossing.step,
+            steps=steps,
             previous=crossing.previous,
             seed=self.run.seed,
         )

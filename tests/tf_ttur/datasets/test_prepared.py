@@ -128,6 +128,25 @@ class TestPublished:
         expected = [dataset_images.resized(face, 64) for face in faces]
         np.testing.assert_array_equal(everything(data), np.stack(expected))
 
+    def test_faces_are_squashed_whole_as_by_sato_and_iiduka(self, prepared):
+        data = datasets.load("celeb_a_squashed", data_dir=prepared)
+        assert (data.num_examples, data.split) == (TRAIN, "train")
+        assert data.image_shape == (64, 64, 3)
+        # torchvision's Resize((64, 64)) calls Pillow's bilinear filter on all of it.
+        expected = [
+            dataset_images.resized(dataset_images.rgb(file), 64)
+            for file in from_tfds("celeb_a", prepared)
+        ]
+        np.testing.assert_array_equal(everything(data), np.stack(expected))
+
+    def test_squashed_faces_that_are_missing_are_those_of_celeb_a(self, tmp_path):
+        with pytest.raises(InputError) as error:
+            datasets.load("celeb_a_squashed", data_dir=tmp_path)
+        message = str(error.value)
+        assert f"{tmp_path}/celeb_a/2.1.0/celeb_a-train.tfrecord-*" in message
+        assert "Google Drive" in message
+        assert "108x108" not in message
+
     def test_bedrooms_of_every_kind_are_pillows(self, prepared):
         data = datasets.load("lsun/bedroom", data_dir=prepared)
         assert (data.num_examples, data.image_shape) == (TRAIN, (64, 64, 3))
@@ -237,7 +256,7 @@ class TestMissingFiles:
         import tensorflow_datasets as tfds
 
         for name, spec in datasets.prepared.DATASETS.items():
-            real = tfds.builder(name, data_dir=tmp_path)
+            real = tfds.builder(spec.source or name, data_dir=tmp_path)
             assert str(real.version) == spec.version
 
     def test_folder_that_does_not_exist(self, tmp_path):

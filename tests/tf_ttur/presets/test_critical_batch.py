@@ -6,6 +6,8 @@ import pytest
 
 from fid.files import InputError
 from tf_ttur import presets, tasks
+from tf_ttur.datasets import prepared
+from tf_ttur.presets import settings
 
 RATES = {
     "lsun_dcgan_4x4_adam": (3e-4, 1e-4, "adam", 0.999),
@@ -31,6 +33,20 @@ def test_the_penalty_counts_twice_with_the_original_quirks():
     preset = presets.get("celeba_wgan_gp_4x4_adam")
     assert preset.gradient_penalty == 10
     assert preset.with_original_quirks().gradient_penalty == 100
+
+
+def test_faces_are_squashed_with_the_original_quirks():
+    preset = presets.get("celeba_wgan_gp_4x4_adam")
+    assert preset.dataset == "celeb_a"
+    quirky = preset.with_original_quirks()
+    found = (quirky.dataset, quirky.split, quirky.image_size)
+    assert found == ("celeb_a_squashed", "train", 64)
+    # Taken by its name it has the authors' split, too.
+    named = settings.override(preset, ["dataset=celeb_a_squashed"])
+    assert prepared.DATASETS[named.dataset].split == "train"
+    assert named.split in (None, "train")
+    other = dataclasses.replace(preset, dataset="cifar10", image_size=32)
+    assert other.with_original_quirks().dataset == "cifar10"
 
 
 def test_the_networks_have_the_authors_sizes():

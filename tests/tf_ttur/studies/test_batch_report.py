@@ -92,15 +92,17 @@ def test_a_calibration_scales_by_the_factors():
 def test_estimates_return_from_their_file(tmp_path):
     path = tmp_path / "estimates.json"
     assert batch_report.read_estimates(path) == []
-    found = batch_report.by_calibration(ROW, SUBJECT, ROW, SUBJECT, 20.0)
+    found = batch_report.by_calibration(ROW, SUBJECT, ROW, SUBJECT, 20.0, threshold=1.5)
     write_json(path, [found.as_json()])
     assert batch_report.read_estimates(path) == [found]
     line = batch_report.estimate_table([found]).splitlines()[2]
-    assert line == "| adam | calibrated on adam | 20 | 20 | 20 | 16 |"
+    assert line == "| adam | calibrated on adam | 1.5 | 20 | 20 | 20 | 16 |"
     for text, message in (
         ('{"a": 1}', "damaged"),
         ('[{"variant": "adam"}]', r"it\[0\] lacks 'mode'"),
         (path.read_text().replace('"adam"', "3", 1), "variant is 3"),
+        # Of the version that did not say what an estimate is of.
+        (path.read_text().replace('"threshold"', '"x"', 1), "lacks 'threshold'"),
         (path.read_text().replace("20.0", '"x"', 1), "discriminator is 'x'"),
     ):
         path.write_text(text)

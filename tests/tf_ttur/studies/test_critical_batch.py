@@ -1,9 +1,11 @@
 """Studies of batch sizes: small real ones, and their bookkeeping."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from batch_studies import ROW
 from metrics_rows import rows as metrics
 
 from fid.files import InputError
@@ -106,6 +108,102 @@ def test_a_run_stops_where_its_threshold_is_met(swept):
             assert row.steps == row.trace[-1][0]
         else:
             assert row.trace[-1][0] == row.max_steps == 4
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Runs that are over at once, and the list of run folders that were read."""
+
+    def train(preset, folder, **_):
+        folder.path.mkdir(parents=True)
+        folder.summary.write_text("{}")
+        return {"text": "over"}
+
+    def row(variant, folder):
+        batch, seed = (int(x.split("_")[1]) for x in folder.path.parts[-2:])
+        read.append((variant, batch, seed))
+        return dataclasses.replace(ROW, variant=variant, batch=batch, seed=seed)
+
+    read = []
+    subject = batch_grid.Subject(0.1, 9999, 3, 4)
+    monkeypatch.setattr(critical_batch, "_look", lambda *_: {"preset": subject})
+    monkeypatch.setattr(critical_batch, "train_until", train)
+    monkeypatch.setattr(critical_batch, "_row", row)
+    return read
+
+
+RUNS = [("preset", batch, seed) for batch in (8, 16) for seed in range(20)]
+
+
+def test_each_run_folder_is_read_once_while_runs_end(tmp_path, played):
+    counts = []
+
+    def say(line):
+        counts.append(len((tmp_path / "runs.jsonl").read_text().splitlines()))
+
+    rows = run(tmp_path, say, seeds=20)
+    # A row has been added before its run is told of.
+    assert counts == list(range(1, 41))
+    # Once when it ended, and once at the end, where all are put in order.
+    assert sorted(played) == sorted(2 * RUNS)
+    assert [(x.variant, x.batch, x.seed) for x in rows] == RUNS
+    assert batch_rows.read(tmp_path / "runs.jsonl") == rows
+
+
+def test_rows_that_others_write_or_cut_short_are_minded(tmp_path, played):
+    path = tmp_path / "runs.jsonl"
+    seen = []
+
+    def say(line):
+        seen.append(len(batch_rows.read(path)))
+        text = path.read_text()
+        number = len(seen)
+        if number == 5:  # Another process adds a row, and is killed in the next one.
+            path.write_text(text + text.splitlines()[0][:50])
+        elif number == 10:  # Another one writes the file anew,
+            critical_batch.collect(tmp_path)
+        elif number == 15:  # or somebody deletes it,
+            path.unlink()
+        elif number == 20:  # or makes it shorter.
+            path.write_text(text[:-50])
+
+    run(tmp_path, say, seeds=20)
+    # No row is lost, none is there twice (which cannot be read).
+    assert seen == list(range(1, 41))
+
+
+def test_a_row_that_another_process_has_added_is_not_added_again(tmp_path, played):
+    run(tmp_path, seeds=2)
+    one, other = critical_batch._Rows(tmp_path), critical_batch._Rows(tmp_path)
+    with one, other:
+        for rows in (one, other):
+            rows.add("preset", 8, 0)
+        batch_grid.claim(Study(**SMALL | {"seeds": 3}), tmp_path)
+        summary = run_folder(tmp_path, "preset", 8, 2).summary
+        summary.parent.mkdir(parents=True)
+        summary.write_text("{}")
+        for rows in (other, one, other):
+            rows.add("preset", 8, 2)
+    assert len(batch_rows.read(tmp_path / "runs.jsonl")) == 5
+
+
+def test_a_study_that_was_killed_while_it_added_a_row_resumes(tmp_path, played):
+    class Killed(Exception):
+        pass
+
+    def killed(line):
+        path = tmp_path / "runs.jsonl"
+        if len(path.read_text().splitlines()) == 7:
+            path.write_text(path.read_text()[:-30])
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, killed, seeds=20)
+    assert len(batch_rows.read(tmp_path / "runs.jsonl")) == 6
+    played.clear()
+    rows = run(tmp_path, seeds=20)
+    assert [(x.variant, x.batch, x.seed) for x in rows] == RUNS
+    assert len(played) == 2 * len(RUNS)
 
 
 def test_a_study_that_is_started_again_does_nothing(swept):

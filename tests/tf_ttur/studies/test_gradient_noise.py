@@ -151,6 +151,63 @@ class Quadratic:
         return keras.ops.mean(keras.ops.square(fake_logits - 1.0))
 
 
+def test_the_noise_scale_of_a_linear_regression_is_its_closed_form():
+    """B = tr(S) / |G|^2 of least squares on normal inputs, by Isserlis' theorem.
+
+    It stands for the rerun of published numbers, which need a data set.
+    """
+    weights, target = np.array([0.4, -0.2, 0.1]), 3.0
+    covariance = np.diag(SPREAD**2)
+    # An example's gradient is 2 (a + w e) (m + e), with e normal of this covariance.
+    a = weights @ MEAN - target
+    along = covariance @ weights
+    mean = 2 * (along + a * MEAN)
+    inner, trace = weights @ along, np.trace(covariance)
+    second = 4 * (
+        a**2 * (MEAN @ MEAN + trace)  # a^2 |m + e|^2
+        + 4 * a * along @ MEAN  # 2 a (w e) 2 (m e)
+        + inner * (MEAN @ MEAN)  # (w e)^2 |m|^2
+        + inner * trace + 2 * along @ along  # (w e)^2 |e|^2
+    )  # fmt: skip
+    gradient = mean @ mean
+    exact = np.array([second - gradient, gradient, (second - gradient) / gradient])
+
+    small, large, draws = 4, 64, 400
+    gan = game(sgd, Quadratic())
+    gan.discriminator.layers[0].kernel.assign(weights[:, None])
+    noise = gradient_noise.measure_noise(gan, batches, small, large, draws)
+    found = noise["discriminator"].noise
+
+    def estimates(norms):
+        of_small, of_large = norms
+        trace = (of_small - of_large) / (1 / small - 1 / large)
+        gradient = (large * of_large - small * of_small) / (large - small)
+        return np.array([trace, gradient, trace / gradient])
+
+    # The standard errors of both mean norms, from as many gradients in NumPy, and what
+    # becomes of them to first order.
+    expected = gradient + (second - gradient) / np.array([small, large])
+    errors = []
+    for size in (small, large):
+        random = np.random.default_rng(size + 1000)
+        x = MEAN + SPREAD * random.standard_normal((4000, size, DIMENSION))
+        each = 2 * (x @ weights - target)[..., None] * x
+        norms = (each.mean(axis=1) ** 2).sum(axis=1)
+        errors.append(norms.std() / np.sqrt(draws))
+    slopes = [
+        (estimates(expected + step) - estimates(expected - step)) / 2e-3
+        for step in 1e-3 * np.eye(2)
+    ]
+    error = np.hypot(*(s * e for s, e in zip(slopes, errors, strict=True)))
+    assert estimates(expected) == pytest.approx(exact)
+    for value, truth, deviation in zip(
+        (found.trace, found.gradient, found.scale), exact, error, strict=True
+    ):
+        assert value == pytest.approx(truth, abs=rounding.DEVIATIONS * deviation)
+    # The test can tell B from half or twice of it.
+    assert rounding.DEVIATIONS * error[2] < exact[2] / 2
+
+
 def test_the_best_step_is_that_of_a_quadratic():
     """Its loss after a step is known: L - f |G|^2 + f^2 / 2 (G'HG + tr(HS) / b)."""
     gan = game(sgd, Quadratic())

@@ -10,7 +10,7 @@ import rounding
 
 import fid
 from fid.files import InputError
-from tf_ttur.theory import critical_batch
+from tf_ttur.theory import critical_batch, mixture_runs
 from tf_ttur.theory.mixture_game import MixtureGame, Run
 from tf_ttur.theory.mixture_runs import places, play
 
@@ -137,6 +137,31 @@ def test_outcomes_are_what_the_fit_takes(outcomes):
     reached = next(x for x in outcomes if x.crossings[3.0].status == "reached").at(3.0)
     assert reached.status == "reached"
     assert reached.steps - reached.previous == EVERY
+
+
+@pytest.mark.parametrize(
+    ("distances", "certain"),
+    [
+        # The first pass of a streak of three that goes on may be at 50: not by 40.
+        ([9, 9, 9, 9, 1, 1], 40),
+        # The streak at 10 and 20 was broken by 30, and so was not the one.
+        ([1, 1, 9, 9, 9, 1], 50),
+        ([1, 1, 9, 1, 1, 9], 60),
+        ([9, 9, 9, 9, 9, 9], 60),
+        # At the first measurement it may have been there already.
+        ([1, 1], 1),
+    ],
+)
+def test_a_streak_that_the_end_cuts_short_may_be_the_one(distances, certain):
+    most = 10 * len(distances)
+    rules = mixture_runs._Rules((2.0,), 3, False, every=10, most=most)
+    track = mixture_runs._Track(0, adam(7), rules)
+    for distance in distances:
+        track.record((distance, 1.0, 1.0), lambda: None)
+    assert track.ended
+    outcome = track.outcome()
+    assert outcome.crossings[2.0].step == most
+    assert outcome.at(2.0) == critical_batch.Run(BATCH, "censored", certain, None, 7)
 
 
 def test_results_are_told_one_at_a_time_as_they_come():
