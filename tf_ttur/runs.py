@@ -375,7 +375,7 @@ class RunFolder:
 
         They are those of the settings, of the real images' statistics and of a text's
         symbols; not of their bytes but of what they say: the same statistics computed
-        again are the same, and `data_dir` may change when the data are moved.
+        again are the same, and `data_dir` and `teacher` may change when they are moved.
         """
         digests = {
             self.config: _digest_of_settings,
@@ -708,7 +708,8 @@ def _read_stamp(path: str | os.PathLike[str], fix: str) -> dict[str, Any] | None
 
 def _digest_of_settings(path: pathlib.Path) -> str:
     settings = read_object(path)
-    settings.pop("data_dir", None)
+    for place in _PLACES:
+        settings.pop(place, None)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

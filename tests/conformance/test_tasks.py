@@ -33,6 +33,7 @@ class Case:
         refused: Sources that are not for this kind, and the message.
         described: What the description ends in, a pattern.
         unknown: Settings whose value nobody knows.
+        sources: What else a run is given, by the name of a source.
     """
 
     preset: str
@@ -42,11 +43,24 @@ class Case:
     refused: tuple[dict[str, Any], str] | None = None
     described: str = r"discriminator [\d.e-]+, generator [\d.e-]+"
     unknown: tuple[str, ...] = ("dataset", "loss")
+    sources: Callable[[Any], dict[str, Any]] = lambda folder: {}
 
 
 def text_changes(folder):
     (folder / "lines.txt").write_text("\n".join(LINES), encoding="utf-8")
     return _GAN | {"dataset": "text_files", "text_files": str(folder / "lines.txt")}
+
+
+def teacher(folder):
+    """A teacher that nobody trained."""
+    preset = presets.get("digits_edm_teacher")
+    model = tasks.of(
+        preset.override(
+            width=4, network_options={"multipliers": [1], "blocks": 1, "attention": []}
+        )
+    ).build((8, 8, 1))
+    model.save(folder / "teacher.keras")
+    return {"teacher": str(folder / "teacher.keras")}
 
 
 _GAN = {"width": 2, "latent_dimension": 3}
@@ -80,6 +94,15 @@ CASES = {
         described=r"flow; learning rate [\d.e-]+; euler with 2 calls .* an image",
         unknown=("dataset", "parametrisation", "sampler", "optimizer", "schedule"),
     ),
+    tasks.TASKS[presets.DistillationPreset]: Case(
+        "digits_dmd2",
+        lambda folder: {"extractor": "pixels", "image_size": 8, "ratio": 2},
+        (8, 8, 1),
+        "frechet_pixels_8x8",
+        described=r"4 steps; split none, ratio 2, .*; learning rates [\d.e-]+, .*",
+        unknown=("dataset", "loss", "optimizer", "schedule"),
+        sources=teacher,
+    ),
 }
 
 
@@ -103,10 +126,15 @@ def preset(case, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ended(preset, tmp_path_factory):
+def sources(case, tmp_path_factory):
+    return case.sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def ended(preset, sources, tmp_path_factory):
     """A whole run of it."""
     folder = RunFolder(tmp_path_factory.mktemp("run") / "run")
-    return folder, experiment.run(preset, folder)
+    return folder, experiment.run(preset, folder, **sources)
 
 
 def test_every_task_has_a_case():
@@ -120,8 +148,8 @@ def test_the_kind_is_found_from_the_preset_and_from_the_run(kind, preset, ended)
     assert ended[0].preset() == (preset, None)
 
 
-def test_data_model_and_batches_go_together(kind, case, preset):
-    task = kind(preset)
+def test_data_model_and_batches_go_together(kind, case, preset, sources):
+    task = kind(preset, **sources)
     task.check()
     data = task.load()
     if case.shape is not None:
@@ -132,7 +160,7 @@ def test_data_model_and_batches_go_together(kind, case, preset):
     real = model.prepare_real(batch)
     real = real.images if isinstance(real, Labelled) else real
     assert tuple(real.shape[1:]) == data.shape
-    updates = getattr(preset, "discriminator_steps", 1)
+    updates = getattr(preset, "discriminator_steps", getattr(preset, "ratio", 1))
     assert real.shape[0] == preset.batch_size * updates
     # The order of the batches is a function of the seed and the step.
     later = next(iter(task.batches(data, start=1)))
@@ -142,8 +170,8 @@ def test_data_model_and_batches_go_together(kind, case, preset):
             np.testing.assert_array_equal(x, y)
 
 
-def test_the_configuration_holds_the_settings_and_can_be_written(kind, preset):
-    task = kind(preset, data_dir="/data")
+def test_the_configuration_holds_the_settings_and_can_be_written(kind, preset, sources):
+    task = kind(preset, data_dir="/data", **sources)
     config = task.config(task.load())
     assert config.items() >= preset.settings().items()
     assert config["data_dir"] == "/data"
@@ -163,8 +191,8 @@ def test_measurement_and_samples_are_callbacks_of_one_run(kind, case, ended):
     assert names == [f"step_{step:08d}{kind.suffix}" for step in (0, 2, 3)]
 
 
-def test_callbacks_know_when_and_how_much(kind, case, preset, tmp_path):
-    task = kind(preset)
+def test_callbacks_know_when_and_how_much(kind, case, preset, sources, tmp_path):
+    task = kind(preset, **sources)
     data = task.load()
     measurement = task.measurement(data, RunFolder(tmp_path))
     assert isinstance(measurement, callbacks.Measurement)

@@ -744,11 +744,11 @@ def adversarial_loss(loss: Any) -> Any:
         loss: As `tf_ttur.losses.get` takes it.
 
     Raises:
-        ValueError: It compares real images with generated ones.
+        InputError: It compares real images with generated ones.
     """
     made = adversarial.get(loss)
     if made.needs_real:
-        raise ValueError(
+        raise InputError(
             f"The loss {made.name!r} compares pairs of images; the student's have no "
             "real partners. Choose another, such as 'hinge'."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import keras
 import numpy as np

@@ -206,6 +206,7 @@ def _train(images: np.ndarray) -> tuple[keras.Model, dict[str, float]]:
     )
     model.fit(
         batches.map(lambda i: (tf.gather(train_x, i), tf.gather(train_y, i))),
+        shuffle=False,
         verbose=0,
     )
     found, true = model.predict(x[held_out], verbose=0), y[held_out]

@@ -71,9 +71,9 @@ def heads(
         maps.append(x)
         blocks = min(min(shape[:2]).bit_length() - 2, _MOST_BLOCKS)
         for kernel, strides in [(4, 2)] * max(blocks, 0) + [(3, 1)]:
-            x = Conv2D(
-                width, kernel, strides, padding="same", kernel_initializer=he()
-            )(x)
+            x = Conv2D(width, kernel, strides, padding="same", kernel_initializer=he())(
+                x
+            )
             x = GroupNormalization(groups, silu=True)(x)
         x = keras.layers.GlobalAveragePooling2D()(x)
         dense = keras.layers.Dense(

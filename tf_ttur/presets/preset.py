@@ -613,7 +613,8 @@ class DistillationPreset(OfDiffusion):
             raise InputError(
                 f"noise_split is 'hard', anchors is {self.anchors} and adversarial is "
                 f"{self.adversarial:g}; the lowest anchor is the discriminator's alone "
-                "there, so it needs two anchors and a weight. Give --set=noise_split=none."
+                "there, so it needs two anchors and a weight. Give "
+                "--set=noise_split=none."
             )
 
     @property

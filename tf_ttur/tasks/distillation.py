@@ -155,8 +155,8 @@ class DistillationTask(ImageTask):
             raise InputError(
                 f"The teacher {printable(teacher.path)} was trained with num_classes="
                 f"{teacher.num_classes}, and {preset.name} has {preset.num_classes}. "
-                f"Give --set=num_classes={str(teacher.num_classes).lower()}, or another "
-                "--teacher."
+                f"Give --set=num_classes={str(teacher.num_classes).lower()}, or "
+                "another --teacher."
             )
         if preset.guidance != 1 and not teacher.label_dropout:
             raise InputError(
@@ -243,7 +243,10 @@ class DistillationTask(ImageTask):
             student,
             fake_score,
             heads(
-                [x.shape[1:] for x in maps], seed=preset.seed, **preset.heads_options
+                [x.shape[1:] for x in maps],
+                width=preset.width,
+                seed=preset.seed,
+                **preset.heads_options,
             ),
             teacher.network,
             encoder,
@@ -319,8 +322,8 @@ def _bottleneck(network: keras.Model) -> str:
     names = [x.name for x in network.layers if x.name.endswith("_in_2")]
     if not names:
         raise InputError(
-            "The teacher is no U-Net of tf_ttur.networks.unet, so it must be said which "
-            "of its layers the discriminator looks at: --set=feature_layer=NAME."
+            "The teacher is no U-Net of tf_ttur.networks.unet, so it must be said "
+            "which of its layers the discriminator looks at: --set=feature_layer=NAME."
         )
     return names[0]
 

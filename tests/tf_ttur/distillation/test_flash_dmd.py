@@ -1,5 +1,10 @@
 """`FlashDMD`: what each update may touch, and where it must end on Gaussians."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import gaussian_networks as gaussian
 import keras
 import numpy as np
@@ -232,6 +237,45 @@ def test_xla_computes_the_same():
     for a, b in zip(*found, strict=True):
         # One step of SGD: the gradients are sums in another order.
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_further_updates_of_the_fake_score_are_those_of_a_loop_in_python():
+    """Three updates: one beside the student's, and a compiled loop of two."""
+    found = []
+    for eagerly in (False, True):
+        model = made("dmd2", ratio=3, num_classes=3)
+        model.run_eagerly = eagerly
+        model.fit(real(12), np.arange(12) % 3, batch_size=12, shuffle=False, verbose=0)
+        found.append(weights(model))
+        assert int(model.fake_score_optimizer.iterations) == 3
+        assert int(model.student_optimizer.iterations) == 1
+    for name, ours in found[0].items():
+        for a, b in zip(ours, found[1][name], strict=True):
+            # Steps of SGD of length 0.1 along gradients of order 1, whose sums have
+            # another order.
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=name)
+
+
+_STEPS = """
+import test_flash_dmd as ours
+model = ours.made({arm!r}, jit=True, ratio=2)
+for _ in range(3):
+    model.train_on_batch(ours.real(4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["flash", "dmd2"])
+def test_xla_compiles_the_step_once(arm, tmp_path):
+    """And not for every state of the random numbers, which it did."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text",
+        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path]),
+    }
+    program = _STEPS.format(arm=arm)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    compiled = [*tmp_path.glob("*one_step_on_data*.before_optimizations.txt")]
+    assert len(compiled) == 1, [path.name for path in tmp_path.iterdir()]
 
 
 def test_it_goes_on_exactly_after_loading_with_its_own_teacher_only(tmp_path):

@@ -1,0 +1,224 @@
+"""Runs of distillation: which teachers they take, resumed, and sampled as asked."""
+
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from fid.files import InputError
+from tf_ttur import experiment, presets, tasks
+from tf_ttur.networks import dense_encoder
+from tf_ttur.runs import RunFolder
+from tf_ttur.studies.kill_drill import differences
+from tf_ttur.tasks.distillation import DistillationTask, open_teacher
+
+SMALL = {
+    "extractor": "pixels", "image_size": 8, "steps": 4, "every": 2, "batch_size": 4,
+    "num_samples": 20, "sample_batch": 10, "jit_compile": False,
+}  # fmt: skip
+
+
+def preset(name="digits_flash_dmd", **changes):
+    return presets.get(name).override(**SMALL | {"width": 8} | changes)
+
+
+def diffusion(**changes):
+    network = {"multipliers": [1], "blocks": 1, "attention": []}
+    changes = {"width": 4, "sampling_steps": 2, "network_options": network} | changes
+    return presets.get("digits_edm_teacher").override(**SMALL | changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_encoder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_encoder, "_STEPS", 20)
+        patch.setattr(dense_encoder, "_VERSION", "test")
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run of diffusion."""
+    folder = RunFolder(tmp_path_factory.mktemp("teacher") / "run")
+    experiment.run(diffusion(), folder)
+    return folder.path
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("student") / "whole")
+    experiment.run(preset(), folder, teacher=teacher)
+    return folder
+
+
+def test_a_run_names_its_teacher_and_encoder_and_holds_neither(whole, teacher):
+    config = whole.read_config()
+    found = open_teacher(teacher)
+    assert config["teacher_sha256"] == found.fingerprint
+    assert config["teacher"] == str(teacher)
+    assert re.fullmatch("[0-9a-f]{64}", config["encoder_sha256"])
+    model = tasks.of_run(whole).open(whole, "last")
+    assert model.steps == 4
+    assert set(model.networks) == {"student", "fake_score", "discriminator"}
+    assert not model.frozen
+    # The teacher's own average makes its images.
+    best = keras.models.load_model(found.path, compile=False)
+    for a, b in zip(found.network.weights, best.averaged_network.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_student_and_fake_score_begin_as_the_teacher(teacher):
+    task = DistillationTask(preset(), teacher=teacher)
+    model = task.build((8, 8, 1))
+    for network in (model.student, model.fake_score):
+        for a, b in zip(
+            network.get_weights(), model.frozen["teacher"].get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        assert network.trainable_variables
+    assert not model.frozen["teacher"].trainable_variables
+
+
+def cut_at_two(folder, cut):
+    shutil.copytree(folder.path, cut)
+    (cut / "summary.json").unlink()
+    for part in ("checkpoints", "best"):
+        for path in (cut / part).glob("step_00000004.keras"):
+            path.unlink()
+    if not any((cut / "best").glob("*.keras")):
+        shutil.rmtree(cut / "best")
+    return RunFolder(cut)
+
+
+def test_a_resumed_run_equals_the_whole_one(whole, teacher, tmp_path):
+    cut = cut_at_two(whole, tmp_path / "cut")
+    moved = tmp_path / "moved"
+    shutil.copytree(teacher, moved)
+    experiment.run(preset(), cut, teacher=moved)
+    assert cut.read_config()["teacher"] == str(moved)
+    # The teacher may be moved, and that is all that differs.
+    config = (cut.path / "config.json").read_text()
+    (cut.path / "config.json").write_text(config.replace(str(moved), str(teacher)))
+    assert differences(whole.path, cut.path) == []
+
+
+def said(folder):
+    """All that a run folder holds, but for the log, which goes on."""
+    files = [x for x in folder.path.rglob("*.*") if x != folder.log]
+    return {path: path.read_bytes() for path in files}
+
+
+def test_another_teacher_or_encoder_is_refused_on_resume(whole, tmp_path, monkeypatch):
+    cut = cut_at_two(whole, tmp_path / "cut")
+    before = said(cut)
+    other = RunFolder(tmp_path / "other")
+    experiment.run(diffusion(seed=1, steps=1), other)
+    with pytest.raises(InputError, match="teacher_sha256"):
+        experiment.run(preset(), cut, teacher=other.path)
+    monkeypatch.setattr(dense_encoder, "_VERSION", "other")
+    monkeypatch.setattr(dense_encoder, "_STEPS", 1)
+    with pytest.raises(InputError, match="encoder_sha256"):
+        experiment.run(preset(), cut, teacher=whole.read_config()["teacher"])
+    assert said(cut) == before
+
+
+def test_a_checkpoint_of_the_teacher_can_be_chosen(teacher):
+    path = teacher / "checkpoints" / "step_00000004.keras"
+    assert open_teacher(path).path == path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("nothing", "is no run folder"),
+        ("nothing.keras", "There is no teacher"),
+        ("student", "is a run on distillation"),
+        ("other.keras", "holds a Sequential; a teacher is a Diffusion"),
+        ("damaged.keras", "cannot be loaded .* Give another --teacher."),
+    ],
+)
+def test_what_is_no_teacher_is_refused(wrong, message, whole, tmp_path):
+    path = tmp_path / wrong
+    if wrong == "student":
+        path = whole.path
+    if wrong == "other.keras":
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    if wrong == "damaged.keras":
+        path.write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=message):
+        experiment.run(preset(), tmp_path / "run", teacher=path)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": None}, "trained with num_classes=10, and digits_flash_dmd"),
+        ({"num_classes": 4}, "has 10 classes; num_classes is 4"),
+        (
+            {"image_size": 16},
+            r"makes images of \(8, 8, 1\), the data are \(16, 16, 1\)",
+        ),
+        ({"loss": "relativistic"}, "compares pairs of images"),
+        ({"heads_options": {"groups": 3}}, "width is 8 and groups is 3"),
+        ({"heads_options": {"depth": 3}}, "cannot be built with these settings.*depth"),
+        (
+            {"encoder": "none", "feature_layer": "nix", "noise_split": "none"},
+            "feature_layer is 'nix'; the teacher has the layers .*, dec_8_in_2, ",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_with_the_teacher_are_refused(
+    changes, message, teacher, tmp_path
+):
+    changed = presets.preset.from_settings(preset().settings() | changes)
+    with pytest.raises(InputError, match=message):
+        experiment.run(changed, tmp_path / "run", teacher=teacher)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_teacher_that_was_always_told_the_label_cannot_guide(tmp_path):
+    folder = RunFolder(tmp_path / "teacher")
+    experiment.run(diffusion(label_dropout=0.0, steps=1), folder)
+    with pytest.raises(InputError, match="never learnt to do without a label"):
+        experiment.run(preset(guidance=2.0), tmp_path / "run", teacher=folder.path)
+
+
+def test_a_teacher_is_needed_and_refused_where_nothing_is_distilled(tmp_path, teacher):
+    with pytest.raises(InputError, match="none was given: --teacher=RUN"):
+        experiment.run(preset(), tmp_path / "run")
+    with pytest.raises(InputError, match="digits_dcgan_ttur distils nothing"):
+        tasks.of(presets.get("digits_dcgan_ttur"), teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"renoise_from": 0.98}, "renoise_from is 0.98 and renoise_to is 0.98"),
+        ({"feature_layer": "x"}, "the discriminator looks at one of them"),
+        ({"anchors": 1}, "needs two anchors"),
+        ({"adversarial": 0.0}, "needs two anchors and a weight"),
+        ({"noise_split": "harder"}, "choose from none, hard, soft"),
+        ({"pulling": 1.5}, r"pulling is 1.5; it must be in 0\.\.1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        preset(**changes)
+
+
+def test_fewer_steps_can_be_asked_for_and_guidance_cannot(whole, tmp_path):
+    def sampled(name, **asked):
+        request = tasks.SampleRequest(
+            checkpoint="last", output=str(tmp_path / name), grid="2x3",
+            labels=["1", "4"], given=frozenset(["grid", *asked]), **asked,
+        )  # fmt: skip
+        DistillationTask.write_samples(whole, request)
+        return (tmp_path / name).read_bytes()
+
+    assert sampled("a.png") == sampled("b.png", steps=4)
+    assert sampled("a.png") != sampled("c.png", steps=2)
+    with pytest.raises(InputError, match="guidance is 2"):
+        sampled("d.png", guidance=2.0)
