@@ -85,9 +85,6 @@ class Adapted(keras.layers.Layer):
         seed: Seed of A, which is as in Keras's LoRA (He et al. 2015, uniform).
         **kwargs: As for `keras.layers.Layer`.
 
-    Attributes:
-        base: The base.
-
     Raises:
         InputError: Nothing is there to adapt, or a number cannot be.
 
@@ -148,9 +145,11 @@ class Adapted(keras.layers.Layer):
         self._pairs = MappingProxyType(weights)
         self.built = True
 
-    @property
     def base(self) -> Any:
-        """The frozen network."""
+        """Returns the frozen network.
+
+        Of an attribute Keras would find it when it saves, and write it into the file.
+        """
         return self._held["base"]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -162,7 +161,7 @@ class Adapted(keras.layers.Layer):
         """
         token = _IN_FORCE.set(self)
         try:
-            return self.base(inputs, training=training)
+            return self.base()(inputs, training=training)
         finally:
             _IN_FORCE.reset(token)
 
@@ -180,7 +179,7 @@ class Adapted(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the base's output, without numbers."""
-        return self.base.compute_output_spec(inputs, training=training)
+        return self.base().compute_output_spec(inputs, training=training)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, and the base's SHA-256."""
@@ -188,7 +187,7 @@ class Adapted(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
-            "base": remember(self.base),
+            "base": remember(self.base()),
         }
 
     @classmethod
@@ -222,7 +221,7 @@ def save(path: str | os.PathLike[str], network: keras.Model) -> None:
         InputError: There is no such layer, or the file cannot be written.
     """
     layer = _adapted(network)
-    record = {"base": sha256(layer.base)} | {
+    record = {"base": sha256(layer.base())} | {
         name: getattr(layer, name) for name in ("rank", "alpha", "targets")
     }
     arrays = {f"weight_{i}": w.numpy() for i, w in enumerate(layer.weights)}
@@ -263,7 +262,7 @@ def load(path: str | os.PathLike[str], network: keras.Model) -> None:
         record = json.loads(str(file["record"]))
         found = [file[f"weight_{i}"] for i in range(len(file.files) - 1)]
         standing = {
-            "base": sha256(layer.base), "rank": layer.rank, "alpha": layer.alpha,
+            "base": sha256(layer.base()), "rank": layer.rank, "alpha": layer.alpha,
             "targets": [*layer.targets],
         }  # fmt: skip
         for name, value in standing.items():

@@ -2,6 +2,7 @@
 
 import gc
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -138,7 +139,13 @@ def test_a_model_with_an_adapter_is_copied_and_saved_without_its_base(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(batch()), model(batch()))
-    assert loaded.layers[-1].base is base
+    assert loaded.layers[-1].base() is base
+    # The file has the adapter's arrays and no others.
+    model.save_weights(tmp_path / "model.weights.h5")
+    found = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visititems(lambda _, each: found.append(getattr(each, "shape", None)))
+    assert sorted(filter(None, found)) == sorted(tuple(w.shape) for w in model.weights)
 
 
 def test_without_its_base_a_saved_model_is_refused(tmp_path):
