@@ -17,7 +17,7 @@ import tensorflow as tf
 from fid.files import InputError
 from tf_ttur.distillation import sd3
 from tf_ttur.distillation.flash_dmd import FlashDMD, flash_dmd
-from tf_ttur.networks import lora
+from tf_ttur.networks import lora, sam
 
 pytest.importorskip("keras_hub", reason="the extra [hub] is not installed")
 
@@ -224,7 +224,7 @@ def test_a_step_trains_adapters_and_heads_alone_and_adapters_come_back(
         file.visititems(lambda _, each: sizes.append(getattr(each, "size", 0)))
     # Three adapters and heads, the moments of two of the former and of the latter.
     adapter, heads = (x.count_params() for x in (networks.student, model.discriminator))
-    # Two SHA-256 of what is frozen, a seed, the steps, and each optimizer's two numbers.
+    # Two SHA-256 of what is frozen, a seed, the steps, two numbers of each optimizer.
     counters = 2 * 32 + 2 + 1 + 3 * 2
     assert sum(sizes) == 7 * adapter + 3 * heads + counters
 
@@ -287,6 +287,47 @@ def test_a_preset_in_a_folder_is_loaded(parts, tmp_path):
         loaded.diffuser.weights, backbone.diffuser.weights, strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_base_in_half_precision_has_adapters_in_float32(parts, tmp_path):
+    from keras_hub.models import StableDiffusion3TextToImage
+
+    StableDiffusion3TextToImage(*parts[:2]).save_to_preset(tmp_path)
+    backbone, _ = sd3.load(tmp_path, (SIZE, SIZE, 3), dtype="bfloat16")
+    assert {w.dtype for w in backbone.diffuser.weights} == {"bfloat16"}
+    made = sd3.networks(backbone, parts[2], looking(), rank=RANK)
+    expected = made.teacher(noisy())
+    np.testing.assert_array_equal(made.student(noisy()), expected)
+    assert {w.dtype for w in made.student.weights} == {"float32"}
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(made.student(noisy())))
+    found = tape.gradient(loss, made.student.trainable_variables)
+    assert all(np.any(g) for g in found[1::2])  # of B; that of A is 0 at B = 0
+
+
+@pytest.mark.slow
+def test_networks_compile_with_sams_encoder(parts):
+    from keras_hub.models import ViTDetBackbone
+
+    vit = ViTDetBackbone(
+        image_shape=(SIZE, SIZE, 3), patch_size=8, hidden_size=8, num_layers=4,
+        global_attention_layer_indices=[3], intermediate_dim=16, num_heads=2,
+        window_size=3,
+    )  # fmt: skip
+    made = sd3.networks(*parts[::2], sam.encoder(vit, (SIZE, SIZE, 3)), rank=RANK)
+    assert len(made.encoder.outputs) == 4
+
+    @tf.function(jit_compile=True)
+    def gradient(*given):
+        with tf.GradientTape() as tape:
+            clean = made.student([*given])
+            loss = tf.add_n([tf.reduce_sum(tf.sin(x)) for x in made.encoder(clean)])
+        return tape.gradient(loss, made.student.trainable_variables)
+
+    found = gradient(*map(tf.constant, noisy()))
+    assert all(np.isfinite(g).all() for g in found)
+    assert all(np.any(g) for g in found[1::2])
 
 
 def test_without_weights_one_line_says_what_to_accept():
