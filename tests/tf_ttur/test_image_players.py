@@ -93,7 +93,7 @@ def test_what_cannot_be_learnt_from_is_refused(options, x, message):
 
 def test_latents_may_have_any_range_and_are_finite():
     players = made(pixels=False)
-    players.fit(images() * 127, verbose=0)
+    players.fit(tf.data.Dataset.from_tensors(images() * 127), verbose=0)
     np.testing.assert_array_equal(players.seen[0], images() * 127)
     assert players.get_config()["pixels"] is False
     assert "pixels" not in made().get_config()
