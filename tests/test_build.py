@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "apache_beam": "apache-beam",
     "google": "protobuf",
     "google_crc32c": "google-crc32c",
+    "keras_hub": "keras-hub",
     "mpl_toolkits": "matplotlib",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -37,6 +37,8 @@ def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
         monkeypatch.setenv("TTUR_INCEPTION", str(graph))
     if name == "fid.beam":
         pytest.importorskip("apache_beam", reason="the extra [beam] is not installed")
+    if name.endswith((".networks.hub", ".networks.sam", ".distillation.sd3")):
+        pytest.importorskip("keras_hub", reason="the extra [hub] is not installed")
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed

@@ -33,6 +33,8 @@ class ImagePlayers(Players):
         image_key: Where a data set yields dicts, the key of the images in them.
         num_classes: If given, each image has a label in [0, num_classes).
         label_key: Where a data set yields dicts, the key of the labels in them.
+        pixels: Whether images are pixels in [-1, 1]. Latents of an autoencoder are not:
+            their range is neither checked nor kept to.
         **options: As for `Players`.
 
     Attributes:
@@ -56,13 +58,16 @@ class ImagePlayers(Players):
         image_key: str = "image",
         num_classes: int | None = None,
         label_key: str = "label",
+        pixels: bool = True,
         **options: Any,
     ):
-        refusals.checked({"num_classes": Count | None}, num_classes=num_classes)
+        kinds = {"num_classes": Count | None, "pixels": refusals.Switch}
+        refusals.checked(kinds, num_classes=num_classes, pixels=pixels)
         super().__init__(networks, **options)
         self.image_key, self.label_key = image_key, label_key
         self.num_classes = None if num_classes is None else int(num_classes)
         self.sample_shape = tuple(sample_shape)
+        self.pixels = bool(pixels)
         self._generate = None
 
     def compile(self, **settings: Any) -> None:
@@ -170,7 +175,7 @@ class ImagePlayers(Players):
         if not own and tf.is_tensor(images) and images.dtype.is_floating:
             real = tf.cast(images, tf.float32).numpy()
             _check_finite(real)
-            if len(self.sample_shape) == 3:
+            if len(self.sample_shape) == 3 and self.pixels:
                 _check_range(real, self.called)
 
     def check_all(self, x: Any, y: Any = None) -> Any:
@@ -394,6 +399,7 @@ class ImagePlayers(Players):
             **({"image_key": self.image_key} if self.image_key != "image" else {}),
             **({"num_classes": self.num_classes} if self.num_classes else {}),
             **({"label_key": self.label_key} if self.label_key != "label" else {}),
+            **({} if self.pixels else {"pixels": False}),
         }
 
 

@@ -23,6 +23,7 @@ CLASSES = {
     "distillation.diffusion": ("Diffusion",),
     "distillation.flash_dmd": ("FlashDMD",),
     "distillation.parametrisations": ("EDM", "VP", "Flow"),
+    "distillation.prompts": ("PromptTable",),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
     "layers": (
@@ -41,6 +42,7 @@ CLASSES = {
         "UpsampleConv2D",
     ),
     "networks.began": ("BEGAN",),
+    "networks.lora": ("Adapted",),
     "networks.resnet": ("BatchStatistics", "PackImages"),
     "networks.text": ("TextGAN",),
     "networks.unet": ("NoiseEmbedding", "ScaledAdd"),

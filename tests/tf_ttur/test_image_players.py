@@ -91,6 +91,18 @@ def test_what_cannot_be_learnt_from_is_refused(options, x, message):
         made(**options).fit(x, verbose=0)
 
 
+def test_latents_may_have_any_range_and_are_finite():
+    players = made(pixels=False)
+    players.fit(tf.data.Dataset.from_tensors(images() * 127), verbose=0)
+    np.testing.assert_array_equal(players.seen[0], images() * 127)
+    assert players.get_config()["pixels"] is False
+    assert "pixels" not in made().get_config()
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        players.fit(images() * np.nan, verbose=0)
+    with pytest.raises(ValueError, match="pixels"):
+        made(pixels="no")
+
+
 def test_the_number_of_classes_is_a_number():
     with pytest.raises(ValueError, match="num_classes"):
         made(num_classes=0)

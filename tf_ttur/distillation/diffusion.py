@@ -207,7 +207,7 @@ class DiffusionPlayers(ImagePlayers):
 
         Returns:
             Images, float32 (n, H, W, C). A sampler may end a little beyond [-1, 1];
-            what is beyond is brought to its ends.
+            what is beyond is brought to its ends, unless `pixels` is False.
 
         Raises:
             ValueError: With `num_classes`, it is no such list.
@@ -233,7 +233,7 @@ class DiffusionPlayers(ImagePlayers):
             sampling.steps,
             **fresh,
         )
-        return tf.clip_by_value(images, -1.0, 1.0)
+        return tf.clip_by_value(images, -1.0, 1.0) if self.pixels else images
 
     # ---- saving
 

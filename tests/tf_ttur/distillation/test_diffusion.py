@@ -120,6 +120,11 @@ def test_images_are_brought_into_the_range_of_images():
     model.network.set_weights([10 * w for w in model.network.get_weights()])
     found = model.generate(20, seed=0)
     assert (found.min(), found.max()) == (-1, 1)
+    latents = made(pixels=False)
+    latents.network.set_weights(model.network.get_weights())
+    whole = latents.generate(20, seed=0)
+    assert np.abs(whole).max() > 1
+    np.testing.assert_array_equal(np.clip(whole, -1, 1), found)
 
 
 def test_fit_and_evaluate_with_labels_and_averages():
