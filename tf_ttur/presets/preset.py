@@ -556,8 +556,10 @@ class DistillationPreset(OfDiffusion):
             noise scale.
         renoise_to: The highest one.
         loss: The adversarial loss, of `losses.get`.
-        encoder: What the discriminator looks at an image with: `dense`, a frozen
-            encoder (`networks.dense_encoder`); or `none`, the fake score's own maps.
+        encoder: What the discriminator looks at an image with, frozen: `dense`
+            (`networks.dense_encoder`), or `sam:PRESET`, SAM's of a preset of Keras Hub
+            or of a folder with one (`networks.sam`); or `none`, the fake score's own
+            maps.
         feature_layer: The layer of the fake score, without an encoder; None for that
             behind a U-Net's smallest maps.
         heads_options: Further arguments of `networks.heads.heads`.
@@ -573,7 +575,6 @@ class DistillationPreset(OfDiffusion):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "network": ("teacher",),
         "noise_split": ("none", "hard", "soft"),
-        "encoder": ("dense", "none"),
         **OfImages.choices,
     }
 
@@ -602,6 +603,12 @@ class DistillationPreset(OfDiffusion):
             raise InputError(
                 f"renoise_from is {self.renoise_from} and renoise_to is "
                 f"{self.renoise_to}; the first must be lower."
+            )
+        kind, colon, preset = self.encoder.partition(":")
+        known = (kind == "sam" and preset) or (kind in ("dense", "none") and not colon)
+        if not known:
+            raise InputError(
+                f"encoder is {self.encoder!r}; choose from dense, sam:PRESET, none."
             )
         if self.feature_layer is not None and self.encoder != "none":
             raise InputError(

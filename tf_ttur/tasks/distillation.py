@@ -174,10 +174,16 @@ class DistillationTask(ImageTask):
         if self.preset.encoder == "none":
             return None
         if self._encoder is None:
-            from tf_ttur.networks.dense_encoder import dense_encoder
-
             data = self.load() if self._data is None else self._data
-            self._encoder = dense_encoder(_examples(data)).network
+            kind, _, preset = self.preset.encoder.partition(":")
+            if kind == "sam":
+                from tf_ttur.networks import sam
+
+                self._encoder = sam.load(preset, data.shape)
+            else:
+                from tf_ttur.networks.dense_encoder import dense_encoder
+
+                self._encoder = dense_encoder(_examples(data)).network
         return self._encoder
 
     def config(self, data: ImageData) -> dict[str, Any]:
@@ -300,8 +306,8 @@ class DistillationTask(ImageTask):
     def describe(self, data: Any, measurement: Any) -> str:
         """Says what is distilled, in how many steps; see `Task.describe`."""
         preset = self.preset
-        encoder = {"none": "the fake score's maps"}.get(
-            preset.encoder, f"a {preset.encoder} encoder"
+        encoder = {"none": "the fake score's maps", "dense": "a dense encoder"}.get(
+            preset.encoder, preset.encoder
         )
         return (
             f"{self.describe_data(data, measurement)}; {preset.anchors} steps; split "

@@ -92,6 +92,7 @@ def cut_at_two(folder, cut):
     return RunFolder(cut)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_whole_one(whole, teacher, tmp_path):
     cut = cut_at_two(whole, tmp_path / "cut")
     moved = tmp_path / "moved"
@@ -179,6 +180,21 @@ def test_settings_that_do_not_go_with_the_teacher_are_refused(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_sams_encoder_can_be_the_discriminators(teacher, tmp_path):
+    keras_hub = pytest.importorskip("keras_hub", reason="the extra [hub]")
+    keras_hub.models.ViTDetBackbone(
+        image_shape=(16, 16, 3), patch_size=4, hidden_size=8, num_layers=4,
+        global_attention_layer_indices=[1, 3], intermediate_dim=16, num_heads=2,
+        window_size=3, num_output_channels=8,
+    ).save_to_preset(tmp_path / "sam")  # fmt: skip
+    task = DistillationTask(preset(encoder=f"sam:{tmp_path / 'sam'}"), teacher=teacher)
+    model = task.build((8, 8, 1))
+    assert [x.shape for x in model.logits(np.zeros((3, 8, 8, 1), "float32"), None)] == [
+        (3, 1)
+    ] * 4
+    assert f"on sam:{tmp_path}" in task.describe(task.load(), None)
+
+
 def test_a_teacher_that_was_always_told_the_label_cannot_guide(tmp_path):
     folder = RunFolder(tmp_path / "teacher")
     experiment.run(diffusion(label_dropout=0.0, steps=1), folder)
@@ -201,6 +217,8 @@ def test_a_teacher_is_needed_and_refused_where_nothing_is_distilled(tmp_path, te
         ({"anchors": 1}, "needs two anchors"),
         ({"adversarial": 0.0}, "needs two anchors and a weight"),
         ({"noise_split": "harder"}, "choose from none, hard, soft"),
+        ({"encoder": "sam"}, "encoder is 'sam'; choose from dense, sam:PRESET, none"),
+        ({"encoder": "dense:2"}, "encoder is 'dense:2'"),
         ({"pulling": 1.5}, r"pulling is 1.5; it must be in 0\.\.1"),
     ],
 )
