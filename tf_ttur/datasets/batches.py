@@ -374,7 +374,9 @@ def indices(
     order = tf.range(count) if seed is None else permutation(count, seed)
     if labels is None:
         return tf.data.Dataset.from_tensor_slices(order)
-    return tf.data.Dataset.from_tensor_slices((order, tf.gather(labels(), order)))
+    # Labels are made by NumPy, where AutoGraph has no business and warns.
+    known = tf.autograph.experimental.do_not_convert(labels)()
+    return tf.data.Dataset.from_tensor_slices((order, tf.gather(known, order)))
 
 
 def in_memory(
