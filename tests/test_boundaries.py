@@ -73,6 +73,7 @@ LAYERS = {
         ("cli", "sample_cli"),
         (
             "studies.sweep_cli",
+            "studies.sampling_steps_cli",
             "studies.critical_batch_cli",
             "studies.disturbance_cli",
             "theory.cli",

@@ -33,6 +33,17 @@ _DPI = 120
 _LINES = ("-", "--", ":", "-.")
 
 
+# What each loss of a row is called in a figure, of whatever is trained.
+_LOSSES = {
+    "d_loss": ("discriminator", drawing.BLUE),
+    "g_loss": ("generator", drawing.VERMILION),
+    "loss": ("denoising", drawing.BLUE),
+    "dm_loss": ("student, distribution matching", drawing.VERMILION),
+    "adv_loss": ("student, adversarial", drawing.ORANGE),
+    "fake_loss": ("fake score", drawing.GREEN),
+}
+
+
 def training_curve(
     rows: Sequence[dict[str, Any]],
     distance_key: str,
@@ -57,14 +68,12 @@ def training_curve(
     """
     figure = drawing.new_figure(7.0, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    losses = (
-        ("d_loss", "discriminator", drawing.BLUE),
-        ("g_loss", "generator", drawing.VERMILION),
-    )
-    for key, player, colour in losses:
-        upper.plot(*_points(rows, key), color=colour, marker=".", label=player)
+    for key, (player, colour) in _LOSSES.items():
+        if any(key in row for row in rows):
+            upper.plot(*_points(rows, key), color=colour, marker=".", label=player)
     upper.set_ylabel("loss (mean over the interval)")
-    upper.legend(frameon=False)
+    if upper.lines:
+        upper.legend(frameon=False)
     colours = (drawing.BLACK, *_SERIES)
     floors = False
     for key, colour in zip((distance_key, *beside), colours, strict=False):
@@ -87,7 +96,7 @@ def training_curve(
         if min(values) > 0 and not floors:
             lower.set_yscale("log")
     lower.set_ylabel(textwrap.fill(label or distance_key, 36))
-    lower.set_xlabel("step (generator updates)")
+    lower.set_xlabel("step")
     for axes in (upper, lower):
         drawing.plain(axes)
     upper.set_title(title)

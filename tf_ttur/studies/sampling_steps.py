@@ -1,0 +1,209 @@
+"""How a run of diffusion measures with fewer or more steps, and with each sampler.
+
+A teacher is trained once and can be sampled in any number of steps; a student is made
+for few. The distance against the calls of the network is what the two are compared by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fid import drawing
+from fid.files import InputError, atomic_write, printable, read_json_lines
+from fid.values import Between, Count, check_values
+from tf_ttur.runs import RunFolder, as_line
+
+__all__ = ["Row", "draw", "measure", "read"]
+
+_VALUE = Annotated[float, Between(0)]
+_COLOURS = (
+    drawing.BLUE, drawing.VERMILION, drawing.GREEN, drawing.ORANGE, drawing.PURPLE,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        checkpoint: Step of the checkpoint.
+        sampler: Name of the sampler.
+        steps: Its steps.
+        guidance: The scale of guidance.
+        evaluations: Calls of the network for an image.
+        num_samples: Images that were made.
+        metric: Name of the distance.
+        value: The distance.
+        seconds: Time that making and measuring them took.
+    """
+
+    checkpoint: int
+    sampler: str
+    steps: int
+    guidance: float
+    evaluations: int
+    num_samples: int
+    metric: str
+    value: float
+    seconds: float
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from other measurements of the run."""
+        return (
+            self.checkpoint, self.sampler, self.steps, self.guidance, self.num_samples,
+            self.metric,
+        )  # fmt: skip
+
+
+_KINDS = {
+    "checkpoint": Annotated[int, Between(0)], "sampler": str, "steps": Count,
+    "guidance": _VALUE, "evaluations": Count, "num_samples": Count, "metric": str,
+    "value": float, "seconds": _VALUE,
+}  # fmt: skip
+
+
+def read(path: str | os.PathLike[str]) -> list[Row]:
+    """Reads the rows of a file; none where there is no file.
+
+    Args:
+        path: The file, JSON lines.
+
+    Raises:
+        InputError: A line is no measurement.
+    """
+    rows = []
+    for number, found in enumerate(read_json_lines(path, *_KINDS), 1):
+        where = f"{path}, line {number}"
+        check_values(found, _KINDS, where, "Delete the file to measure again.")
+        rows.append(Row(**{name: found[name] for name in _KINDS}))
+    return rows
+
+
+def measure(
+    folder: RunFolder,
+    output: str | os.PathLike[str],
+    samplers: Sequence[str],
+    steps: Sequence[int],
+    *,
+    guidance: float = 1.0,
+    checkpoint: str = "best",
+    num_samples: int | None = None,
+    inception: str | None = None,
+    say: Callable[[str], Any] = print,
+) -> list[Row]:
+    """Measures a run with each sampler in each number of steps.
+
+    What the file has already is not measured again.
+
+    Args:
+        folder: The run, of diffusion or of a student.
+        output: The file that gets a line a measurement.
+        samplers: Names of `distillation.sampler.SAMPLERS`.
+        steps: Numbers of steps.
+        guidance: The scale of guidance.
+        checkpoint: As for `sample.py`.
+        num_samples: Images of a measurement; None for the run's number.
+        inception: The 2015 graph, where the run is measured by it.
+        say: Called with a line for each measurement.
+
+    Returns:
+        The rows that were asked for.
+
+    Raises:
+        InputError: The run is of another kind, or something asked for cannot be.
+    """
+    import fid
+    from tf_ttur import tasks
+    from tf_ttur.distillation import sampler as samplings
+    from tf_ttur.distillation.diffusion import DiffusionPlayers, Sampling
+    from tf_ttur.tasks.task import MEASUREMENT_SEED
+
+    wanted = [
+        Sampling(sampler=name, steps=count, guidance=guidance)
+        for name in samplers
+        for count in steps
+    ]
+    known = {row.key: row for row in read(output)}
+    kind = tasks.of_run(folder)
+    model = kind.open(folder, checkpoint)
+    if not isinstance(model, DiffusionPlayers):
+        raise InputError(
+            f"{printable(folder)} is a run on {kind.presets.kind}, which no sampler "
+            "samples; name one of diffusion, or of a student."
+        )
+    preset, data_dir = folder.preset()
+    task = kind(preset, data_dir=data_dir, inception=inception)
+    count = num_samples or preset.num_samples
+    metric = task.metric(folder.read_config())
+    extractor = None
+    rows = []
+    for sampling in wanted:
+        # Refused before anything is measured.
+        model.sampling = sampling
+    for sampling in wanted:
+        model.sampling = sampling
+        calls = samplings.evaluations(
+            sampling.sampler, sampling.steps, sampling.guidance
+        )
+        row = Row(
+            model.steps, sampling.sampler, sampling.steps, float(sampling.guidance),
+            calls, count, metric, 0.0, 0.0,
+        )  # fmt: skip
+        if row.key not in known:
+            if extractor is None:
+                extractor = task.extractor(task.load())
+            start = time.monotonic()
+            found = fid.compute(
+                generator=model,
+                reference=folder.reference,
+                num_samples=count,
+                extractor=extractor,
+                seed=MEASUREMENT_SEED,
+                quantize=preset.quantize,
+                batch_size=preset.sample_batch,
+            )
+            seconds = round(time.monotonic() - start, 2)
+            row = dataclasses.replace(row, value=float(found), seconds=seconds)
+            known[row.key] = row
+            text = "".join(as_line(dataclasses.asdict(x)) for x in known.values())
+            with atomic_write(output) as file:
+                file.write(text.encode())
+        row = known[row.key]
+        say(
+            f"{row.sampler}, {row.steps} steps ({row.evaluations} calls an image): "
+            f"{row.metric} {row.value:.4g}"
+        )
+        rows.append(row)
+    return rows
+
+
+def draw(rows: Sequence[Row], path: str | os.PathLike[str], title: str = "") -> None:
+    """Draws distances against the calls of the network for an image.
+
+    Args:
+        rows: The measurements, of one run or of several.
+        path: Where the PNG goes.
+        title: Title of the figure.
+    """
+    figure = drawing.new_figure(6.0, 4.0)
+    axes = figure.subplots()
+    samplers = list(dict.fromkeys(row.sampler for row in rows))
+    for index, name in enumerate(samplers):
+        mine = sorted((x.evaluations, x.value) for x in rows if x.sampler == name)
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.plot(*zip(*mine, strict=True), color=colour, marker=".", label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    if min(row.value for row in rows) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("calls of the network for an image")
+    axes.set_ylabel(rows[0].metric)
+    axes.set_title(title)
+    axes.legend(frameon=False)
+    drawing.plain(axes)
+    drawing.save(figure, path, 150)
