@@ -63,6 +63,7 @@ NOT_RUN = {
     "python scripts/precalc_stats.py 'images/": "tests/fid/test_beam.py runs Beam",
     "python scripts/precalc_stats.py '/data/": "tests/fid/test_beam.py runs Beam",
     "python scripts/sample.py": "needs a run; tests/tf_ttur/test_sampling.py has one",
+    "python scripts/sampling_steps.py": "needs a run; test_sampling_steps.py has one",
     "python scripts/sweep.py": "hours; tests/tf_ttur/studies/test_sweep.py sweeps",
     "python scripts/critical_batch.py": "an hour; test_critical_batch_cli.py is brief",
     "python scripts/reproduce.py": "needs the paper's data, a GPU and days",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from fid import drawing
 __all__ = [
     "Band",
     "band",
+    "cell_map",
     "heat_map",
     "sweep_curves",
     "training_curve",
@@ -174,7 +175,11 @@ def sweep_curves(
     if _wide(np.array(extremes)):
         both[0].set_yscale("log")
     both[0].set_ylabel(f"{label}: mean, min to max")
-    both[1].legend(frameon=False)
+    if len(curves) <= len(_SERIES):
+        both[1].legend(frameon=False)
+    else:
+        # So many names would lie on the curves.
+        both[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     drawing.save(figure, path, _DPI)
 
 
@@ -188,42 +193,85 @@ def heat_map(
         label: What the values are called.
         path: Where the PNG goes.
     """
-    from matplotlib.colors import LogNorm
-    from matplotlib.ticker import LogLocator, ScalarFormatter
-
     rates = [sorted({cell[part] for cell in values}) for part in (0, 1)]
-    cells = np.full((len(rates[1]), len(rates[0])), np.nan)
-    for (discriminator, generator), value in values.items():
-        cells[rates[1].index(generator), rates[0].index(discriminator)] = value
-    figure = drawing.new_figure(3.4 + 1.0 * len(rates[0]), 2.6 + 0.8 * len(rates[1]))
-    axes = figure.subplots()
-    norm = LogNorm() if _wide(np.array([*values.values()])) else None
-    edges = [_edges(x) for x in rates]
-    mesh = axes.pcolormesh(*edges, cells, cmap="cividis", norm=norm)
-    for (discriminator, generator), value in values.items():
-        light = mesh.norm(value) > 0.5
-        single = discriminator == generator
-        axes.text(
-            discriminator,
-            generator,
-            f"{value:.4g}" + ("\none rate" if single else ""),
-            color="black" if light else "white",
-            ha="center",
-            va="center",
-            fontsize=9,
-        )
+    notes = {cell: "\none rate" for cell in values if cell[0] == cell[1]}
+    figure = _cells(values, rates, [_edges(x) for x in rates], label, notes)
+    axes = figure.axes[0]
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("discriminator's learning rate")
     axes.set_ylabel("generator's learning rate")
     for axis, ticks in zip((axes.xaxis, axes.yaxis), rates, strict=True):
         axis.set_ticks(ticks, [f"{x:g}" for x in ticks])
         axis.set_ticks([], minor=True)
+    drawing.save(figure, path, _DPI)
+
+
+def cell_map(
+    values: Mapping[tuple[str, str], float],
+    places: Sequence[Sequence[str]],
+    names: Sequence[str],
+    label: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws a value for each pair of settings, in cells of equal size.
+
+    Args:
+        values: By both settings.
+        places: All values of the first setting and of the second, in their order.
+        names: What the two are called.
+        label: What the values are called.
+        path: Where the PNG goes.
+    """
+    at = [{text: index for index, text in enumerate(x)} for x in places]
+    figure = _cells(
+        {(at[0][x], at[1][y]): value for (x, y), value in values.items()},
+        [range(len(x)) for x in places],
+        [np.arange(len(x) + 1) - 0.5 for x in places],
+        label,
+    )
+    axes = figure.axes[0]
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    for axis, texts in zip((axes.xaxis, axes.yaxis), places, strict=True):
+        axis.set_ticks(range(len(texts)), texts)
+    drawing.save(figure, path, _DPI)
+
+
+def _cells(
+    values: Mapping[tuple[float, float], float],
+    places: Sequence[Sequence[float]],
+    edges: Sequence[np.ndarray],
+    label: str,
+    notes: Mapping[tuple[float, float], str] | None = None,
+) -> Any:
+    """Returns a figure with a coloured cell for each value, and a bar beside it."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    columns, rows = places
+    cells = np.full((len(rows), len(columns)), np.nan)
+    for (x, y), value in values.items():
+        cells[rows.index(y), columns.index(x)] = value
+    figure = drawing.new_figure(3.4 + 1.0 * len(columns), 2.6 + 0.8 * len(rows))
+    axes = figure.subplots()
+    norm = LogNorm() if _wide(np.array([*values.values()])) else None
+    mesh = axes.pcolormesh(*edges, cells, cmap="cividis", norm=norm)
+    for (x, y), value in values.items():
+        axes.text(
+            x,
+            y,
+            f"{value:.4g}" + (notes or {}).get((x, y), ""),
+            color="black" if mesh.norm(value) > 0.5 else "white",
+            ha="center",
+            va="center",
+            fontsize=9,
+        )
     bar = figure.colorbar(mesh, label=f"best {label},\nmean over seeds")
     if norm is not None:
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         bar.ax.yaxis.set_major_formatter(ScalarFormatter())
         bar.ax.yaxis.set_ticks([], minor=True)
-    drawing.save(figure, path, _DPI)
+    return figure
 
 
 def _wide(values: np.ndarray) -> bool:

@@ -96,3 +96,29 @@ def test_cells_of_a_heat_map_meet_halfway(tmp_path, saved_figures):
     for row in corners[..., 0]:
         np.testing.assert_allclose(row, edges)
     np.testing.assert_allclose(corners[:, 0, 1], np.exp([-0.5, 0.5]))
+
+
+def test_cells_of_settings_have_equal_sizes(tmp_path, saved_figures):
+    values = {("0", "hard"): 1.0, ("0.1", "hard"): 2.0, ("0.1", "none"): 9.0}
+    places, names = [["0", "0.1", "5"], ["hard", "none"]], ["weight", "split"]
+    plots.cell_map(values, places, names, "FID", tmp_path / "x.png")
+    axes = saved_figures[0].axes[0]
+    (mesh,) = axes.collections
+    # A row each value of the second setting; what was not measured is left blank.
+    assert mesh.get_array().filled(-1).tolist() == [[1.0, 2.0, -1.0], [-1.0, 9.0, -1.0]]
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [-0.5, 0.5, 1.5, 2.5]
+    assert [x.get_text() for x in axes.get_xticklabels()] == ["0", "0.1", "5"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("weight", "split")
+    assert sorted(x.get_text() for x in axes.texts) == ["1", "2", "9"]
+
+
+def test_many_names_of_curves_do_not_lie_on_them(tmp_path, saved_figures):
+    band = plots.band([([0, 1], [1.0, 0.5])], [0, 1])
+    for count in (7, 8):
+        curves = {str(x): (band, band) for x in range(count)}
+        plots.sweep_curves(curves, "FID", tmp_path / "x.png")
+        figure = saved_figures.pop()
+        legend = figure.axes[1].get_legend().get_window_extent()
+        beside = legend.x0 >= figure.axes[1].get_window_extent().x1
+        assert beside == (count == 8)
+        assert legend.x1 <= figure.bbox.x1

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from fid.files import InputError, check_same, printable, read_json, write_json
 from fid.values import Between, Count, Step, fault
 from tf_ttur.runs import RunFolder
+from tf_ttur.studies.variants import check_name, is_name
 
 __all__ = [
     "Grid",
@@ -31,7 +31,6 @@ __all__ = [
     "write_subjects",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,99}")
 _SEEDS = Annotated[int, Between(1, 10_000)]
 _KINDS = {
     "variants": Mapping[str, Any],
@@ -126,11 +125,7 @@ class Grid:
                 "--max_examples, or both."
             )
         for name in self.variants:
-            if not _NAME.fullmatch(name):
-                raise InputError(
-                    f"A variant is called {name!r}; use letters, digits and _.=+- "
-                    "only, since it names a folder."
-                )
+            check_name(name)
         for batch in self.batches:
             every, limit = self.interval(batch), self.limit(batch)
             if limit < every:
@@ -320,7 +315,7 @@ def load(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     found = read_json(path)
     wrong = fault("it", found, _KINDS | {"settings": Mapping[str, Any]})
     if not wrong:
-        if bad := [x for x in found["variants"] if not _NAME.fullmatch(x)]:
+        if bad := [x for x in found["variants"] if not is_name(x)]:
             wrong = f"a variant is called {bad[0]!r}"
         elif bad := [x for x in found["variants"].values() if not isinstance(x, dict)]:
             wrong = f"a variant is {bad[0]!r}"

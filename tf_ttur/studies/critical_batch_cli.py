@@ -23,6 +23,7 @@ from tf_ttur.studies import (
     batch_report,
     batch_rows,
     machines,
+    variants,
 )
 from tf_ttur.studies import critical_batch as preset_study
 
@@ -168,9 +169,9 @@ def _sweep_mixture(
     ):  # fmt: skip
         if values[name].value is not None:
             raise flags.Error(f"--{name} does not go with --preset={_MIXTURE}")
-    variants = {
+    compared = {
         name: mixture_study.with_defaults(_pairs(settings))
-        for name, settings in _named(values.variant, values.vary).items()
+        for name, settings in variants.read(values.variant, values.vary).items()
     } or {
         name: mixture_study.with_defaults({"optimizer": name})
         for name in mixture_study.COMPARED
@@ -179,7 +180,7 @@ def _sweep_mixture(
         shared["every"] = _MIXTURE_EVERY
     study = mixture_study.MixtureStudy(
         **shared,
-        variants=variants,
+        variants=compared,
         game=mixture_study.game(_pairs(values.set)),
         num_samples=values.num_samples or 2048,
         small=values.small,
@@ -209,7 +210,7 @@ def _sweep_preset(
         settings.append(f"num_samples={values.num_samples}")
     preset = presets.get(values.preset)
     preset = dataclasses.replace(preset, **changes(preset, settings))
-    named = _named(values.variant, values.vary)
+    named = variants.read(values.variant, values.vary)
     if shared["every"] is None and shared["every_examples"] is None:
         shared["every_examples"] = preset.every * preset.batch_size
     study = preset_study.Study(
@@ -223,31 +224,6 @@ def _sweep_preset(
     where = machines.chosen(values)
     compilation_cache()
     return preset_study.run_study(study, workdir, where, _say)
-
-
-def _named(named: Sequence[str], varied: str | None) -> dict[str, list[str]]:
-    """Reads the variants, each as settings KEY=VALUE."""
-    texts: dict[str, list[str]] = {}
-    for each in named:
-        name, colon, settings = each.partition(":")
-        if not colon or not settings:
-            raise InputError(
-                f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
-            )
-        _add(texts, name, settings.split(","))
-    if varied:
-        key, equals, choices = varied.partition("=")
-        if not equals or not choices:
-            raise InputError(f"--vary={varied} is not of the form KEY=VALUE,VALUE.")
-        for value in choices.split(","):
-            _add(texts, f"{key}={value}", [f"{key}={value}"])
-    return texts
-
-
-def _add(texts: dict[str, list[str]], name: str, settings: list[str]) -> None:
-    if name in texts:
-        raise InputError(f"The variant {name} is there twice; leave one out.")
-    texts[name] = settings
 
 
 def _pairs(settings: Sequence[str]) -> dict[str, str]:
@@ -608,12 +584,7 @@ def _define(flag: Flags) -> None:
     flag.number("max_steps", None, "Steps after which a run is given up.", least=1)
     flag.number("max_examples", None, "Examples after which it is.", least=1)
     flag.number("num_samples", None, "Generated images in a measurement.")
-    flag.repeated(
-        "variant",
-        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings; may be given "
-        "several times.",
-    )
-    flag.text("vary", None, "KEY=VALUE,VALUE: a variant for each value of a setting.")
+    variants.define(flag)
     flag.repeated("set", "KEY=VALUE: a setting of all runs; see sweep.py.")
     machines.define(flag)
     flags.DEFINE_alias("jobs", "processes", flag_values=flag.values)

@@ -1,4 +1,4 @@
-"""The command-line program that sweeps over learning rates and seeds."""
+"""The command-line program that sweeps over settings and seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fid.program import Flags, check_arguments, run
 from tf_ttur import presets
 from tf_ttur.compilation import compilation_cache
 from tf_ttur.presets.settings import override
-from tf_ttur.studies import machines
+from tf_ttur.studies import machines, variants
 
 __all__ = ["sweep"]
 
@@ -32,7 +32,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
         check_arguments(args)
         # These import TensorFlow, which --help can do without.
         from tf_ttur.studies import sweep_results
-        from tf_ttur.studies.sweep import Sweep, grid, run_sweep
+        from tf_ttur.studies.sweep import Sweep, grid, run_sweep, variants_of
 
         workdir = local_path(values.workdir, writing=not values.table_only)
         if values.table_only:
@@ -44,6 +44,12 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             if values[key].value is not None
         ]
         preset = override(presets.get(values.preset), settings + values.set)
+        named = variants.read(values.variant, values.vary)
+        for key in {x.partition("=")[0] for x in values.vary}:
+            if given := [x for x in settings if x.startswith(f"{key}=")]:
+                raise InputError(
+                    f"{given[0]}: --vary={key} varies it; leave one of them out."
+                )
         cells = grid(
             _rates("discriminator_lr", values.discriminator_lr),
             _rates("generator_lr", values.generator_lr),
@@ -51,9 +57,10 @@ def sweep(argv: Sequence[str] | None = None) -> int:
         )
         wanted = Sweep(
             preset,
-            dict.fromkeys(cells, values.seeds),
+            dict.fromkeys([*cells, *variants_of(preset, named)], values.seeds),
             values.data_dir,
             values.inception,
+            values.teacher,
         )
         where = machines.chosen(values)
         compilation_cache()
@@ -76,14 +83,21 @@ def sweep(argv: Sequence[str] | None = None) -> int:
             return
         print(sweep_results.report(workdir))
 
-    usage = """Trains a preset with a grid of learning rates, each pair several times.
+    usage = """Trains a preset with a grid of settings, each several times.
 
   sweep.py --workdir=DIR --discriminator_lr=X,Y --generator_lr=X,Y [flags]
+      every pair of a GAN's learning rates, and single rates beside pairs of two
+  sweep.py --workdir=DIR --preset=NAME --vary=KEY=X,Y --vary=KEY=X,Y [flags]
+      every combination of any settings of any preset; of one that distils,
+      with --teacher=RUN
+  sweep.py --workdir=DIR --preset=NAME --variant=NAME:KEY=X,KEY=Y [flags]
+      named variants, each with several settings; and the combinations of --vary
 
-A sweep that is started again in the same folder resumes; more rates or more seeds add
-runs. At the end, or with --table_only, the table (table.md, table.json) and the figures
-(curves.png, heatmap.png) are made of what is finished. Of several shards (--shard), the
-one that ends last makes them."""
+A sweep that is started again in the same folder resumes; more rates, values, variants
+or seeds add runs. At the end, or with --table_only, the table (table.md, table.json)
+and the figures (curves.png; heatmap.png of pairs of rates, and where two settings are
+varied) are made of what is finished. Of several shards (--shard), the one that ends
+last makes them."""
     return run(main, _define, usage, argv)
 
 
@@ -113,7 +127,10 @@ def _define(flag: Flags) -> None:
     )
     flag.texts("generator_lr", [], "The generator's learning rates, with commas.")
     flag.texts("pairs", [], "Further pairs DISCRIMINATOR:GENERATOR, with commas.")
-    flag.number("seeds", 4, "Runs of each pair of rates; their seeds are 0, 1, ...")
+    variants.define(flag)
+    flag.number(
+        "seeds", 4, "Runs of each pair of rates or variant; their seeds are 0, 1, ..."
+    )
     machines.define(flag)
     flag.number("steps", None, "Generator updates of each run.")
     flag.number("every", None, "Steps between measurements.")
@@ -124,5 +141,10 @@ def _define(flag: Flags) -> None:
         "given several times.",
     )
     flag.text("data_dir", None, "Where the data set is; see train.py.")
+    flag.text(
+        "teacher",
+        None,
+        "The model to distil, of a --preset that distils one; see train.py.",
+    )
     flag.inception("The 2015 graph, to measure FID with; see train.py.")
     flag.switch("table_only", "Train nothing; tell what there is.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ import numpy as np
 from fid.files import InputError, atomic_path, printable, write_json
 from fid.mistaken import local_path
 from tf_ttur import plots
+from tf_ttur.presets import complete
 from tf_ttur.runs import RunFolder, checkpoints
-from tf_ttur.studies.sweep import Cell, load, run_folder
+from tf_ttur.studies.sweep import Cell, Variant, load, run_folder
 
 __all__ = ["Result", "Run", "compare", "missing", "read", "report", "table"]
 
@@ -39,21 +42,21 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The runs of a pair of learning rates.
+    """The runs of a pair of learning rates, or of a variant.
 
     Attributes:
-        cell: The rates.
+        cell: The rates, or the variant.
         runs: Those that are over, by seed.
         missing: How many are not.
     """
 
-    cell: Cell
+    cell: Cell | Variant
     runs: Sequence[Run]
     missing: int = 0
 
     @property
     def single_rate(self) -> bool:
-        """Whether both networks learn at one rate."""
+        """Of a pair of learning rates: whether both networks learn at one rate."""
         return self.cell.discriminator_lr == self.cell.generator_lr
 
     @property
@@ -70,6 +73,11 @@ class Result:
     def final(self) -> dict[int, float]:
         """Each seed's last distance, without the runs that diverged."""
         return {r.seed: r.distances[-1] for r in self.runs if r.diverged is None}
+
+    @property
+    def mean_best(self) -> float:
+        """The mean of the lowest distances, of runs that have distances."""
+        return float(np.mean([*self.best.values()]))
 
     def curve(self) -> plots.Band:
         """Mean, lowest and highest distance at the steps that all runs reached."""
@@ -115,10 +123,10 @@ def read(
         and the cells in their order.
 
     Raises:
-        InputError: The folder holds no sweep, or a run's files cannot be read or were
-            measured by another distance.
+        InputError: The folder holds no sweep, a run's files cannot be read or were
+            measured by another distance, or runs distilled different teachers.
     """
-    _, cells = load(workdir)
+    settings, cells = load(workdir)
     folders = {
         (cell, seed): run_folder(workdir, cell, seed)
         for cell, seeds in cells.items()
@@ -134,6 +142,18 @@ def read(
             f"{', '.join(f'{key} in {x}' for (key, _), x in metrics.items())}."
         )
     metric = next(iter(metrics), None)
+    if "teacher" in settings:
+        # A run holds its own teacher fast; that of other runs may have been moved.
+        teachers = {
+            folder.read_config()["teacher_sha256"]: folder
+            for folder in folders.values()
+            if folder.is_over
+        }
+        if len(teachers) > 1:
+            raise InputError(
+                "Runs distilled different teachers: "
+                f"{', '.join(f'{k[:12]} in {x}' for k, x in teachers.items())}."
+            )
     results = []
     for cell, seeds in cells.items():
         over = [
@@ -207,14 +227,25 @@ def compare(two: dict[int, float], one: dict[int, float]) -> dict[str, Any] | No
     }
 
 
-def table(metric: tuple[str, str] | None, results: Sequence[Result]) -> dict[str, Any]:
+def table(
+    metric: tuple[str, str] | None,
+    results: Sequence[Result],
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Sums a sweep up.
 
     Args:
         metric: The distance's name and title, as `read` gives them.
         results: The cells.
+        settings: What all runs have in common, for variants that leave a setting to
+            the preset which others change.
 
     Returns:
+        Of variants, what table.json says: `metric` and `metric_title`; `cells`, each
+        with its `name`, the `settings` that any variant has, and the rest as below; and
+        `best`, the name of the one with the lowest mean of the best distances.
+
+        Of pairs of learning rates,
         What table.json says: `metric` and `metric_title`; `cells`, each with its rates,
         the number of `runs` over and `missing`, the `diverged` ones with their steps,
         mean, min and max of the `best` and of the `final` distance, the
@@ -222,10 +253,12 @@ def table(metric: tuple[str, str] | None, results: Sequence[Result]) -> dict[str
         `best_single_rate` and `best_two_rates`, by the mean of the best distances; and
         the paired `differences` between those two.
     """
+    if _of_variants(results):
+        return _table_of_variants(metric, results, settings or {})
     best = {
         name: min(
             (x for x in results if x.measured and x.single_rate == single),
-            key=lambda x: np.mean([*x.best.values()]),
+            key=lambda x: x.mean_best,
             default=None,
         )
         for name, single in (("best_single_rate", True), ("best_two_rates", False))
@@ -246,6 +279,31 @@ def table(metric: tuple[str, str] | None, results: Sequence[Result]) -> dict[str
     }
 
 
+def _of_variants(results: Sequence[Result]) -> bool:
+    return bool(results) and isinstance(results[0].cell, Variant)
+
+
+def _table_of_variants(
+    metric: tuple[str, str] | None,
+    results: Sequence[Result],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    # A dict keeps their order.
+    keys = dict.fromkeys(key for x in results for key in x.cell.settings)
+    rows = []
+    for result in results:
+        mine = {**settings, **result.cell.settings}
+        rows.append(_row(result) | {"settings": {key: mine.get(key) for key in keys}})
+    measured = [x for x in results if x.measured]
+    best = min(measured, key=lambda x: x.mean_best, default=None)
+    return {
+        "metric": metric and metric[0],
+        "metric_title": metric and metric[1],
+        "cells": rows,
+        "best": best and best.cell.name,
+    }
+
+
 def _row(result: Result) -> dict[str, Any]:
     lowest = None
     if result.measured:
@@ -253,7 +311,7 @@ def _row(result: Result) -> dict[str, Any]:
         at = int(np.argmin(curve.mean))
         lowest = {"value": float(curve.mean[at]), "step": int(curve.x[at])}
     return {
-        **result.cell._asdict(),
+        **result.cell.entry(),
         "runs": len(result.runs),
         "missing": result.missing,
         "diverged": {r.seed: r.diverged for r in result.runs if r.diverged is not None},
@@ -285,25 +343,16 @@ def report(workdir: str | os.PathLike[str]) -> str:
     """
     workdir = local_path(workdir)
     metric, results = read(workdir)
-    summary = table(metric, results)
-    text = _markdown(summary)
+    summary = table(metric, results, complete(load(workdir)[0]))
+    of_variants = _of_variants(results)
+    text = (_markdown_of_variants if of_variants else _markdown)(summary)
     write_json(workdir / "table.json", summary)
     with atomic_path(workdir / "table.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     measured = [result for result in results if result.measured]
     if measured:
-        plots.heat_map(
-            {result.cell: np.mean([*result.best.values()]) for result in measured},
-            metric[1],
-            workdir / "heatmap.png",
-        )
-        drawn = [
-            result
-            for result in measured
-            if result.single_rate or result.cell._asdict() == summary["best_two_rates"]
-        ]
-        # The one with two rates first: it is what the others are compared with.
-        drawn.sort(key=lambda result: (result.single_rate, result.cell))
+        draw = _draw_variants if of_variants else _draw
+        drawn = draw(summary, measured, metric[1], workdir / "heatmap.png")
         plots.sweep_curves(
             {
                 _label(result): (result.curve(), result.curve_over_minutes())
@@ -315,46 +364,155 @@ def report(workdir: str | os.PathLike[str]) -> str:
     return text
 
 
+def _draw(
+    summary: dict[str, Any],
+    measured: Sequence[Result],
+    title: str,
+    path: pathlib.Path,
+) -> list[Result]:
+    """Draws the heat map of pairs of rates; returns the curves to draw, in order."""
+    plots.heat_map({x.cell: x.mean_best for x in measured}, title, path)
+    drawn = [
+        result
+        for result in measured
+        if result.single_rate or result.cell._asdict() == summary["best_two_rates"]
+    ]
+    # The one with two rates first: it is what the others are compared with.
+    return sorted(drawn, key=lambda result: (result.single_rate, result.cell))
+
+
+def _draw_variants(
+    summary: dict[str, Any],
+    measured: Sequence[Result],
+    title: str,
+    path: pathlib.Path,
+) -> list[Result]:
+    """Draws a heat map where two settings are varied; returns the curves to draw."""
+    settings = {cell["name"]: cell["settings"] for cell in summary["cells"]}
+    texts = {
+        key: {name: _text(mine[key]) for name, mine in settings.items()}
+        for key in next(iter(settings.values()))
+    }
+    varied = [key for key, mine in texts.items() if len({*mine.values()}) > 1]
+    if len(varied) == 2:
+        # Numbers in their order, and other values as they were given.
+        places = []
+        for key in varied:
+            values = {texts[key][name]: mine[key] for name, mine in settings.items()}
+            numbers = all(type(x) in (int, float) for x in values.values())
+            places.append(sorted(values, key=values.get) if numbers else [*values])
+        plots.cell_map(
+            {
+                tuple(texts[key][x.cell.name] for key in varied): x.mean_best
+                for x in measured
+            },
+            places,
+            varied,
+            title,
+            path,
+        )
+    else:
+        # It would be of what the sweep was before.
+        path.unlink(missing_ok=True)
+    return sorted(measured, key=lambda x: x.cell.name != summary["best"])
+
+
+def _text(value: Any) -> str:
+    """Returns a setting as tables and axes show it."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    if value is None:
+        return "none"
+    return json.dumps(value) if isinstance(value, bool | Mapping) else str(value)
+
+
 def _label(result: Result) -> str:
+    if isinstance(result.cell, Variant):
+        return result.cell.name
     if result.single_rate:
         return f"single rate {result.cell.generator_lr:g}"
     return f"TTUR {result.cell.discriminator_lr:g}, {result.cell.generator_lr:g}"
 
 
+# What `_outcome` says.
+_OUTCOME = (
+    "runs", "diverged", "best", "final", "mean curve's minimum", "minutes a run"
+)  # fmt: skip
+
+
+def _outcome(cell: dict[str, Any]) -> tuple[str, ...]:
+    """Returns what came of a cell, a column each."""
+    missing = f" of {cell['runs'] + cell['missing']}" if cell["missing"] else ""
+    lowest = cell["mean_curve_minimum"]
+    return (
+        f"{cell['runs']}{missing}",
+        f"{len(cell['diverged'])}"
+        + "".join(f", at {step}" for step in cell["diverged"].values()),
+        _range(cell["best"]),
+        _range(cell["final"]),
+        f"{_number(lowest['value'])} at {lowest['step']}" if lowest else "–",
+        f"{cell['minutes']['mean']:.2f}" if cell["minutes"] else "–",
+    )
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table of Markdown."""
+    rows = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _what(summary: dict[str, Any]) -> str:
+    """Says what the columns of `_outcome` are."""
+    return (
+        f"{summary['metric_title'] or 'Distance'}: mean (min to max) over the seeds, "
+        "lower is better. A run that diverged counts with its best before that, not in "
+        "the final; the mean curve ends at the last step that all its runs reached."
+    )
+
+
+def _markdown_of_variants(summary: dict[str, Any]) -> str:
+    cells = summary["cells"]
+    keys = [*cells[0]["settings"]]
+    rows = [
+        (
+            cell["name"],
+            *(_text(x).replace("|", "\\|") for x in cell["settings"].values()),
+            *_outcome(cell),
+        )
+        for cell in cells
+    ]
+    head = ("variant", *keys, *_OUTCOME)
+    if all([x.partition("=")[0] for x in row[0].split(",")] == keys for row in rows):
+        # The names of a grid repeat the settings.
+        head, rows = head[1:], [row[1:] for row in rows]
+    notes = [_what(summary)]
+    measured = sum(cell["best"] is not None for cell in cells)
+    if measured > 1:
+        notes.append(
+            f"{summary['best']} has the lowest mean of the best. It was chosen by "
+            f"these same runs, of {measured} variants, which flatters it."
+        )
+    return "\n\n".join([_lines(head, rows), *notes])
+
+
 def _markdown(summary: dict[str, Any]) -> str:
-    head = (
-        "discriminator", "generator", "", "runs", "diverged", "best", "final",
-        "mean curve's minimum", "minutes a run",
-    )  # fmt: skip
-    rows = [head, ("---",) * len(head)]
+    head = ("discriminator", "generator", "", *_OUTCOME)
+    rows = []
     for cell in summary["cells"]:
         rates = {k: cell[k] for k in ("discriminator_lr", "generator_lr")}
         marks = {
             "best_single_rate": "best single rate",
             "best_two_rates": "best two rates",
         }
-        missing = f" of {cell['runs'] + cell['missing']}" if cell["missing"] else ""
-        lowest = cell["mean_curve_minimum"]
         rows.append(
             (
                 f"{cell['discriminator_lr']:g}",
                 f"{cell['generator_lr']:g}",
                 "".join(mark for k, mark in marks.items() if summary[k] == rates),
-                f"{cell['runs']}{missing}",
-                f"{len(cell['diverged'])}"
-                + "".join(f", at {step}" for step in cell["diverged"].values()),
-                _range(cell["best"]),
-                _range(cell["final"]),
-                f"{_number(lowest['value'])} at {lowest['step']}" if lowest else "–",
-                f"{cell['minutes']['mean']:.2f}" if cell["minutes"] else "–",
+                *_outcome(cell),
             )
         )
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    notes = [
-        f"{summary['metric_title'] or 'Distance'}: mean (min to max) over the seeds, "
-        "lower is better. A run that diverged counts with its best before that, not in "
-        "the final; the mean curve ends at the last step that all its runs reached."
-    ]
+    notes = [_what(summary)]
     for when, values in (summary["differences"] or {}).items():
         if values is None:
             continue
@@ -379,7 +537,7 @@ def _markdown(summary: dict[str, Any]) -> str:
             f"Both were chosen by these same runs, of {kinds.count(False)} pairs and "
             f"{kinds.count(True)} single rates: more choices favour the pairs."
         )
-    return "\n\n".join(["\n".join(lines), *notes])
+    return "\n\n".join([_lines(head, rows), *notes])
 
 
 def _range(spread: dict[str, float] | None) -> str:

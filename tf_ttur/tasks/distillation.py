@@ -113,7 +113,7 @@ class DistillationTask(ImageTask):
         return FlashDMD
 
     def check(self) -> None:
-        """Refuses a name that is unknown, and a missing teacher; see `Task.check`."""
+        """Refuses a name that is unknown; see `Task.check`."""
         from tf_ttur import optimizers, schedules
         from tf_ttur.distillation.flash_dmd import adversarial_loss
 
@@ -137,12 +137,7 @@ class DistillationTask(ImageTask):
             InputError: None was given, or it does not go with the settings.
         """
         if self._teacher is None:
-            if self.teacher is None:
-                raise InputError(
-                    f"{self.preset.name} distils a teacher, and none was given: "
-                    "--teacher=RUN, a run folder of diffusion (train.py "
-                    f"--preset={self.preset.usual_teacher}) or a .keras file of one."
-                )
+            self.check_teacher()
             found = open_teacher(self.teacher)
             self._check_labels(found)
             _log.info("The teacher is %s (%s).", found.path, found.fingerprint[:12])

@@ -122,6 +122,19 @@ class Task(abc.ABC):
         self.inception, self.download = inception, download
         self.teacher = teacher
 
+    def check_teacher(self) -> None:
+        """Refuses a missing teacher, of kinds of training that distil one.
+
+        Raises:
+            InputError: None was given.
+        """
+        if self.takes_teacher and self.teacher is None:
+            raise InputError(
+                f"{self.preset.name} distils a teacher, and none was given: "
+                "--teacher=RUN, a run folder of diffusion (train.py "
+                f"--preset={self.preset.usual_teacher}) or a .keras file of one."
+            )
+
     @abc.abstractmethod
     def check(self) -> None:
         """Refuses settings that cannot be, as far as that shows without the data.

@@ -18,6 +18,7 @@ from repository import ROOT
 
 from fid.files import InputError
 from tf_ttur import presets
+from tf_ttur.runs import RunFolder
 from tf_ttur.studies import sweep, sweep_cli
 from tf_ttur.studies.machines import Machines, Shard
 from tf_ttur.studies.sweep import Cell
@@ -434,6 +435,155 @@ def test_a_shard_that_fails_leaves_the_claim_to_the_others(tmp_path, workers):
     assert [task for task, _ in workers.started] == [name(B)]
     assert sweep.load(tmp_path)[1] == {A: 1, B: 1}
 
+
+# Variants -----------------------------------------------------------------------------
+
+STUDENT = presets.get("digits_flash_dmd")
+# As files list the settings, so that an old sweep.json can be written by hand.
+RATES = ("discriminator_lr", "generator_lr", "seed")
+
+
+def variants(*names, preset=PRESET):
+    """Variants that are called by their settings, with one seed each."""
+    texts = {name: name.split(",") for name in names}
+    return dict.fromkeys(sweep.variants_of(preset, texts), 1)
+
+
+def test_a_variant_has_the_settings_of_its_text():
+    texts = {"full": ["ratio=1", "renoise_to=0.5"], "b": ["feature_layer=none"]}
+    full, b = sweep.variants_of(STUDENT, texts)
+    # The ratio is that of the preset already.
+    assert (STUDENT.ratio, full.settings) == (1, {"ratio": 1, "renoise_to": 0.5})
+    changed = dataclasses.replace(STUDENT, renoise_to=0.5)
+    assert full.of(STUDENT) == changed
+    assert b.of(STUDENT) == STUDENT
+    # Another data set has a size of its own.
+    (other,) = sweep.variants_of(PRESET, {"c": ["dataset=cifar10"]})
+    assert other.of(PRESET) == PRESET.with_dataset("cifar10")
+    with pytest.raises(
+        InputError, match="digits_flash_dmd has no setting 'halve_every'"
+    ):
+        sweep.variants_of(STUDENT, {"x": ["halve_every=0"]})
+    with pytest.raises(InputError, match="no setting 'seed'"):
+        sweep.variants_of(STUDENT, {"x": ["seed=1"]})
+
+
+def test_variants_are_run_in_folders_of_their_names(tmp_path, workers):
+    lines = []
+    cells = variants("ratio=1,adversarial=0.5", "ratio=5,adversarial=0.5",
+                     preset=STUDENT)  # fmt: skip
+    wanted = sweep.Sweep(STUDENT, cells, teacher="/runs/teacher")
+    run(workers, wanted, tmp_path, say=lines.append)
+    assert [(p.ratio, p.adversarial, p.seed) for _, p in workers.started] == [
+        (1, 0.5, 0), (5, 0.5, 0)
+    ]  # fmt: skip
+    assert lines[0].startswith("[1/2] ratio=1,adversarial=0.5, seed 0: ")
+    assert (tmp_path / "ratio=5,adversarial=0.5/seed_0/summary.json").exists()
+    found, there = sweep.load(tmp_path)
+    assert there == cells
+    assert found["teacher"] == "/runs/teacher"
+    assert (found["ratio"], found["adversarial"]) == (1, STUDENT.adversarial)
+
+
+def test_the_teacher_reaches_the_run_and_only_one_that_distils(monkeypatch, tmp_path):
+    from tf_ttur import experiment
+
+    given = {}
+
+    def trained(preset, folder, **sources):
+        given.update(sources)
+        end = {"step": 2, "fid": 1.0}
+        return {"metric": "fid", "best": end, "last": end, "minutes": 0.0}
+
+    monkeypatch.setattr(experiment, "run", trained)
+    job = sweep.run_of("x", STUDENT, RunFolder(tmp_path), teacher="/runs/teacher")
+    assert sweep.train_run(**job.arguments)["text"].startswith("fid 1 at step 2")
+    assert given == {"data_dir": None, "inception": None, "teacher": "/runs/teacher"}
+    with pytest.raises(InputError, match="distils a teacher, and none was given"):
+        sweep.Sweep(STUDENT, variants("ratio=5", preset=STUDENT))
+    with pytest.raises(InputError, match="--teacher=/x: .* distils nothing"):
+        sweep.Sweep(PRESET, {A: 1}, teacher="/x")
+
+
+def test_variants_are_added_and_the_teacher_may_be_moved(tmp_path, workers):
+    one = variants("ratio=5", preset=STUDENT)
+    run(workers, sweep.Sweep(STUDENT, one, teacher="/a"), tmp_path)
+    workers.started.clear()
+    both = one | variants("pulling=0.5", preset=STUDENT)
+    run(workers, sweep.Sweep(STUDENT, both, teacher="/b"), tmp_path)
+    assert [task for task, _ in workers.started] == ["pulling=0.5, seed 0"]
+    found, there = sweep.load(tmp_path)
+    assert (found["teacher"], there) == ("/b", both)
+
+
+def test_variants_that_contradict_a_sweep_are_refused(tmp_path):
+    cells = {sweep.Variant("a", {"width": 4}): 1}
+    sweep.claim(sweep.Sweep(PRESET, cells), tmp_path)
+    before = (tmp_path / "sweep.json").read_text()
+    for other, message in (
+        ({sweep.Variant("a", {"width": 8}): 1},
+         "the variant a is {'width': 4} there and {'width': 8} now"),
+        ({sweep.Variant("b", {"width": 4}): 1},
+         "variants a and b have the same settings"),
+        ({A: 1}, "over pairs of learning rates .* or over variants"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            sweep.claim(sweep.Sweep(PRESET, other), tmp_path)
+    with pytest.raises(InputError, match="steps is 2000 there and 7 now"):
+        sweep.claim(sweep.Sweep(PRESET.override(steps=7), cells), tmp_path)
+    assert (tmp_path / "sweep.json").read_text() == before
+    with pytest.raises(InputError, match="have the same settings"):
+        sweep.Sweep(PRESET, variants("width=4", "width=04"))
+    with pytest.raises(InputError, match="and not over both"):
+        sweep.Sweep(PRESET, {A: 1} | variants("width=4"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../x"}, "a variant is called '../x'"),
+        ({"name": 3}, r"cells\[0\].name is 3; it must be a text"),
+        ({"settings": 3}, r"cells\[0\].settings is 3; it must be a JSON object"),
+        ({"settings": {"width": 0}}, "width is 0; it must be >= 1"),
+        ({"seeds": 0}, r"cells\[0\].seeds is 0"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(tmp_path, change, message):
+    sweep.claim(sweep.Sweep(PRESET, variants("width=4")), tmp_path)
+    path = tmp_path / "sweep.json"
+    right = json.loads(path.read_text())
+    cells = [right["cells"][0] | change]
+    path.write_text(json.dumps(right | {"cells": cells}))
+    with pytest.raises(InputError, match=f"sweep.json .*{message}"):
+        sweep.load(tmp_path)
+    path.write_text(json.dumps(right | {"cells": 2 * right["cells"]}))
+    with pytest.raises(InputError, match="a variant stands twice"):
+        sweep.load(tmp_path)
+    path.write_text(json.dumps(right))
+    lost = tmp_path / "width=8" / "seed_0"
+    lost.mkdir(parents=True)
+    (lost / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="no cell has the run width=8/seed_0"):
+        sweep.load(tmp_path)
+
+
+def test_sweeps_of_rates_are_as_they_were(tmp_path, workers):
+    """What earlier versions wrote, by hand: it is read, resumed and written again."""
+    settings = {k: v for k, v in PRESET.settings().items() if k not in RATES}
+    cell = {"discriminator_lr": 1e-4, "generator_lr": 1e-4, "seeds": 1}
+    old = {"settings": settings | {"data_dir": None}, "cells": [cell]}
+    text = json.dumps(old, indent=2, ensure_ascii=False) + "\n"
+    (tmp_path / "sweep.json").write_text(text)
+    done = RunFolder(tmp_path / "d_0.0001_g_0.0001" / "seed_0")
+    done.path.mkdir(parents=True)
+    done.summary.write_text("{}")
+    assert sweep.load(tmp_path)[1] == {A: 1}
+    run(workers, sweep.Sweep(PRESET, {A: 1}), tmp_path)
+    assert workers.started == []
+    assert (tmp_path / "sweep.json").read_text() == text
+
+
+# Processes at once --------------------------------------------------------------------
 
 # Claims a folder for one cell, as soon as its standard input ends.
 CLAIM = """

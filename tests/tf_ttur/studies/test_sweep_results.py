@@ -12,7 +12,7 @@ from fid.files import InputError
 from tf_ttur import presets
 from tf_ttur.runs import checkpoint_name, stamp
 from tf_ttur.studies import sweep, sweep_results
-from tf_ttur.studies.sweep import Cell
+from tf_ttur.studies.sweep import Cell, Variant
 
 PRESET = presets.get(presets.DEFAULT)
 A, B, C = Cell(1e-4, 1e-4), Cell(3e-4, 1e-4), Cell(1e-3, 1e-4)
@@ -167,3 +167,135 @@ def test_rows_that_a_runs_last_checkpoint_contradicts_are_refused(by_hand):
     run.metrics.write_text(run.metrics.read_text().replace("60.0", "6.0"))
     with pytest.raises(InputError, match="was made with another metrics.jsonl than"):
         sweep_results.report(by_hand)
+
+
+# Variants -----------------------------------------------------------------------------
+
+
+def claimed(workdir, texts, runs, seeds=2, preset=PRESET, **sources):
+    """Claims a folder for variants, and writes runs of a distance at steps 0 and 10."""
+    cells = sweep.variants_of(preset, texts)
+    sweep.claim(sweep.Sweep(preset, dict.fromkeys(cells, seeds), **sources), workdir)
+    named = {cell.name: cell for cell in cells}
+    for (name, seed), values in runs.items():
+        points = [(10 * i, float(i), value) for i, value in enumerate(values)]
+        write_run(sweep.run_folder(workdir, named[name], seed), points)
+    return named
+
+
+def grid(*texts):
+    return {text: text.split(",") for text in texts}
+
+
+def test_the_table_of_a_grid_has_a_column_a_setting(tmp_path, saved_figures):
+    texts = grid("width=2,loss=hinge", "width=2,loss=minimax", "width=4,loss=hinge",
+                 "width=4,loss=minimax")  # fmt: skip
+    a, b, c, d = texts
+    runs = {
+        (a, 0): [8.0, 4.0], (a, 1): [8.0, 6.0], (b, 0): [8.0, 2.0], (b, 1): [8.0, 3.0],
+        (c, 0): [1.5, 8.0], (c, 1): [8.0, 8.0],
+    }  # fmt: skip
+    named = claimed(tmp_path, texts, runs)
+    lost = sweep.run_folder(tmp_path, named[d], 0)
+    write_run(lost, [(0, 0.5, 9.0)], diverged=3)
+    text = sweep_results.report(tmp_path)
+    lines = text.splitlines()
+    assert lines[0] == (
+        "| width | loss | runs | diverged | best | final | mean curve's minimum | "
+        "minutes a run |"
+    )
+    assert (
+        lines[2] == "| 2 | hinge | 2 | 0 | 5 (4 to 6) | 5 (4 to 6) | 5 at 10 | 1.00 |"
+    )
+    assert lines[4] == (
+        "| 4 | hinge | 2 | 0 | 4.75 (1.5 to 8) | 8 (8 to 8) | 4.75 at 0 | 1.00 |"
+    )
+    assert lines[5] == (
+        "| 4 | minimax | 1 of 2 | 1, at 3 | 9 (9 to 9) | – | 9 at 0 | 0.50 |"
+    )
+    assert f"{b} has the lowest mean of the best" in text
+    assert "of 4 variants" in text
+    for word in ("TTUR", "rate", "discriminator"):
+        assert word not in text
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table.keys() == {"metric", "metric_title", "cells", "best"}
+    assert table["best"] == b
+    assert table["cells"][0] == {
+        "name": a, "settings": {"width": 2, "loss": "hinge"},
+        "runs": 2, "missing": 0, "diverged": {},
+        "best": {"mean": 5.0, "min": 4.0, "max": 6.0},
+        "final": {"mean": 5.0, "min": 4.0, "max": 6.0},
+        "mean_curve_minimum": {"value": 5.0, "step": 10},
+        "minutes": {"mean": 1.0, "min": 1.0, "max": 1.0},
+    }  # fmt: skip
+    heat, curves = (figure.axes for figure in saved_figures)
+    assert (heat[0].get_xlabel(), heat[0].get_ylabel()) == ("width", "loss")
+    assert [x.get_text() for x in heat[0].get_xticklabels()] == ["2", "4"]
+    assert [x.get_text() for x in heat[0].get_yticklabels()] == ["hinge", "minimax"]
+    (mesh,) = heat[0].collections
+    # A row of the figure is a loss; the means of the best by hand.
+    assert mesh.get_array().tolist() == [[5.0, 4.75], [2.5, 9.0]]
+    # Each has its mean, and the best one comes first, on top.
+    drawn = {x.get_label(): x.get_ydata().tolist() for x in curves[0].get_lines()}
+    assert [*drawn] == [b, a, c, d]
+    assert drawn[a] == [8.0, 5.0]
+
+
+def test_named_variants_have_their_names_and_the_presets_settings(tmp_path):
+    texts = {
+        "full": ["width=2", "ema_decay=0.5"],
+        "small": ["width=1"],
+        "no_average": ["width=2", "ema_decay=0", "epsilon=none"],
+    }
+    preset = PRESET.override(ema_decay=0.25)
+    runs = {(x, 0): [8.0, value] for x, value in zip(texts, (1, 2, 3), strict=True)}
+    (tmp_path / "heatmap.png").write_bytes(b"of two settings, before a third was added")
+    claimed(tmp_path, texts, runs, seeds=1, preset=preset)
+    lines = sweep_results.report(tmp_path).splitlines()
+    assert lines[0].startswith("| variant | width | ema_decay | epsilon | runs | ")
+    assert lines[2].startswith("| full | 2 | 0.5 | none | 1 | 0 | 1 (1 to 1) | ")
+    # What a variant leaves to the preset is told, too.
+    assert lines[3].startswith("| small | 1 | 0.25 | none | 1 | 0 | 2 (2 to 2) | ")
+    assert lines[4].startswith("| no_average | 2 | 0 | none | 1 | 0 | 3 (3 to 3) | ")
+    # Of width and average, since the epsilon is one.
+    assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    sweep.claim(
+        sweep.Sweep(preset, {Variant("x", {"batch_size": 3}): 1}), tmp_path
+    )  # fmt: skip
+    text = sweep_results.report(tmp_path)
+    assert "| x | 4 | " not in text
+    assert f"| x | {PRESET.width} | 0.25 | none | 3 | 0 of 1 | 0 | – | – | " in text
+    assert not (tmp_path / "heatmap.png").exists()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_one_varied_setting_has_no_heat_map(tmp_path):
+    texts = grid("width=2,steps=10", "width=4,steps=10")
+    claimed(tmp_path, texts, {(x, 0): [8.0, 1.0] for x in texts}, seeds=1)
+    sweep_results.report(tmp_path)
+    assert not (tmp_path / "heatmap.png").exists()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_nothing_is_chosen_where_nothing_was_measured(tmp_path):
+    claimed(tmp_path, grid("width=2", "width=4"), {})
+    text = sweep_results.report(tmp_path)
+    assert "| 4 | 0 of 2 | 0 | – | – | – | – |" in text
+    assert "lowest mean" not in text
+    assert json.loads((tmp_path / "table.json").read_text())["best"] is None
+
+
+def test_students_of_different_teachers_are_in_no_table(tmp_path):
+    student = presets.get("digits_flash_dmd")
+    texts = grid("ratio=1", "ratio=5")
+    runs = {(x, 0): [8.0, 1.0] for x in texts}
+    claimed(tmp_path, texts, runs, seeds=1, preset=student, teacher="/runs/teacher")
+    for name, ratio, digest in (("ratio=1", 1, "a" * 64), ("ratio=5", 5, "b" * 64)):
+        folder = sweep.run_folder(tmp_path, Variant(name, {}), 0)
+        config = student.override(ratio=ratio).settings()
+        config |= {"teacher": "/runs/teacher", "teacher_sha256": digest}
+        folder.config.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="different teachers: aaaaaaaaaaaa in .*ratio"):
+        sweep_results.report(tmp_path)
+    folder.config.write_text(json.dumps(config | {"teacher_sha256": "a" * 64}))
+    assert "| 5 | 1 | 0 | 1 (1 to 1) | " in sweep_results.report(tmp_path)

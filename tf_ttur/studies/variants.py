@@ -1,0 +1,108 @@
+"""Variants of a preset, given as text: what `--variant` and `--vary` say."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from fid.files import InputError
+from fid.program import Flags
+
+__all__ = ["check_name", "define", "is_name", "read"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,199}")
+
+
+def is_name(name: str) -> bool:
+    """Returns whether a variant can have a name, which is also that of a folder.
+
+    Args:
+        name: The name.
+
+    Example:
+        >>> is_name("ratio=1,pulling=0.9"), is_name("../x")
+        (True, False)
+    """
+    return bool(_NAME.fullmatch(name))
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that a variant cannot have.
+
+    Args:
+        name: The name.
+
+    Raises:
+        InputError: It does not name a folder.
+    """
+    if not is_name(name):
+        raise InputError(
+            f"A variant is called {name!r}; use at most 200 letters, digits and "
+            "_.,=+- only, since it names a folder. --variant=NAME:KEY=VALUE gives a "
+            "name."
+        )
+
+
+def read(variants: Sequence[str], varied: Sequence[str]) -> dict[str, list[str]]:
+    """Reads variants, each as settings KEY=VALUE.
+
+    Args:
+        variants: Each NAME:KEY=VALUE,KEY=VALUE.
+        varied: Each KEY=VALUE,VALUE. Every value of a key is combined with every value
+            of the others, and such a variant is called by its settings.
+
+    Returns:
+        The settings by name: those of `variants`, then the combinations, of which the
+        last key varies fastest.
+
+    Raises:
+        InputError: A text has another form, or a name is there twice.
+
+    Example:
+        >>> read(["plain:ratio=1,pulling=0"], ["ratio=1,5", "pulling=0.9"])
+        ... # doctest: +NORMALIZE_WHITESPACE
+        {'plain': ['ratio=1', 'pulling=0'],
+         'ratio=1,pulling=0.9': ['ratio=1', 'pulling=0.9'],
+         'ratio=5,pulling=0.9': ['ratio=5', 'pulling=0.9']}
+    """
+    found: list[tuple[str, list[str]]] = []
+    for each in variants:
+        name, colon, settings = each.partition(":")
+        if not colon or not settings:
+            raise InputError(
+                f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
+            )
+        found.append((name, settings.split(",")))
+    choices = []
+    for each in varied:
+        key, equals, values = each.partition("=")
+        if not equals or not values:
+            raise InputError(f"--vary={each} is not of the form KEY=VALUE,VALUE.")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    if choices:
+        found += ((",".join(x), [*x]) for x in itertools.product(*choices))
+    texts: dict[str, list[str]] = {}
+    for name, settings in found:
+        if name in texts:
+            raise InputError(f"The variant {name} is there twice; leave one out.")
+        texts[name] = settings
+    return texts
+
+
+def define(flag: Flags) -> None:
+    """Defines the flags that `read` takes.
+
+    Args:
+        flag: Defines a flag.
+    """
+    flag.repeated(
+        "variant",
+        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings; may be given "
+        "several times.",
+    )
+    flag.repeated(
+        "vary",
+        "KEY=VALUE,VALUE: a variant for each value of a setting. Given several times, "
+        "a variant for each combination.",
+    )
