@@ -258,7 +258,10 @@ def variants_of(preset: Preset, texts: Mapping[str, Sequence[str]]) -> list[Vari
     """
     found = []
     for name, settings in texts.items():
-        changed = changes(preset, settings)
+        try:
+            changed = changes(preset, settings)
+        except InputError as error:
+            raise InputError(f"The variant {name}: {error}") from error
         whole = preset.settings() | changed
         named = [each.partition("=")[0] for each in settings]
         if other := [key for key in named if key not in whole]:

@@ -86,7 +86,7 @@ def sweep(argv: Sequence[str] | None = None) -> int:
     usage = """Trains a preset with a grid of settings, each several times.
 
   sweep.py --workdir=DIR --discriminator_lr=X,Y --generator_lr=X,Y [flags]
-      every pair of a GAN's learning rates, and single rates beside pairs of two
+      every pair of a GAN's learning rates; the table compares pairs with single rates
   sweep.py --workdir=DIR --preset=NAME --vary=KEY=X,Y --vary=KEY=X,Y [flags]
       every combination of any settings of any preset; of one that distils,
       with --teacher=RUN
@@ -132,7 +132,7 @@ def _define(flag: Flags) -> None:
         "seeds", 4, "Runs of each pair of rates or variant; their seeds are 0, 1, ..."
     )
     machines.define(flag)
-    flag.number("steps", None, "Generator updates of each run.")
+    flag.number("steps", None, "Steps of each run.")
     flag.number("every", None, "Steps between measurements.")
     flag.number("num_samples", None, "Generated images in a measurement.")
     flag.repeated(

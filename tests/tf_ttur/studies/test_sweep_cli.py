@@ -55,7 +55,7 @@ from tf_ttur.studies import sweep_cli
                 "--vary=renoise_to=0.9,0.4",
             ],
             1,
-            "the first must be lower",
+            "renoise_from=0.5,renoise_to=0.4: renoise_from is 0.5",
         ),
         (["--preset=nonsense", "--pairs=1:1"], 1, "no preset 'nonsense'"),
         (["--table_only"], 1, "sweep.json"),

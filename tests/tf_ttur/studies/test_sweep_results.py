@@ -259,9 +259,8 @@ def test_named_variants_have_their_names_and_the_presets_settings(tmp_path):
     assert lines[4].startswith("| no_average | 2 | 0 | none | 1 | 0 | 3 (3 to 3) | ")
     # Of width and average, since the epsilon is one.
     assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
-    sweep.claim(
-        sweep.Sweep(preset, {Variant("x", {"batch_size": 3}): 1}), tmp_path
-    )  # fmt: skip
+    third = {Variant("x", {"batch_size": 3}): 1}
+    sweep.claim(sweep.Sweep(preset, third), tmp_path)
     text = sweep_results.report(tmp_path)
     assert "| x | 4 | " not in text
     assert f"| x | {PRESET.width} | 0.25 | none | 3 | 0 of 1 | 0 | – | – | " in text
