@@ -184,7 +184,7 @@ def ours_distilled(network: Network, folder: pathlib.Path) -> dict[str, Work]:
     """Our `FlashDMD`, whose step is one XLA program."""
     import tensorflow as tf
 
-    from tf_ttur import replicas, xla
+    from tf_ttur import xla
     from tf_ttur.distillation.flash_dmd import FlashDMD, flash_dmd
     from tf_ttur.networks import dense_encoder, heads, unet
 
@@ -220,46 +220,17 @@ def ours_distilled(network: Network, folder: pathlib.Path) -> dict[str, Work]:
         jit_compile=True,
         **flash_dmd(),
     )
-    images, drawn = _draws(network)
-    losses = {
-        "dm_loss": student,
-        "adv_loss": student,
-        "fake_loss": fake_score,
-        "d_loss": discriminator,
-    }
+    images, drawn = draws(network)
 
     @tf.function(jit_compile=True, autograph=False)
     def gradients(real: Any, drawn: Any) -> tuple[Any, Any]:
-        given = iter(drawn)
-
-        def noise(*_: Any) -> Any:
-            return next(given)
-
-        # These numbers are drawn here, in the place of the model's own.
-        with unittest.mock.patch.object(model, "noise", noise), xla.for_xla():
-            share = replicas.share(real)
-            draw = model.draw(share)
-            made = model.rollout(draw)
-            judged = model.judged(draw, made)
-            with tf.GradientTape(persistent=True) as tape:
-                found = model.student_losses(draw, made, tape)
-                found["fake_loss"] = model.fake_loss(draw, made)
-                found["d_loss"] = model.discriminator_loss(real, draw, judged)
-            return found, {
-                name: tape.gradient(found[name], each.trainable_variables)
-                for name, each in losses.items()
-            }
+        with xla.for_xla():
+            return distillation_gradients(model, real, drawn)
 
     def check() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        found, by_loss = gradients(tf.constant(images), [*map(tf.constant, drawn)])
-        named = {
-            f"{name}/{key}": value.numpy()
-            for name, each in losses.items()
-            for key, value in zip(
-                _named(each, each.trainable_variables), by_loss[name], strict=True
-            )
-        }
-        return np.array([float(found[name]) for name in losses]), named
+        losses, found = gradients(tf.constant(images), [*map(tf.constant, drawn)])
+        values = np.array([float(loss) for loss in losses.values()])
+        return values, {key: value.numpy() for key, value in found.items()}
 
     def save() -> None:
         np.savez(
@@ -267,9 +238,7 @@ def ours_distilled(network: Network, folder: pathlib.Path) -> dict[str, Work]:
             **{
                 f"{name}/{key}": value.numpy()
                 for name, each in networks.items()
-                for key, value in zip(
-                    _named(each, each.weights), each.weights, strict=True
-                )
+                for key, value in named(each, each.weights).items()
             },
         )
 
@@ -318,7 +287,7 @@ def pytorch_distilled(
         return torch.optim.Adam(parameters, RATE, BETAS, EPSILON, fused=True)
 
     model = twins.FlashDMD(networks, adam, anchors=ANCHORS, compiled=compiled)
-    images, drawn = _draws(network)
+    images, drawn = draws(network)
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     images = images.contiguous(memory_format=form)
 
@@ -378,13 +347,20 @@ def _batch(network: Network) -> list[np.ndarray]:
     return [images, random.normal(size=network.batch).astype(np.float32), target]
 
 
-def _draws(network: Network) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Makes real images, and what `FlashDMD.noise` is asked for in one step."""
+def draws(network: Network) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Makes real images, and what `FlashDMD.noise` is asked for in one step.
+
+    Args:
+        network: The settings of the student; with `num_classes` it is also asked for
+            labels.
+    """
     random, size = np.random.default_rng(1), network.settings["image_size"]
     count, shape = network.batch, (size, size, 3)
-    images = random.uniform(-1, 1, (count, *shape))
+    classes = network.settings.get("num_classes")
+    labels = [] if classes is None else [random.integers(classes, size=count)]
     drawn = [
         random.normal(size=(count, ANCHORS + 1, *shape)),
+        *labels,
         np.full(count, 1),
         random.uniform(20, 979, count),
         random.normal(size=(count, *shape)),
@@ -392,7 +368,7 @@ def _draws(network: Network) -> tuple[np.ndarray, list[np.ndarray]]:
         random.normal(size=(count, *shape)),
     ]
     drawn = [x.astype(np.float32 if x.dtype.kind == "f" else np.int32) for x in drawn]
-    return images.astype(np.float32), drawn
+    return random.uniform(-1, 1, (count, *shape)).astype(np.float32), drawn
 
 
 def _adam() -> Any:
@@ -430,26 +406,79 @@ def _key(variable: Any) -> str:
     return f"{layer.replace('/', '_')}/{name}"
 
 
-def _named(network: Any, variables: list[Any]) -> list[str]:
-    """Returns the twins' names of a network's variables.
+def named(network: Any, values: list[Any]) -> dict[str, Any]:
+    """Names the variables of a network as its twin does, or their gradients.
 
     The U-Net's layers have names. Those of the encoder and the heads are numbered by
     Keras, so here they have the number of their output and their place on the way to
     it, from the input or from an output before it.
+
+    Args:
+        network: A network of a step of distillation.
+        values: One for each trainable variable, or for each variable.
     """
+    variables = network.weights
+    if len(values) != len(variables):
+        variables = network.trainable_variables
     if network.name not in ("dense_encoder", "heads"):
-        return [*map(_key, variables)]
+        return dict(zip(map(_key, variables), values, strict=True))
     names, outputs = {}, [x._keras_history.operation for x in network.outputs]
     for index, operation in enumerate(outputs):
-        way = [operation]
-        while (before := way[0].input._keras_history.operation) not in outputs:
-            if not before._inbound_nodes[0].input_tensors:  # the input itself
-                break
-            way.insert(0, before)
+        way, ends = (
+            [],
+            [*outputs, *(x._keras_history.operation for x in network.inputs)],
+        )
+        while not way or operation not in ends:
+            way.insert(0, operation)
+            operation = operation.input._keras_history.operation
         for place, layer in enumerate(x for x in way if x.weights):
             for variable in layer.weights:
                 names[id(variable)] = f"{index}_{place}/{variable.name}"
-    return [names[id(variable)] for variable in variables]
+    return dict(zip((names[id(x)] for x in variables), values, strict=True))
+
+
+def distillation_gradients(
+    model: Any, real: Any, drawn: list[Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Computes each loss of a `FlashDMD` with its weights as they are.
+
+    Args:
+        model: With an encoder and a hard split.
+        real: Real images.
+        drawn: What `noise` is to return, one after the other.
+
+    Returns:
+        The losses; and the gradient of each in the network that it trains, as
+        "dm_loss/out_conv/kernel".
+    """
+    import tensorflow as tf
+
+    from tf_ttur import replicas
+
+    given = iter(drawn)
+
+    def noise(*_: Any) -> Any:
+        return next(given)
+
+    with unittest.mock.patch.object(model, "noise", noise):
+        draw = model.draw(replicas.share(real))
+        made = model.rollout(draw)
+        judged = model.judged(draw, made)
+        with tf.GradientTape(persistent=True) as tape:
+            losses = model.student_losses(draw, made, tape)
+            losses["fake_loss"] = model.fake_loss(draw, made)
+            losses["d_loss"] = model.discriminator_loss(real, draw, judged)
+    found = {}
+    for loss, network in {
+        "dm_loss": model.student,
+        "adv_loss": model.student,
+        "fake_loss": model.fake_score,
+        "d_loss": model.discriminator,
+    }.items():
+        each = tape.gradient(losses[loss], network.trainable_variables)
+        each = named(network, each)
+        found |= {f"{loss}/{key}": value for key, value in each.items()}
+    return losses, found
 
 
 # --- Operations --------------------------------------------------------------------
