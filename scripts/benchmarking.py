@@ -7,6 +7,7 @@ TensorFlow and PyTorch fight over threads where they share a process.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import multiprocessing
@@ -154,6 +155,38 @@ def peak_mb() -> float:
     """Returns the most memory that this process has used, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+class Memory:
+    """What this process takes beyond what it takes now, at most (Linux only).
+
+    `peak_mb` has the libraries and what a compiler took; this is for one work alone.
+    """
+
+    def __init__(self) -> None:
+        self._before = _status_mb("VmRSS")
+
+    def during(self, work: Work) -> float:
+        """Does `work`, and returns the most MB that it took, or NaN elsewhere."""
+        try:
+            # What was freed goes back to the system, or it would count as taken.
+            ctypes.CDLL(None).malloc_trim(0)
+            # The kernel forgets the most memory so far.
+            pathlib.Path("/proc/self/clear_refs").write_text("5")
+        except (AttributeError, OSError):
+            return float("nan")
+        work()
+        return _status_mb("VmHWM") - self._before
+
+
+def _status_mb(field: str) -> float:
+    """Returns a size in /proc/self/status, or NaN."""
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not on Linux
+        return float("nan")
+    found = next(line for line in lines if line.startswith(f"{field}:"))
+    return int(found.split()[1]) / 2**10
 
 
 def machine(*packages: str) -> dict[str, Any]:

@@ -24,7 +24,13 @@ from fid.values import Between
 from tf_ttur.layers import Conv2D, GroupNormalization
 from tf_ttur.networks.cached import trained_once
 
-__all__ = ["MOST_IMAGES", "DenseEncoder", "dense_encoder", "dense_targets"]
+__all__ = [
+    "MOST_IMAGES",
+    "DenseEncoder",
+    "dense_encoder",
+    "dense_targets",
+    "untrained",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -76,12 +82,7 @@ def dense_encoder(images: np.ndarray) -> DenseEncoder:
             is damaged.
     """
     shape = images.shape[1:]
-    least = 2 ** (_LEVELS - 1)
-    if len(shape) != 3 or any(side % least or not side for side in shape[:2]):
-        raise InputError(
-            f"The images are {shape}; the encoder halves them {_LEVELS - 1} times, so "
-            f"height and width must be multiples of {least}."
-        )
+    _check(shape)
     if len(images) < _HOLD_OUT_EVERY:
         raise InputError(
             f"There are {len(images)} images; the encoder needs at least "
@@ -97,10 +98,45 @@ def dense_encoder(images: np.ndarray) -> DenseEncoder:
             "edges": Annotated[float, Between(-1, 1)],
         },
     )
+    return DenseEncoder(_frozen(model), record["foreground"], record["edges"], path)
+
+
+def untrained(shape: tuple[int, ...]) -> keras.Model:
+    """Builds the encoder's network as it is before it learns anything, for benchmarks.
+
+    Args:
+        shape: (H, W, C) of the images, H and W multiples of 8.
+
+    Returns:
+        As `DenseEncoder.network`.
+
+    Raises:
+        InputError: The images are of another size.
+
+    Example:
+        >>> from tf_ttur.networks.dense_encoder import untrained
+        >>> [tuple(x.shape[1:]) for x in untrained((8, 8, 1)).outputs]
+        [(8, 8, 16), (4, 4, 32), (2, 2, 64), (1, 1, 128)]
+    """
+    _check(shape)
+    return _frozen(_network(shape))
+
+
+def _check(shape: tuple[int, ...]) -> None:
+    least = 2 ** (_LEVELS - 1)
+    if len(shape) != 3 or any(side % least or not side for side in shape[:2]):
+        raise InputError(
+            f"The images are {shape}; the encoder halves them {_LEVELS - 1} times, so "
+            f"height and width must be multiples of {least}."
+        )
+
+
+def _frozen(model: keras.Model) -> keras.Model:
+    """Returns the part of the network that makes maps."""
     maps = [model.get_layer(f"level_{level}").output for level in range(_LEVELS)]
     network = keras.Model(model.inputs, maps, name="dense_encoder")
     network.trainable = False
-    return DenseEncoder(network, record["foreground"], record["edges"], path)
+    return network
 
 
 def dense_targets(images: np.ndarray) -> np.ndarray:

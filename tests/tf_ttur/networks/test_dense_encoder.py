@@ -8,7 +8,7 @@ from skimage.filters import sobel, threshold_otsu
 from fid.files import InputError
 from tf_ttur import datasets
 from tf_ttur.networks import dense_encoder as module
-from tf_ttur.networks.dense_encoder import dense_encoder, dense_targets
+from tf_ttur.networks.dense_encoder import dense_encoder, dense_targets, untrained
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,15 @@ def test_it_learns_both_tasks_and_is_kept(digits, tmp_path, monkeypatch):
 def test_images_that_it_cannot_learn_from_are_refused(shape, message):
     with pytest.raises(InputError, match=message):
         dense_encoder(np.zeros(shape, np.uint8))
+
+
+def test_the_untrained_encoder_is_frozen_and_always_the_same():
+    one, two = untrained((16, 8, 3)), untrained((16, 8, 3))
+    assert not one.trainable_variables
+    assert [x.shape[1:] for x in one.outputs] == [
+        (16, 8, 16), (8, 4, 32), (4, 2, 64), (2, 1, 128)
+    ]  # fmt: skip
+    for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match="multiples of 8"):
+        untrained((12, 8, 3))
