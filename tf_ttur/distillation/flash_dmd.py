@@ -621,6 +621,12 @@ class FlashDMD(DiffusionPlayers):
         self._update_critics(minibatches[0], drawn, made, judged, share)
         if self.ratio == 1:
             return
+        if share.replicas > 1:
+            # Replicas cannot add up gradients within a loop of TensorFlow.
+            for real in minibatches[1:]:
+                drawn, made, judged, share = self._images_for(real)
+                self._update_critics(real, drawn, made, judged, share)
+            return
         # A loop holds the update once, and a program of five copies takes five times as
         # long to compile.
         rest = tf.nest.map_structure(lambda *parts: tf.stack(parts), *minibatches[1:])

@@ -8,6 +8,7 @@ Flash-DMD is said to reuse.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -61,7 +62,9 @@ def heads(
             f"width is {width} and groups is {groups}; a width is a multiple of the "
             "groups."
         )
-    count, maps, logits = iter(range(seed, seed + 100)), [], []
+    # Far from those of the next seed, whose heads would be the same ones shifted.
+    count = itertools.count(10_000 * seed)
+    maps, logits = [], []
 
     def he() -> keras.initializers.Initializer:
         return keras.initializers.HeNormal(seed=next(count))

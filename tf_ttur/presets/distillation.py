@@ -116,7 +116,6 @@ def _cifar10_student(**settings: Any) -> DistillationPreset:
         "fake_score_lr": 1e-4,
         "discriminator_lr": 1e-4,
         "ema_decay": 0.999,
-        "usual_teacher": "cifar10_edm_conditional_teacher",
     }
     return DistillationPreset(**shared | settings)
 

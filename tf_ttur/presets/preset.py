@@ -567,7 +567,6 @@ class DistillationPreset(OfDiffusion):
         fake_score_lr: The fake score's.
         discriminator_lr: That of the discriminator's heads.
         guidance: The teacher's scale of classifier-free guidance; 1 for none.
-        usual_teacher: The preset that trains a teacher for it, for messages.
     """
 
     kind: ClassVar[str] = "distillation"
@@ -595,7 +594,6 @@ class DistillationPreset(OfDiffusion):
     student_lr: Rate = 1e-4
     fake_score_lr: Rate = 1e-4
     discriminator_lr: Rate = 2e-4
-    usual_teacher: str = "digits_edm_teacher"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -615,6 +613,12 @@ class DistillationPreset(OfDiffusion):
                 f"feature_layer is {self.feature_layer!r} and encoder is "
                 f"{self.encoder!r}; the discriminator looks at one of them. Give "
                 "--set=encoder=none, or leave feature_layer out."
+            )
+        if not self.adversarial and self.encoder != "none":
+            raise InputError(
+                f"adversarial is {self.adversarial:g}, so there is no discriminator, "
+                f"and encoder is {self.encoder!r}, which only it looks with. Give "
+                "--set=encoder=none, too."
             )
         if self.noise_split == "hard" and (self.anchors < 2 or not self.adversarial):
             raise InputError(

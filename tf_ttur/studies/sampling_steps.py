@@ -7,13 +7,16 @@ for few. The distance against the calls of the network is what the two are compa
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fid import drawing
-from fid.files import InputError, atomic_write, printable, read_json_lines
+from fid.files import InputError, atomic_write, printable, read_json_lines, turn
 from fid.values import Between, Count, check_values
 from tf_ttur.runs import RunFolder, as_line
 
@@ -30,6 +33,7 @@ class Row:
     """One measurement.
 
     Attributes:
+        run: SHA-256 of what the run is; see `RunFolder.identity`.
         checkpoint: Step of the checkpoint.
         sampler: Name of the sampler.
         steps: Its steps.
@@ -41,6 +45,7 @@ class Row:
         seconds: Time that making and measuring them took.
     """
 
+    run: str
     checkpoint: int
     sampler: str
     steps: int
@@ -55,13 +60,14 @@ class Row:
     def key(self) -> tuple[Any, ...]:
         """What tells it from other measurements of the run."""
         return (
-            self.checkpoint, self.sampler, self.steps, self.guidance, self.num_samples,
-            self.metric,
+            self.run, self.checkpoint, self.sampler, self.steps, self.guidance,
+            self.num_samples, self.metric,
         )  # fmt: skip
 
 
 _KINDS = {
-    "checkpoint": Annotated[int, Between(0)], "sampler": str, "steps": Count,
+    "run": str, "checkpoint": Annotated[int, Between(0)], "sampler": str,
+    "steps": Count,
     "guidance": _VALUE, "evaluations": Count, "num_samples": Count, "metric": str,
     "value": float, "seconds": _VALUE,
 }  # fmt: skip
@@ -87,10 +93,10 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
 def measure(
     folder: RunFolder,
     output: str | os.PathLike[str],
-    samplers: Sequence[str],
+    samplers: Sequence[str] | None,
     steps: Sequence[int],
     *,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     checkpoint: str = "best",
     num_samples: int | None = None,
     inception: str | None = None,
@@ -103,9 +109,9 @@ def measure(
     Args:
         folder: The run, of diffusion or of a student.
         output: The file that gets a line a measurement.
-        samplers: Names of `distillation.sampler.SAMPLERS`.
+        samplers: Names of `distillation.sampler.SAMPLERS`; None for the run's own.
         steps: Numbers of steps.
-        guidance: The scale of guidance.
+        guidance: The scale of guidance; None for the run's own.
         checkpoint: As for `sample.py`.
         num_samples: Images of a measurement; None for the run's number.
         inception: The 2015 graph, where the run is measured by it.
@@ -123,12 +129,7 @@ def measure(
     from tf_ttur.distillation.diffusion import DiffusionPlayers, Sampling
     from tf_ttur.tasks.task import MEASUREMENT_SEED
 
-    wanted = [
-        Sampling(sampler=name, steps=count, guidance=guidance)
-        for name in samplers
-        for count in steps
-    ]
-    known = {row.key: row for row in read(output)}
+    read(output)  # Refused before long work, if it is damaged.
     kind = tasks.of_run(folder)
     model = kind.open(folder, checkpoint)
     if not isinstance(model, DiffusionPlayers):
@@ -136,6 +137,14 @@ def measure(
             f"{printable(folder)} is a run on {kind.presets.kind}, which no sampler "
             "samples; name one of diffusion, or of a student."
         )
+    scale = model.sampling.guidance if guidance is None else guidance
+    wanted = [
+        Sampling(sampler=name, steps=count, guidance=scale)
+        for name in samplers or [model.sampling.sampler]
+        for count in steps
+    ]
+    identity = json.dumps(folder.identity(), sort_keys=True)
+    run = hashlib.sha256(identity.encode()).hexdigest()
     preset, data_dir = folder.preset()
     task = kind(preset, data_dir=data_dir, inception=inception)
     count = num_samples or preset.num_samples
@@ -151,14 +160,15 @@ def measure(
             sampling.sampler, sampling.steps, sampling.guidance
         )
         row = Row(
-            model.steps, sampling.sampler, sampling.steps, float(sampling.guidance),
-            calls, count, metric, 0.0, 0.0,
+            run, model.steps, sampling.sampler, sampling.steps,
+            float(sampling.guidance), calls, count, metric, 0.0, 0.0,
         )  # fmt: skip
-        if row.key not in known:
+        found = {x.key: x for x in read(output)}.get(row.key)
+        if found is None:
             if extractor is None:
                 extractor = task.extractor(task.load())
             start = time.monotonic()
-            found = fid.compute(
+            value = fid.compute(
                 generator=model,
                 reference=folder.reference,
                 num_samples=count,
@@ -168,18 +178,24 @@ def measure(
                 batch_size=preset.sample_batch,
             )
             seconds = round(time.monotonic() - start, 2)
-            row = dataclasses.replace(row, value=float(found), seconds=seconds)
-            known[row.key] = row
-            text = "".join(as_line(dataclasses.asdict(x)) for x in known.values())
-            with atomic_write(output) as file:
-                file.write(text.encode())
-        row = known[row.key]
+            found = dataclasses.replace(row, value=float(value), seconds=seconds)
+            _add(found, output)
+        row = found
         say(
             f"{row.sampler}, {row.steps} steps ({row.evaluations} calls an image): "
             f"{row.metric} {row.value:.4g}"
         )
         rows.append(row)
     return rows
+
+
+def _add(row: Row, output: str | os.PathLike[str]) -> None:
+    """Adds a row to the file, to which other processes may add theirs."""
+    path = pathlib.Path(output)
+    with turn(path.parent):
+        text = "".join(as_line(dataclasses.asdict(x)) for x in [*read(path), row])
+        with atomic_write(path) as file:
+            file.write(text.encode())
 
 
 def draw(rows: Sequence[Row], path: str | os.PathLike[str], title: str = "") -> None:

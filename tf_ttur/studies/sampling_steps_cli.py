@@ -29,10 +29,15 @@ def sampling_steps(argv: Sequence[str] | None = None) -> int:
         check_arguments(args, 1, "one run folder")
         folder = RunFolder(local_path(args[0]))
         steps = [_count(text) for text in values.steps]
-        if not steps or not values.samplers:
-            raise InputError("--steps and --samplers: give at least one of each.")
+        if not steps:
+            raise InputError("--steps: give at least one number.")
         output = values.output or f"{folder}/sampling_steps.jsonl"
         output = local_path(output, writing=True)
+        if output.suffix == ".png":
+            raise InputError(
+                f"--output={output} is the file of the lines, and the figure has its "
+                "name with .png: give one that ends in .jsonl."
+            )
         compilation_cache()
         # TensorFlow is imported here, not for --help.
         from tf_ttur.studies.sampling_steps import draw, measure
@@ -57,7 +62,7 @@ def sampling_steps(argv: Sequence[str] | None = None) -> int:
 
 Each measurement is a line of sampling_steps.jsonl in the run folder, and what is there
 is not measured again; sampling_steps.png shows the distances against the calls of the
-network for an image. A student is sampled by renoise."""
+network for an image."""
     return run(main, _define, usage, argv)
 
 
@@ -68,9 +73,17 @@ def _count(text: str) -> int:
 
 
 def _define(flag: Flags) -> None:
-    flag.texts("samplers", ["heun"], "heun, ddim, euler (of flows) or renoise.")
+    flag.texts(
+        "samplers",
+        None,
+        "heun, ddim, euler (of flows) or renoise; by default the run's own.",
+    )
     flag.texts("steps", ["1", "2", "4", "8", "16", "32"], "Numbers of steps.")
-    flag.rate("guidance", 1.0, "The scale of classifier-free guidance; 1 for none.")
+    flag.rate(
+        "guidance",
+        None,
+        "The scale of classifier-free guidance, 1 for none; by default the run's own.",
+    )
     flag.text(
         "checkpoint", "best", "best, last, or the step of a checkpoint that is kept."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fid.files import InputError, printable
+from fid.mistaken import local_path
 from tf_ttur.presets import DiffusionPreset, DistillationPreset
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.diffusion import choose_sampling
@@ -68,7 +69,7 @@ def open_teacher(path: str | os.PathLike[str]) -> Teacher:
     from fid.extractors.extractor import weights_sha256
     from tf_ttur.distillation.diffusion import Diffusion
 
-    path = pathlib.Path(path)
+    path = local_path(path)
     if path.suffix == ".keras":
         if not path.is_file():
             raise InputError(f"There is no teacher {printable(path)}.")

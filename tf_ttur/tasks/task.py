@@ -132,7 +132,7 @@ class Task(abc.ABC):
             raise InputError(
                 f"{self.preset.name} distils a teacher, and none was given: "
                 "--teacher=RUN, a run folder of diffusion (train.py "
-                f"--preset={self.preset.usual_teacher}) or a .keras file of one."
+                "--preset=digits_edm_teacher) or a .keras file of one."
             )
 
     @abc.abstractmethod

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fid.files import InputError
-from tf_ttur import experiment, presets
+from tf_ttur import experiment, presets, tasks
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies import sampling_steps
 from tf_ttur.studies.sampling_steps import Row, draw, measure, read
@@ -56,6 +57,26 @@ def test_what_is_there_is_not_measured_again(run, tmp_path, monkeypatch):
     ].value != pytest.approx(0.125)
 
 
+def test_the_runs_own_sampler_and_guidance_are_the_defaults(run, tmp_path):
+    guided = RunFolder(tmp_path / "guided")
+    shutil.copytree(run.path, guided.path)
+    config = json.loads(guided.config.read_text())
+    model = tasks.of_run(run).open(run, "last")
+    model.sampling = dataclasses.replace(model.sampling, guidance=3.0)
+    for part in ("checkpoints", "best"):
+        shutil.rmtree(guided.path / part)
+    (guided.path / "checkpoints").mkdir()
+    model.save(guided.path / "checkpoints" / "step_00000002.keras")
+    guided.config.write_text(json.dumps(config | {"guidance": 3.0}))
+    path = tmp_path / "rows.jsonl"
+    (row,) = measure(guided, path, None, [2], checkpoint="last")
+    assert (row.sampler, row.guidance, row.evaluations) == ("euler", 3.0, 4)
+    # Rows of another run in the same file are of another run.
+    (other,) = measure(run, path, None, [2], checkpoint="last", guidance=3.0)
+    assert other.run != row.run
+    assert read(path) == [row, other]
+
+
 def test_what_cannot_be_is_refused_before_anything_is_measured(run, tmp_path):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(InputError, match="There is no sampler 'nix'"):
@@ -66,7 +87,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(run, tmp_path):
     path.write_text('{"checkpoint": 2}\n')
     with pytest.raises(InputError, match="line 1 .*sampler"):
         measure(run, path, ["euler"], [1])
-    row = Row(2, "euler", 1, 1.0, 1, 20, "x", 3.0, 0.1)
+    row = Row("a", 2, "euler", 1, 1.0, 1, 20, "x", 3.0, 0.1)
     path.write_text(json.dumps(dataclasses.asdict(row) | {"steps": 0}) + "\n")
     with pytest.raises(InputError, match="steps is 0; .* Delete the file to measure"):
         read(path)
@@ -89,7 +110,7 @@ def test_a_gan_is_refused(tmp_path):
 
 def test_a_figure_has_a_line_a_sampler(tmp_path):
     rows = [
-        Row(2, sampler, steps, 1.0, steps * k, 20, "fid", 5.0 / steps, 0.1)
+        Row("a", 2, sampler, steps, 1.0, steps * k, 20, "fid", 5.0 / steps, 0.1)
         for k, sampler in ((2, "heun"), (1, "ddim"))
         for steps in (4, 1, 2)
     ]

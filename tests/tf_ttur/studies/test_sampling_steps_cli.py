@@ -13,7 +13,7 @@ def asked(monkeypatch):
 
     def measure(folder, output, samplers, steps, **options):
         calls.append((str(folder), output.name, samplers, steps, options))
-        return [Row(1, "heun", n, 1.0, n, 10, "fid", 1.0, 0.0) for n in steps]
+        return [Row("a", 1, "heun", n, 1.0, n, 10, "fid", 1.0, 0.0) for n in steps]
 
     monkeypatch.setattr(sampling_steps, "measure", measure)
     return calls
@@ -36,6 +36,7 @@ def test_flags_reach_the_measurement(asked, tmp_path, capsys):
         ("--steps=0", "'0' is no whole number"),
         ("--steps=1,x", "'x' is no whole number"),
         ("--steps=", "give at least one"),
+        ("--output=rows.png", "give one that ends in .jsonl"),
     ],
 )
 def test_what_cannot_be_is_one_line(flag, message, asked, tmp_path, capsys):
