@@ -297,9 +297,17 @@ class FlashDMD(DiffusionPlayers):
 
         Raises:
             TypeError: There is no such argument.
-            ValueError: An argument is out of its range, or the teacher is missing.
+            ValueError: An argument is out of its range, the teacher is missing, or
+                there are several replicas, on which it cannot be trained yet.
         """
         refusals.refuse_others(others, f"{type(self).__name__}.compile")
+        if (count := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
+            # Gradients cannot be added up over replicas within a loop of TensorFlow,
+            # and three optimizers' sums have met out of order without one.
+            raise ValueError(
+                f"FlashDMD was compiled for {count} replicas, and it trains on one "
+                "device only. Make it outside of strategy.scope()."
+            )
         self._check_teacher()
         settings = refusals.checked(
             _SETTINGS,
@@ -620,12 +628,6 @@ class FlashDMD(DiffusionPlayers):
         self._update_student(drawn, made, share)
         self._update_critics(minibatches[0], drawn, made, judged, share)
         if self.ratio == 1:
-            return
-        if share.replicas > 1:
-            # Replicas cannot add up gradients within a loop of TensorFlow.
-            for real in minibatches[1:]:
-                drawn, made, judged, share = self._images_for(real)
-                self._update_critics(real, drawn, made, judged, share)
             return
         # A loop holds the update once, and a program of five copies takes five times as
         # long to compile.

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import gaussian_networks as gaussian
 import keras
@@ -254,6 +255,13 @@ def test_further_updates_of_the_fake_score_are_those_of_a_loop_in_python():
             # Steps of SGD of length 0.1 along gradients of order 1, whose sums have
             # another order.
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_several_replicas_are_refused(monkeypatch):
+    two = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: two)
+    with pytest.raises(ValueError, match="for 2 replicas, and it trains on one device"):
+        made()
 
 
 _STEPS = """
