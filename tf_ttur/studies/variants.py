@@ -11,6 +11,8 @@ from fid.program import Flags
 
 __all__ = ["check_name", "define", "is_name", "read"]
 
+# A study has files of its own beside the folders of its variants.
+_FILES = (".json", ".jsonl", ".log", ".md", ".png")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,199}")
 
 
@@ -24,7 +26,7 @@ def is_name(name: str) -> bool:
         >>> is_name("ratio=1,pulling=0.9"), is_name("../x")
         (True, False)
     """
-    return bool(_NAME.fullmatch(name))
+    return bool(_NAME.fullmatch(name)) and not name.endswith(_FILES)
 
 
 def check_name(name: str) -> None:
@@ -39,8 +41,8 @@ def check_name(name: str) -> None:
     if not is_name(name):
         raise InputError(
             f"A variant is called {name!r}; use at most 200 letters, digits and "
-            "_.,=+- only, since it names a folder. --variant=NAME:KEY=VALUE gives a "
-            "name."
+            "_.,=+- only, and no ending of a file such as .json, since it names a "
+            "folder. --variant=NAME:KEY=VALUE gives a name."
         )
 
 
@@ -98,8 +100,8 @@ def define(flag: Flags) -> None:
     """
     flag.repeated(
         "variant",
-        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings; may be given "
-        "several times.",
+        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings, whose values have "
+        "no commas; may be given several times.",
     )
     flag.repeated(
         "vary",

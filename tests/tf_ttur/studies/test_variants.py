@@ -40,7 +40,9 @@ def test_other_forms_are_refused(named, varied, message):
         variants.read(named, varied)
 
 
-@pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "clip=norm:1", "x" * 201])
+@pytest.mark.parametrize(
+    "name", ["", ".", "../x", "a/b", "clip=norm:1", "x" * 201, "sweep.json", "table.md"]
+)
 def test_a_name_names_a_folder(name):
     assert not variants.is_name(name)
     with pytest.raises(InputError, match="A variant is called .* names a folder"):
