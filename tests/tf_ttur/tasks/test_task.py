@@ -11,6 +11,7 @@ from fid.files import InputError
 from tf_ttur import presets, tasks
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.diffusion import DiffusionTask
+from tf_ttur.tasks.distillation import DistillationTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import load_checkpoint
 from tf_ttur.tasks.text import Text
@@ -21,6 +22,8 @@ def test_a_task_is_chosen_by_the_kind_of_the_preset():
         expected = Text if "text" in name or "lm1b" in name else Images
         if "teacher" in name:
             expected = DiffusionTask
+        if name.endswith(("_flash_dmd", "_dmd2")):
+            expected = DistillationTask
         assert type(tasks.of(preset)) is expected
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
