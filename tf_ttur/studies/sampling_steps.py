@@ -124,6 +124,8 @@ def measure(
         InputError: The run is of another kind, or something asked for cannot be.
     """
     import fid
+    from fid.sources.images import GeneratorSource
+    from fid.statistics import Statistics
     from tf_ttur import tasks
     from tf_ttur.distillation import sampler as samplings
     from tf_ttur.distillation.diffusion import DiffusionPlayers, Sampling
@@ -149,6 +151,7 @@ def measure(
     task = kind(preset, data_dir=data_dir, inception=inception)
     count = num_samples or preset.num_samples
     metric = task.metric(folder.read_config())
+    reference = Statistics.load(folder.reference)
     extractor = None
     rows = []
     for sampling in wanted:
@@ -168,15 +171,12 @@ def measure(
             if extractor is None:
                 extractor = task.extractor(task.load())
             start = time.monotonic()
-            value = fid.compute(
-                generator=model,
-                reference=folder.reference,
-                num_samples=count,
-                extractor=extractor,
-                seed=MEASUREMENT_SEED,
-                quantize=preset.quantize,
-                batch_size=preset.sample_batch,
+            # As the run itself is measured, whose pixels need not be whole numbers.
+            source = GeneratorSource(model, count, MEASUREMENT_SEED, preset.quantize)
+            made = fid.compute_statistics(
+                source, extractor, batch_size=preset.sample_batch
             )
+            value = fid.frechet_distance(made, reference)
             seconds = round(time.monotonic() - start, 2)
             found = dataclasses.replace(row, value=float(value), seconds=seconds)
             _add(found, output)
