@@ -1,10 +1,9 @@
 """Runs of diffusion models: resumed, measured and sampled as asked."""
 
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import cut_before_the_end
 
 from fid.files import InputError
 from tf_ttur import experiment, presets, tasks
@@ -30,16 +29,9 @@ def whole(tmp_path_factory):
 
 def test_a_resumed_run_equals_the_whole_one(whole, tmp_path):
     """Bit for bit, under XLA: what a kill at step 2 leaves, and what follows."""
-    cut = tmp_path / "cut"
-    shutil.copytree(whole.path, cut)
-    (cut / "summary.json").unlink()
-    for part in ("checkpoints", "best"):
-        for path in (cut / part).glob("step_00000004.keras"):
-            path.unlink()
-    if not any((cut / "best").glob("*.keras")):
-        shutil.rmtree(cut / "best")
-    experiment.run(preset(), RunFolder(cut))
-    assert differences(whole.path, cut) == []
+    cut = cut_before_the_end(whole, tmp_path / "cut")
+    experiment.run(preset(), cut)
+    assert differences(whole.path, cut.path) == []
 
 
 def test_another_setting_is_refused_on_resume(whole):

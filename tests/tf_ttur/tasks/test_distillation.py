@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from small_runs import cut_before_the_end
 
 from fid.files import InputError
 from tf_ttur import experiment, presets, tasks
@@ -81,20 +82,9 @@ def test_student_and_fake_score_begin_as_the_teacher(teacher):
     assert not model.frozen["teacher"].trainable_variables
 
 
-def cut_at_two(folder, cut):
-    shutil.copytree(folder.path, cut)
-    (cut / "summary.json").unlink()
-    for part in ("checkpoints", "best"):
-        for path in (cut / part).glob("step_00000004.keras"):
-            path.unlink()
-    if not any((cut / "best").glob("*.keras")):
-        shutil.rmtree(cut / "best")
-    return RunFolder(cut)
-
-
 @pytest.mark.slow
 def test_a_resumed_run_equals_the_whole_one(whole, teacher, tmp_path):
-    cut = cut_at_two(whole, tmp_path / "cut")
+    cut = cut_before_the_end(whole, tmp_path / "cut")
     moved = tmp_path / "moved"
     shutil.copytree(teacher, moved)
     experiment.run(preset(), cut, teacher=moved)
@@ -112,7 +102,7 @@ def said(folder):
 
 
 def test_another_teacher_or_encoder_is_refused_on_resume(whole, tmp_path, monkeypatch):
-    cut = cut_at_two(whole, tmp_path / "cut")
+    cut = cut_before_the_end(whole, tmp_path / "cut")
     before = said(cut)
     other = RunFolder(tmp_path / "other")
     experiment.run(diffusion(seed=1, steps=1), other)
