@@ -4,6 +4,7 @@
   pip install -r requirements-bench.txt
   python scripts/benchmark_diffusion.py [--networks=ddpmpp16,ddpmpp32] [--rounds=N]
   python scripts/benchmark_diffusion.py --step=distillation
+  python scripts/benchmark_diffusion.py --step=sampling
 
 A step of diffusion is a mean squared error, its gradient and Adam. A step of
 distillation is one of `tf_ttur.distillation.flash_dmd`: an update of the student, one
@@ -45,7 +46,7 @@ from benchmarking import (
 from fid.files import check_writable, write_json
 from fid.program import Flags, run
 
-GOAL, SHARE, MEMORY = 1.2, 0.6, 1.5
+GOAL, SHARE, MEMORY, SAMPLING = 1.2, 0.6, 1.5, 0.9
 RATE, BETAS, EPSILON = 1e-4, (0.9, 0.999), 1e-8
 
 
@@ -70,6 +71,10 @@ NETWORKS = {
 }
 # A student's steps.
 ANCHORS = 4
+# How images are sampled: EDM's sampler in its 18 steps, guided, and a student's.
+TEACHER = {"sampler": "heun", "steps": 18, "guidance": 2.0}
+STUDENT = {"sampler": "renoise", "steps": ANCHORS}
+CLASSES = 10
 
 
 # --- Contestants, each set up in its own process ----------------------------------
@@ -304,6 +309,25 @@ def pytorch_distilled(
         "check": check,
         "peak": peak_mb,
         "memory": lambda: memory.during(step),
+    }
+
+
+def sampling(network: Network, folder: pathlib.Path, how: dict) -> dict[str, Work]:
+    """Images made by a diffusion model, compiled."""
+    from tf_ttur.distillation.diffusion import Diffusion, Sampling
+    from tf_ttur.networks import unet
+
+    settings = network.settings | {"num_classes": CLASSES}
+    model = Diffusion(
+        unet.denoiser(**settings), num_classes=CLASSES, sampling=Sampling(**how)
+    )
+    _vary(model.network)
+    model.compile(network_optimizer="adam", jit_compile=True)
+    labels = np.arange(network.batch) % CLASSES
+    return {
+        "generate": lambda: model.generate(
+            network.batch, seed=0, batch_size=network.batch, labels=labels
+        )
     }
 
 
@@ -633,8 +657,8 @@ def rows(
                 title,
                 {
                     "text": f"ours is {text} times as fast, goal {GOAL}; "
-                    f"{_rate(mine)} against {_rate(theirs)}, while other programs had "
-                    f"{busy:.0%} of the processors; loss and gradients differ by at "
+                    f"{_rate(mine)} a step against {_rate(theirs)}, while other "
+                    f"programs had {busy:.0%} of the processors; loss and gradients differ by at "
                     f"most {difference:.1e} (relative); peak memory "
                     f"{their_peak:.0f} MB, ours is {peak / their_peak:.2f} of it; "
                     f"a step takes {their_memory:.0f} MB, ours "
@@ -672,6 +696,53 @@ def rows(
     )
 
 
+def sampling_rows(
+    network: Network, folder: pathlib.Path, values: flags.FlagValues
+) -> Iterator[tuple[str, Any]]:
+    """Measures a student's sampling beside its teacher's."""
+    from tf_ttur.distillation import evaluations
+
+    calls = [
+        evaluations(how["sampler"], how["steps"], how.get("guidance", 1.0))
+        for how in (TEACHER, STUDENT)
+    ]
+    given = [(sampling, network, folder, how) for how in (TEACHER, STUDENT)]
+    with workers(*given) as (teacher, student):
+        both = (teacher, student)
+        first = [each.run("generate").seconds for each in both]
+        repeat = [max(1, round(1 / each.run("generate").cpu)) for each in both]
+        runs: list[list[Run]] = [[], []]
+        others = Others()
+        for _ in range(values.rounds):
+            for found, each, times in zip(runs, both, repeat, strict=True):
+                found.append(each.run("generate", repeat=times))
+        busy = others.share(
+            sum(
+                run.cpu * times
+                for found, times in zip(runs, repeat, strict=True)
+                for run in found
+            )
+        )
+    text, found = ratios(*runs)
+    least = SAMPLING * calls[0] / calls[1]
+    yield (
+        "student",
+        {
+            "text": f"{text} times as fast as the teacher; it calls the network "
+            f"{calls[1]} times an image and the teacher {calls[0]}, {calls[0]}/"
+            f"{calls[1]} = {calls[0] / calls[1]:.2f}, goal {least:.2f}; "
+            f"{_rate(runs[1])} of {network.batch} images against {_rate(runs[0])}, "
+            f"while other programs had {busy:.0%} of the processors; the first took "
+            f"{first[1]:.1f} and {first[0]:.1f} s",
+            "goal": least,
+            "calls": calls,
+            "others": busy,
+            "first": first,
+            **found,
+        },
+    )
+
+
 def _difference(ours: Any, theirs: Any) -> float:
     """Returns the largest relative difference of losses and of a layer's gradients."""
     (loss, gradients), (their_loss, their_gradients) = ours, theirs
@@ -689,13 +760,8 @@ def _difference(ours: Any, theirs: Any) -> float:
     return max(differences)
 
 
-def _repeat(worker: Any) -> int:
-    # Rounds of a second of processor time or more.
-    return max(1, round(1 / worker.run("step").cpu))
-
-
 def _rate(runs: list[Run]) -> str:
-    return f"{np.median([run.seconds for run in runs]):.2f} s a step"
+    return f"{np.median([run.seconds for run in runs]):.2f} s"
 
 
 def _share(count: float, steps: list[Run], products: list[Run]) -> dict[str, Any]:
@@ -737,8 +803,12 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         print(f"\n{name}, batch {network.batch}, float32, {values.step}:", flush=True)
         found[name] = {}
         with tempfile.TemporaryDirectory() as folder:
-            step = STEPS[values.step]
-            for title, row in rows(step, network, pathlib.Path(folder), values):
+            path = pathlib.Path(folder)
+            if values.step == "sampling":
+                measured = sampling_rows(network, path, values)
+            else:
+                measured = rows(STEPS[values.step], network, path, values)
+            for title, row in measured:
                 text = row if isinstance(row, str) else row.pop("text")
                 print(f"  {title}: {text}", flush=True)
                 found[name][title] = row
@@ -748,7 +818,7 @@ def main(args: list[str], values: flags.FlagValues) -> None:
 
 def define(flag: Flags) -> None:
     """Defines the flags."""
-    flag.choice("step", "diffusion", list(STEPS), "Which training step.")
+    flag.choice("step", "diffusion", [*STEPS, "sampling"], "What is measured.")
     usual = [name for name in NETWORKS if name != "tiny8"]
     flag.texts("networks", usual, f"Which of {', '.join(NETWORKS)}.")
     flag.texts("peers", list(PEERS), "Whom to compare with.")

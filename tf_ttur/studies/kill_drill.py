@@ -128,6 +128,7 @@ def kill_drill(argv: Sequence[str] | None = None) -> int:
     usage = """Kills a program at random, and compares it with an undisturbed one.
 
   kill_drill.py [--kills=20] [--preset=NAME] [--steps=N] [--workdir=DIR] [flags]
+  kill_drill.py --preset=digits_flash_dmd --teacher=RUN --steps=N [flags]
   kill_drill.py --program=sweep [--preset=NAME] [--steps=N] [flags]
   kill_drill.py --program=disturbance_study [--num_images=N] [flags]
   kill_drill.py --program=precalc_stats --source=IMAGES --inception=PB [flags]
@@ -149,6 +150,8 @@ def _training(values: flags.FlagValues) -> _Program:
     command += [f"--set={setting}" for setting in values.set]
     if values.batch_size is not None:
         command.append(f"--batch_size={values.batch_size}")
+    if values.teacher is not None:
+        command.append(f"--teacher={values.teacher}")
     return _Program(
         _TRAIN,
         lambda folder: [*command, f"--workdir={folder}"],
@@ -542,6 +545,11 @@ def _define(flag: Flags) -> None:
         "set",
         "KEY=VALUE: any other setting of the preset, such as --set=every=20; may be "
         "given several times.",
+    )
+    flag.text(
+        "teacher",
+        None,
+        "The model to distil, of a --preset that distils one; see train.py.",
     )
     flag.number("num_images", 200, "Digits that the study disturbs.", least=2)
     flag.text("source", None, "The images that precalc_stats sums up.")
