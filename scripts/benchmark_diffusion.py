@@ -658,8 +658,8 @@ def rows(
                 {
                     "text": f"ours is {text} times as fast, goal {GOAL}; "
                     f"{_rate(mine)} a step against {_rate(theirs)}, while other "
-                    f"programs had {busy:.0%} of the processors; loss and gradients differ by at "
-                    f"most {difference:.1e} (relative); peak memory "
+                    f"programs had {busy:.0%} of the processors; loss and gradients "
+                    f"differ by at most {difference:.1e} (relative); peak memory "
                     f"{their_peak:.0f} MB, ours is {peak / their_peak:.2f} of it; "
                     f"a step takes {their_memory:.0f} MB, ours "
                     f"{memory / their_memory:.2f} of it",
