@@ -643,8 +643,11 @@ def group_normalize(
 
     def group_means(sums: tf.Tensor) -> tf.Tensor:
         """Makes of sums over pixels (n, c) the means of their groups, (n, c)."""
-        sums = tf.reduce_sum(tf.reshape(sums, [-1, groups, members]), -1) / count
-        return tf.repeat(sums, members, 1) if members > 1 else sums
+        sums = tf.reshape(sums, [-1, groups, members])
+        means = tf.reduce_sum(sums, -1, keepdims=True) / count
+        # `tf.repeat` is a dozen operations, which each layer would have four times.
+        means *= tf.ones([1, 1, members], means.dtype)
+        return tf.reshape(means, [-1, channels])
 
     @tf.custom_gradient
     def normalized(images: tf.Tensor, scales: tf.Tensor, offsets: tf.Tensor) -> Any:
@@ -705,7 +708,7 @@ def look_up(table: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
 
 def _to_pixels(values: tf.Tensor) -> tf.Tensor:
     """Gives (n, c) the shape that broadcasts to images (n, h, w, c)."""
-    return values[:, None, None, :]
+    return tf.reshape(values, [-1, 1, 1, values.shape[-1]])
 
 
 def _rewritable(layer: Any, inputs: Any, strides: tuple[int, ...]) -> bool:

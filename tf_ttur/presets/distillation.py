@@ -36,6 +36,8 @@ def _digits(**settings: Any) -> DiffusionPreset:
         "schedule": "warmup:100+cosine:6000",
         "ema_decay": 0.995,
         "guidance": 1.0,
+        # XLA gains nothing with a network as small as this: docs/distillation.md.
+        "jit_compile": False,
     }
     return DiffusionPreset(**shared | settings)
 
@@ -97,6 +99,7 @@ def _digits_student(**settings: Any) -> DistillationPreset:
         "discriminator_lr": 2e-4,
         "ema_decay": 0.98,
         "guidance": 1.0,
+        "jit_compile": False,
     }
     return DistillationPreset(**shared | settings)
 
