@@ -13,7 +13,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from fid.files import InputError, printable
 from fid.mistaken import BEGINNING, check_local, other_kind
 
-__all__ = ["DAMAGE", "read_header", "reading"]
+__all__ = ["DAMAGE", "opened", "read_header", "reading"]
 
 # `zipfile` unpacks its table of contents as it stands, and NumPy parses a header as
 # Python's syntax.
@@ -90,6 +90,28 @@ check. Copy or make it again.
             f"{label} is damaged or no {suffix} file: "
             f"{printable(str(error)[:_LONGEST])}. Copy or make it again."
         ) from error
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
+    """Opens an `.npz` of arrays that hold no Python objects.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Its arrays by name, each read when it is looked up.
+
+    Raises:
+        InputError: As for `reading`.
+    """
+    with (
+        reading(path),
+        # NumPy leaves a file open that is no archive.
+        open(path, "rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        yield arrays
 
 
 def _other_kind(path: str | os.PathLike[str]) -> tuple[str, str] | None:

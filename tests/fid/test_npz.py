@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fid import InputError
-from fid.npz import read_header, reading
+from fid.npz import opened, read_header, reading
 
 
 def saved(array, version=None):
@@ -117,3 +117,15 @@ def test_what_might_never_end_is_not_opened(tmp_path):
     ):
         with pytest.raises(InputError, match=message), reading(path):
             pytest.fail("it was entered")
+
+
+def test_an_archive_gives_its_arrays_and_no_python_objects(tmp_path):
+    np.savez(tmp_path / "a.npz", one=np.arange(3), two=np.array([{}], dtype=object))
+    with opened(tmp_path / "a.npz") as arrays:
+        assert sorted(arrays) == ["one", "two"]
+        np.testing.assert_array_equal(arrays["one"], [0, 1, 2])
+    with (
+        pytest.raises(InputError, match=r"a\.npz is damaged or no \.npz file"),
+        opened(tmp_path / "a.npz") as arrays,
+    ):
+        arrays["two"]

@@ -176,12 +176,7 @@ def cached(
             )  # fmt: skip
         return made
     label = printable(path)
-    with (
-        npz.reading(path),
-        # NumPy leaves a file open that is no archive.
-        open(path, "rb") as opened,
-        np.load(opened, allow_pickle=False) as file,
-    ):
+    with npz.opened(path) as file:
         record = json.loads(str(file["record"]))
         if record["fingerprint"] != fingerprint:
             raise InputError(

@@ -253,14 +253,9 @@ def load(path: str | os.PathLike[str], network: keras.Model) -> None:
     """
     layer = _adapted(network)
     label = printable(path)
-    with (
-        npz.reading(path),
-        # NumPy leaves a file open that is no archive.
-        open(path, "rb") as opened,
-        np.load(opened, allow_pickle=False) as file,
-    ):
+    with npz.opened(path) as file:
         record = json.loads(str(file["record"]))
-        found = [file[f"weight_{i}"] for i in range(len(file.files) - 1)]
+        found = [file[f"weight_{i}"] for i in range(len(file) - 1)]
         standing = {
             "base": sha256(layer.base()), "rank": layer.rank, "alpha": layer.alpha,
             "targets": [*layer.targets],
