@@ -196,10 +196,13 @@ def small(
     )  # fmt: skip
     random = np.random.default_rng(seed)
     for weight in backbone.trainable_variables:
-        # So that no part is without effect: Keras Hub starts biases at 0.
-        scale = 1.0 / np.sqrt(max(np.prod(weight.shape[:-1]), 1))
-        start = np.asarray(weight.numpy(), "float32")
-        weight.assign(start + 0.5 * scale * random.normal(size=weight.shape))
+        drawn = random.normal(size=weight.shape)
+        if len(weight.shape) > 1:
+            # Keras Hub starts them without a seed.
+            weight.assign(drawn / np.sqrt(np.prod(weight.shape[:-1])))
+        else:
+            # So that no part is without effect: biases start at 0.
+            weight.assign(np.asarray(weight.numpy(), "float32") + 0.5 * drawn)
     preprocessor = models.StableDiffusion3TextToImagePreprocessor(
         clip_l_preprocessor=tokens(True), clip_g_preprocessor=tokens(False)
     )

@@ -237,7 +237,7 @@ FACTS: dict[str, str] = {
         "weights of the real model were to be had. By counting, without the decoder "
         "and SAM: the transformer has 2.08e9 parameters, 4.2 GB; a step takes 1.2e15 "
         "operations, and an image of the batch keeps at least 6.6 GB for gradients, "
-        "so that 32 need 211 GB: lower --batch_size to what the device holds. The "
+        "so that 32 need 212 GB: lower --batch_size to what the device holds. The "
         "weights are to be accepted and downloaded: docs/distillation.md."
     ),
 }

@@ -145,9 +145,9 @@ class TextToImageTask(StudentTask):
         return (
             "By counting, without the autoencoder and the discriminator: the "
             f"transformer has {found.parameters:.3g} parameters, "
-            f"{_gigabytes(found.parameters * each)}; two adapters of "
-            f"{found.adapter:.3g} take {_gigabytes(adapters)}; a batch of {batch} "
-            f"keeps at least {_gigabytes(batch * found.activations)} for gradients; a "
+            f"{_bytes(found.parameters * each)}; two adapters of "
+            f"{found.adapter:.3g} take {_bytes(adapters)}; a batch of {batch} "
+            f"keeps at least {_bytes(batch * found.activations)} for gradients; a "
             f"step is {passes * batch * found.flops:.2g} operations. If that is more "
             "than the device has, lower --batch_size."
         )
@@ -241,5 +241,6 @@ def _texts(folder: RunFolder) -> list[str]:
     return found
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2g} GB" if count < 1e11 else f"{count / 1e9:.0f} GB"
+def _bytes(count: float) -> str:
+    unit, size = ("GB", 1e9) if count >= 1e8 else ("MB", 1e6)
+    return f"{count / size:,.{0 if count >= 10 * size else 1}f} {unit}"
