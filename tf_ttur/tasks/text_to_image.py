@@ -34,7 +34,7 @@ _SMALL = "small"
 _MEDIUM = "stable_diffusion_3_medium"
 # The shift that the model was trained and is sampled with; the paper's is unknown.
 _FORM = "flow:3"
-# Pictures over time show so many images of a text in a row, squared.
+# Pictures over time have as many columns as a square of so many images.
 _SAMPLES = 16
 
 
@@ -95,12 +95,12 @@ class TextToImageTask(StudentTask):
         from tf_ttur.distillation import sd3
 
         preset = self.preset
-        if known := preset.backbone == _MEDIUM:
+        if counted := preset.backbone == _MEDIUM:
             # Before the weights are there, so that it can be seen without them.
             _log.info("%s", self.cost())
         backbone, _ = self.parts
         embedded = self.embedded(list(self.data.texts))
-        if not known:
+        if not counted:
             tokens = {"tokens": embedded.shape[0]}
             _log.info("%s", self.cost(**sd3.sizes(backbone), **tokens))
         made = sd3.networks(
@@ -217,7 +217,12 @@ class TextToImageTask(StudentTask):
 
         backbone, _ = task.parts
         with sd3.known(backbone, task.embedded(texts)):
-            model = load_checkpoint(path, frozen={"decoder": sd3.decoder(backbone)})
+            model = load_checkpoint(
+                path,
+                "Give the backbone, and the cache folder ($TTUR_CACHE), that it was "
+                "trained with, or choose another --checkpoint.",
+                {"decoder": sd3.decoder(backbone)},
+            )
         if not isinstance(model, cls.model()):
             raise InputError(f"{printable(path)} holds no {cls.model().called}.")
         return model
