@@ -17,6 +17,7 @@ from captioned_folders import write_captioned
 from fid.files import InputError
 from tf_ttur import callbacks, experiment, presets, tasks
 from tf_ttur.labels import Labelled
+from tf_ttur.networks import dense_encoder
 from tf_ttur.runs import RunFolder
 
 LINES = [f"line {i} of {i * i % 7} words, {'abcdefg'[: i % 7]}" for i in range(60)]
@@ -130,6 +131,14 @@ CASES = {
         sources=captioned,
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_encoder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_encoder, "_STEPS", 2)
+        patch.setattr(dense_encoder, "_VERSION", "test")
+        yield
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda task: task.__name__)
