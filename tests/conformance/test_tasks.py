@@ -36,6 +36,7 @@ class Case:
         described: What the description ends in, a pattern.
         unknown: Settings whose value nobody knows.
         sources: What else a run is given, by the name of a source.
+        slow: Whether its run takes more than some ten seconds.
     """
 
     preset: str
@@ -46,6 +47,7 @@ class Case:
     described: str = r"discriminator [\d.e-]+, generator [\d.e-]+"
     unknown: tuple[str, ...] = ("dataset", "loss")
     sources: Callable[[Any], dict[str, Any]] = lambda folder: {}
+    slow: bool = False
 
 
 def text_changes(folder):
@@ -129,6 +131,7 @@ CASES = {
         described=r"on small; 2 steps; split hard, ratio 2, .*; learning rates .*",
         unknown=("dataset", "loss", "optimizer", "schedule"),
         sources=captioned,
+        slow=True,
     ),
 }
 
@@ -141,7 +144,14 @@ def quick_encoder():
         yield
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda task: task.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=[pytest.mark.slow] if case.slow else [])
+        for kind, case in CASES.items()
+    ],
+    ids=lambda task: task.__name__,
+)
 def kind(request):
     return request.param
 
