@@ -65,9 +65,10 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 Without flags: a DCGAN on the digits that scikit-learn ships, in minutes. On text:
 --preset=text_wgan_gp_ttur, with --text_files for your own. Few-step diffusion:
---preset=digits_edm_teacher, then --preset=digits_flash_dmd --teacher=RUN. A run that is
-started again in the same folder resumes. What XLA compiles is kept in the folder xla
-of the cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
+--preset=digits_edm_teacher, then --preset=digits_flash_dmd --teacher=RUN. Of Stable
+Diffusion 3: --preset=sd3_medium_flash_dmd --data_dir=FOLDER. A run that is started
+again in the same folder resumes. What XLA compiles is kept in the folder xla of the
+cache folder ($TTUR_CACHE, else ~/.cache/tf-ttur) for the next start."""
     return run(main, _define, usage, argv)
 
 
@@ -138,8 +139,8 @@ def _define(flag: Flags) -> None:
         "dataset",
         None,
         "Images: digits, cifar10, svhn_cropped, celeb_a, celeb_a_squashed, "
-        "imagenet2012, lsun/bedroom or folder. Text: pydoc_topics (Python's own help), "
-        "lm1b (One Billion Word) or text_files.",
+        "imagenet2012, lsun/bedroom, folder or captioned_folder. Text: pydoc_topics "
+        "(Python's own help), lm1b (One Billion Word) or text_files.",
     )
     flag.text(
         "text_files",

@@ -70,6 +70,11 @@ class ImagePlayers(Players):
         self.pixels = bool(pixels)
         self._generate = None
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image that is generated."""
+        return self.sample_shape
+
     def compile(self, **settings: Any) -> None:
         """Sets how the networks are trained; see `Players.compile`.
 

@@ -5,8 +5,8 @@
     diverged.json, where the run diverged
 
 A run of text has vocabulary.json in place of reference.npz, and samples that end in
-`.txt`. Training, sweeps, reproductions, samples and `nash.py` all use one `RunFolder`.
-Nothing here imports TensorFlow.
+`.txt`; one of images of texts has texts.json, too. Training, sweeps, reproductions,
+samples and `nash.py` all use one `RunFolder`. Nothing here imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _FACTS = {
     "text_sha256": str,
 }
 # Those of them that say where something is.
-_PLACES = ("data_dir", "teacher")
+_PLACES = ("data_dir", "teacher", "backbone")
 # What a row has beside its step. A value that was not finite is null.
 _CLOCK = Annotated[float, Between(0)]
 _VALUE = float | None
@@ -87,8 +87,8 @@ _BRING_BACK = "Bring the run's own file back."
 _CHECKPOINT_NAME = re.compile(r"step_(\d+)\.keras")
 # Names of the files in a run folder that appear whole or not at all.
 _WRITTEN = re.compile(
-    r"(config|best|summary|diverged|vocabulary)\.json|metrics\.jsonl|reference\.npz"
-    r"|curve\.png|step_\d+\.[a-z]+"
+    r"(config|best|summary|diverged|vocabulary|texts)\.json|metrics\.jsonl"
+    r"|reference\.npz|curve\.png|step_\d+\.[a-z]+"
 )
 
 
@@ -108,6 +108,7 @@ class RunFolder:
         log: The file of what was said.
         reference: The file of the real images' statistics.
         vocabulary: The file of a text's symbols.
+        texts: The file of the texts whose numbers are labels.
         samples: The folder of samples over time.
         checkpoints: The folder of the last checkpoints.
         best: The folder of the best checkpoint, with `best.json`.
@@ -133,6 +134,7 @@ class RunFolder:
         self.log = path / "log.txt"
         self.reference = path / "reference.npz"
         self.vocabulary = path / "vocabulary.json"
+        self.texts = path / "texts.json"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.best = path / "best"
@@ -187,7 +189,7 @@ class RunFolder:
                 )
         for path in (
             *(self.config, self.metrics, self.log, self.reference, self.vocabulary),
-            *(self.curve, self.summary, self.diverged),
+            *(self.texts, self.curve, self.summary, self.diverged),
         ):
             if path.is_dir():
                 raise InputError(
@@ -212,7 +214,7 @@ class RunFolder:
         """Writes config.json, or makes sure that the one there says the same.
 
         Where the data and the teacher are may change, since they may be moved:
-        `data_dir` and `teacher` become the new ones.
+        `data_dir`, `teacher` and `backbone` become the new ones.
 
         Args:
             config: All that the run depends on, JSON-able.
@@ -381,6 +383,7 @@ class RunFolder:
             self.config: _digest_of_settings,
             self.reference: _digest_of_arrays,
             self.vocabulary: sha256_of_file,
+            self.texts: sha256_of_file,
         }
         return {x.name: digest(x) for x, digest in digests.items() if x.exists()}
 

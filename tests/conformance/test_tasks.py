@@ -12,10 +12,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from captioned_folders import write_captioned
 
 from fid.files import InputError
 from tf_ttur import callbacks, experiment, presets, tasks
 from tf_ttur.labels import Labelled
+from tf_ttur.networks import dense_encoder
 from tf_ttur.runs import RunFolder
 
 LINES = [f"line {i} of {i * i % 7} words, {'abcdefg'[: i % 7]}" for i in range(60)]
@@ -34,6 +36,7 @@ class Case:
         described: What the description ends in, a pattern.
         unknown: Settings whose value nobody knows.
         sources: What else a run is given, by the name of a source.
+        slow: Whether its run takes more than some ten seconds.
     """
 
     preset: str
@@ -44,6 +47,7 @@ class Case:
     described: str = r"discriminator [\d.e-]+, generator [\d.e-]+"
     unknown: tuple[str, ...] = ("dataset", "loss")
     sources: Callable[[Any], dict[str, Any]] = lambda folder: {}
+    slow: bool = False
 
 
 def text_changes(folder):
@@ -61,6 +65,12 @@ def teacher(folder):
     ).build((8, 8, 1))
     model.save(folder / "teacher.keras")
     return {"teacher": str(folder / "teacher.keras")}
+
+
+def captioned(folder):
+    """Captioned images, where the extra is installed that trains on them."""
+    pytest.importorskip("keras_hub", reason="the extra [hub] is not installed")
+    return {"data_dir": str(write_captioned(folder))}
 
 
 _GAN = {"width": 2, "latent_dimension": 3}
@@ -103,10 +113,45 @@ CASES = {
         unknown=("dataset", "loss", "optimizer", "schedule"),
         sources=teacher,
     ),
+    tasks.TASKS[presets.TextToImagePreset]: Case(
+        "sd3_medium_flash_dmd",
+        lambda folder: {
+            "extractor": "pixels",
+            "image_size": 32,
+            "backbone": "small",
+            "dtype": "float32",
+            "rank": 2,
+            "encoder": "dense",
+            "width": 4,
+            "heads_options": {"groups": 2},
+            "anchors": 2,
+        },
+        (32, 32, 3),
+        "frechet_pixels_8x8",
+        described=r"on small; 2 steps; split hard, ratio 2, .*; learning rates .*",
+        unknown=("dataset", "loss", "optimizer", "schedule"),
+        sources=captioned,
+        slow=True,
+    ),
 }
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda task: task.__name__)
+@pytest.fixture(scope="module", autouse=True)
+def quick_encoder():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_encoder, "_STEPS", 2)
+        patch.setattr(dense_encoder, "_VERSION", "test")
+        yield
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=[pytest.mark.slow] if case.slow else [])
+        for kind, case in CASES.items()
+    ],
+    ids=lambda task: task.__name__,
+)
 def kind(request):
     return request.param
 
@@ -142,10 +187,12 @@ def test_every_task_has_a_case():
     assert {type(presets.get(x.preset)) for x in CASES.values()} == set(presets.KINDS)
 
 
-def test_the_kind_is_found_from_the_preset_and_from_the_run(kind, preset, ended):
+def test_the_kind_is_found_from_the_preset_and_from_the_run(
+    kind, preset, sources, ended
+):
     assert type(tasks.of(preset)) is kind
     assert tasks.of_run(ended[0]) is kind
-    assert ended[0].preset() == (preset, None)
+    assert ended[0].preset() == (preset, sources.get("data_dir"))
 
 
 def test_data_model_and_batches_go_together(kind, case, preset, sources):
@@ -155,11 +202,11 @@ def test_data_model_and_batches_go_together(kind, case, preset, sources):
     if case.shape is not None:
         assert data.shape == case.shape
     model = task.build(data.shape)
-    assert model.sample_shape == data.shape
+    assert model.image_shape == data.shape
     batch = next(iter(task.batches(data)))
     real = model.prepare_real(batch)
     real = real.images if isinstance(real, Labelled) else real
-    assert tuple(real.shape[1:]) == data.shape
+    assert tuple(real.shape[1:]) == model.sample_shape
     updates = getattr(preset, "discriminator_steps", getattr(preset, "ratio", 1))
     assert real.shape[0] == preset.batch_size * updates
     # The order of the batches is a function of the seed and the step.
@@ -171,10 +218,11 @@ def test_data_model_and_batches_go_together(kind, case, preset, sources):
 
 
 def test_the_configuration_holds_the_settings_and_can_be_written(kind, preset, sources):
-    task = kind(preset, data_dir="/data", **sources)
+    given = {"data_dir": "/data"} | sources
+    task = kind(preset, **given)
     config = task.config(task.load())
     assert config.items() >= preset.settings().items()
-    assert config["data_dir"] == "/data"
+    assert config["data_dir"] == given["data_dir"]
     assert json.loads(json.dumps(config)) == config
 
 

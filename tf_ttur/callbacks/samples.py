@@ -69,11 +69,27 @@ class SampleGrid(Samples):
     Of a conditional `GAN` each row shows a class: the first ten, in order, with as many
     images in each as a square of `count` images has in a row.
 
+    Args:
+        folder: Where the files go.
+        count: Images in a file, of a model without classes.
+        seed: Seed of their latents.
+        batch_size: Images at a time; None makes all at once.
+
     Attributes:
         grid: The last picture, uint8 (H, W, C).
     """
 
     suffix = ".png"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        count: int = 64,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ):
+        super().__init__(folder, count, seed)
+        self.batch_size = batch_size
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the picture."""
@@ -82,7 +98,8 @@ class SampleGrid(Samples):
             columns = math.ceil(math.sqrt(count))
             given["labels"] = sampling.class_rows(classes, columns)
             count = len(given["labels"])
-        images = self.model.generate(count, self.seed, batch_size=count, **given)
+        size = self.batch_size or count
+        images = self.model.generate(count, self.seed, size, **given)
         self.grid = sampling.image_grid(sampling.to_bytes(images), columns)
         sampling.save_png(path, self.grid)
 

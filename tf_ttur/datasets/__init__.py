@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from fid.files import InputError
-from tf_ttur.datasets import batches, folder, lsun, prepared
+from tf_ttur.datasets import batches, captioned, folder, lsun, prepared
 from tf_ttur.datasets.batches import ImageData, group
 
 __all__ = ["NAMES", "ImageData", "check_name", "group", "load"]
 
-NAMES = ("digits", *prepared.DATASETS, "folder")
+NAMES = ("digits", *prepared.DATASETS, "folder", captioned.NAME)
 """The names that `load` knows."""
 
 
@@ -47,6 +47,8 @@ def load(
     folder            every image under `data_dir`, as `fid`    64x64
                       finds them with --recursive: central
                       square
+    captioned_folder  the same, with a text beside each image:  64x64
+                      see `datasets.captioned`
     ================  ========================================  ==================
 
     Photographs are resized by Pillow's bilinear filter (antialiased; the one behind the
@@ -67,7 +69,7 @@ def load(
 
     Args:
         name: One of `NAMES`.
-        data_dir: For `folder` the folder of images; for `lsun/bedroom` see above; for
+        data_dir: For folders the folder of images; for `lsun/bedroom` see above; for
             TFDS's sets the folder with their prepared files (`$TFDS_DATA_DIR`, else
             `~/tensorflow_datasets`).
         image_size: Side of the images; None for the one in the table.
@@ -110,7 +112,9 @@ def load(
         images = _digits(image_size or 32)
         return batches.in_memory(name, split, images, 10, _digit_labels)
     if data_dir is None:
-        raise InputError("--dataset=folder needs --data_dir, the folder of images.")
+        raise InputError(f"--dataset={name} needs --data_dir, the folder of images.")
+    if name == captioned.NAME:
+        return captioned.load(data_dir, image_size or 64, split)
     return folder.load(name, data_dir, image_size or 64, split)
 
 

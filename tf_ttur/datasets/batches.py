@@ -28,6 +28,7 @@ __all__ = [
     "in_memory",
     "indices",
     "permutation",
+    "rows",
     "training_batches",
 ]
 
@@ -238,6 +239,66 @@ def training_batches(
     return batches.apply(endless).with_options(options)
 
 
+def rows(
+    array: np.ndarray,
+    description: str,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    discriminator_steps: int = 1,
+) -> tf.data.Dataset:
+    """Gives endless shuffled batches of an array's rows, and of the rows' numbers.
+
+    Args:
+        array: Floats (n, ...), such as latents; it may be a file that is read as it is
+            used.
+        description: As for `training_batches`.
+        batch_size: Likewise.
+        seed: Likewise.
+        start_step: Likewise.
+        discriminator_steps: Likewise.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: float32 (batch_size * discriminator_steps, ...),
+        and int32 (batch_size * discriminator_steps,).
+
+    Raises:
+        InputError: The array has fewer than `batch_size` rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from tf_ttur.datasets import batches
+        >>> array = np.array([[0.5], [1.5], [2.5]], "float16")
+        >>> found = batches.rows(array, "There are 3 rows", batch_size=3, seed=0)
+        >>> values, numbers = next(iter(found))
+        >>> (values[:, 0] - 0.5 == numbers.numpy()).numpy().all()
+        np.True_
+    """
+    count = len(array)
+
+    def read(chosen: np.ndarray) -> np.ndarray:
+        return array[chosen].astype(np.float32)
+
+    def decode(elements: tf.data.Dataset) -> tf.data.Dataset:
+        return _decoded(elements, read, tf.float32).map(
+            lambda found, numbers: (
+                tf.ensure_shape(found, (batch_size, *array.shape[1:])),
+                numbers,
+            )
+        )
+
+    return training_batches(
+        functools.partial(indices, count, labels=lambda: np.arange(count, dtype="i4")),
+        decode,
+        count,
+        description,
+        batch_size,
+        seed,
+        start_step,
+        discriminator_steps,
+    )
+
+
 def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
     """Makes batches k times as large, in the same order.
 
@@ -276,7 +337,9 @@ def group(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
 
 
 def _decoded(
-    batches: tf.data.Dataset, decode: Callable[[np.ndarray], np.ndarray]
+    batches: tf.data.Dataset,
+    decode: Callable[[np.ndarray], np.ndarray],
+    dtype: tf.DType = tf.uint8,
 ) -> tf.data.Dataset:
     calls = _python_calls()
 
@@ -285,7 +348,7 @@ def _decoded(
             return decode(elements)
 
     def decoded(elements: tf.Tensor, *others: tf.Tensor) -> Any:
-        images = tf.numpy_function(call, [elements], tf.uint8)
+        images = tf.numpy_function(call, [elements], dtype)
         return (images, *others) if others else images
 
     return batches.map(

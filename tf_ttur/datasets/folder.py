@@ -6,6 +6,7 @@ Which files are its images, in which order, and how they are decoded, says
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import functools
 import itertools
@@ -22,7 +23,7 @@ from fid.mistaken import local_path
 from fid.sources.imagefiles import find_images
 from tf_ttur.datasets import batches, pictures
 
-__all__ = ["load"]
+__all__ = ["decoder", "load", "names_in"]
 
 _log = logging.getLogger(__name__)
 # The checks of so many files are under way at a time.
@@ -48,9 +49,45 @@ def load(
             are none; the message names them. What is left out is logged.
     """
     folder = local_path(folder)
-    if not folder.is_dir():
+    names = names_in(folder)
+    paths = [os.path.join(folder, name) for name in names]
+    classes, labels = _classes(names)
+    return batches.ImageData(
+        name=name,
+        split=split,
+        num_examples=len(paths),
+        image_shape=(size, size, 3),
+        elements=functools.partial(batches.indices, len(paths)),
+        decode=decoder(paths, size),
+        num_classes=len(classes) or None,
+        labelled=functools.partial(batches.indices, len(paths), labels=lambda: labels)
+        if classes
+        else None,
+    )
+
+
+def names_in(folder: str | os.PathLike[str], beside: str | None = None) -> list[str]:
+    """Finds the images of a folder tree, and looks at each.
+
+    Args:
+        folder: The folder.
+        beside: Ending of the files that belong to the images, one to each: they are not
+            among those whose being left out is logged.
+
+    Returns:
+        The paths of the images in the folder, in order.
+
+    Raises:
+        InputError: There is no such folder, no image in it, or there are files that
+            are none; the message names them. What is left out is logged.
+    """
+    if not (folder := local_path(folder)).is_dir():
         raise InputError(f"{folder} is not a folder; --data_dir names one of images.")
     found = find_images(os.fspath(folder), recursive=True)
+    if beside:
+        stems = {pathlib.PurePath(name).with_suffix("") for name in found.names}
+        belong = collections.Counter({beside: len(stems)})
+        found = found._replace(left_out=found.left_out - belong)
     for warning in found.warnings():
         _log.warning("%s.", warning)
     paths = [os.path.join(folder, name) for name in found.names]
@@ -59,26 +96,23 @@ def load(
     with concurrent.futures.ThreadPoolExecutor() as pool:  # Disks like many requests.
         check_all = functools.partial(_map_in_chunks, pool)
         pictures.each_file(pictures.check, paths, paths, check_all)
+    return found.names
 
-    classes, labels = _classes(found.names)
+
+def decoder(paths: Sequence[str], size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what reads images by their numbers, as `ImageData` takes it.
+
+    Args:
+        paths: The files of all images.
+        size: Side of the central square of each, scaled.
+    """
 
     def decode(indices: np.ndarray) -> np.ndarray:
         chosen = [paths[index] for index in indices]
         picture = functools.partial(pictures.picture, crop=None, size=size)
         return np.stack(pictures.each_file(picture, chosen, chosen))
 
-    return batches.ImageData(
-        name=name,
-        split=split,
-        num_examples=len(paths),
-        image_shape=(size, size, 3),
-        elements=functools.partial(batches.indices, len(paths)),
-        decode=decode,
-        num_classes=len(classes) or None,
-        labelled=functools.partial(batches.indices, len(paths), labels=lambda: labels)
-        if classes
-        else None,
-    )
+    return decode
 
 
 def _classes(names: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -132,6 +132,9 @@ class FlashDMD(DiffusionPlayers):
         encoder: A frozen network: images (n, H, W, C) in [-1, 1] -> a list of maps for
             the heads. None: the heads look at the fake score's map `feature_layer` of
             images with noise added, as in DMD2.
+        decoder: Where images are latents (`pixels=False`), a frozen network that makes
+            pixels of them, (n, h, w, c) in [-1, 1], for what is generated. Without it
+            that is latents.
         parametrisation: What the three networks' output means.
         anchors: The student's steps.
         num_classes: If given, the networks are told the class of an image.
@@ -178,6 +181,7 @@ class FlashDMD(DiffusionPlayers):
         discriminator: keras.Model,
         teacher: keras.Model | None = None,
         encoder: keras.Model | None = None,
+        decoder: keras.Model | None = None,
         *,
         parametrisation: Any,
         anchors: int = 4,
@@ -219,7 +223,16 @@ class FlashDMD(DiffusionPlayers):
                 "score's layers: give one of encoder and feature_layer (to load_model "
                 'the encoder as custom_objects={"encoder": network, ...}).'
             )
-        frozen = {"teacher": teacher, "encoder": encoder}
+        if decoder is not None:
+            taken = tuple(decoder.inputs[0].shape[1:])
+            if kwargs.get("pixels", True) or taken != shape:
+                raise ValueError(
+                    f"The decoder makes pixels of latents {taken}, and the student "
+                    f"makes {'pixels' if kwargs.get('pixels', True) else 'latents'} "
+                    f"{shape}: give pixels=False and a decoder of such latents, or "
+                    "leave the decoder out."
+                )
+        frozen = {"teacher": teacher, "encoder": encoder, "decoder": decoder}
         super().__init__(
             {
                 "student": student,
@@ -712,6 +725,19 @@ class FlashDMD(DiffusionPlayers):
         self.track(found, share)
 
     # ---- sampling and saving
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image that is generated, decoded where there is a decoder."""
+        decoder = self.frozen.get("decoder")
+        return super().image_shape if decoder is None else decoder.output_shape[1:]
+
+    def call(self, latents: Any, training: bool = False) -> tf.Tensor:
+        """Makes images of noise, and decodes them; see `DiffusionPlayers.call`."""
+        made = super().call(latents, training)
+        if "decoder" not in self.frozen:
+            return made
+        return tf.clip_by_value(self.frozen["decoder"](made, training=False), -1, 1)
 
     def denoiser(self) -> Denoiser:
         """Returns the student that makes images, or its average."""

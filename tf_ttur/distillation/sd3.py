@@ -23,16 +23,18 @@ Texts and images are encoded once, into files of a folder. The parametrisation i
     made = sd3.networks(backbone, embedded, sam.load("sam_base_sa1b", (512, 512, 3)))
     model = FlashDMD(
         made.student, made.fake_score, heads, made.teacher, made.encoder,
-        parametrisation="flow:3", num_classes=embedded.count, pixels=False)
+        made.decoder, parametrisation="flow:3", num_classes=embedded.count,
+        pixels=False)
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -53,9 +55,12 @@ __all__ = [
     "cost",
     "decoder",
     "embed",
+    "known",
     "latents",
     "load",
     "networks",
+    "passes",
+    "sizes",
     "small",
 ]
 
@@ -81,12 +86,14 @@ class Networks:
         fake_score: Likewise, with an adapter of its own.
         teacher: The base.
         encoder: The discriminator's frozen encoder: latents -> a list of maps.
+        decoder: What makes images of latents; see `decoder`.
     """
 
     student: keras.Model
     fake_score: keras.Model
     teacher: keras.Model
     encoder: keras.Model
+    decoder: keras.Model
 
 
 def load(
@@ -120,7 +127,11 @@ def load(
 
 
 def small(
-    image_size: int = 32, width: int = 16, layers: int = 2, seed: int = 0
+    image_size: int = 32,
+    width: int = 16,
+    layers: int = 2,
+    seed: int = 0,
+    dtype: str = "float32",
 ) -> tuple[Any, Any]:
     """Makes a small Stable Diffusion 3 with random weights, to try everything out.
 
@@ -132,6 +143,7 @@ def small(
         width: The hidden size of the transformer and of the text encoders, even.
         layers: The transformer's blocks.
         seed: Seed of the weights.
+        dtype: Their type, and that of the computation.
 
     Returns:
         As `load`.
@@ -160,6 +172,7 @@ def small(
             vocabulary_size=len(letters), embedding_dim=width, hidden_dim=width,
             num_layers=2, num_heads=2, intermediate_dim=2 * width,
             intermediate_output_index=-2, max_sequence_length=8, name=name,
+            dtype=dtype,
         )  # fmt: skip
 
     def tokens(pad_with_end: bool) -> Any:
@@ -176,15 +189,20 @@ def small(
         mmdit_qk_norm=None, mmdit_dual_attention_indices=None,
         vae=VAEBackbone(
             [32, 32, 32, 32], [1, 1, 1, 1], [32, 32, 32, 32], [1, 1, 1, 1],
+            dtype=dtype,
         ),
         clip_l=clip("clip_l"), clip_g=clip("clip_g"),
-        image_shape=(image_size, image_size, 3),
+        image_shape=(image_size, image_size, 3), dtype=dtype,
     )  # fmt: skip
     random = np.random.default_rng(seed)
     for weight in backbone.trainable_variables:
-        # So that no part is without effect: Keras Hub starts biases at 0.
-        scale = 1.0 / np.sqrt(max(np.prod(weight.shape[:-1]), 1))
-        weight.assign(weight + 0.5 * scale * random.normal(size=weight.shape))
+        drawn = random.normal(size=weight.shape)
+        if len(weight.shape) > 1:
+            # Keras Hub starts them without a seed.
+            weight.assign(drawn / np.sqrt(np.prod(weight.shape[:-1])))
+        else:
+            # So that no part is without effect: biases start at 0.
+            weight.assign(np.asarray(weight.numpy(), "float32") + 0.5 * drawn)
     preprocessor = models.StableDiffusion3TextToImagePreprocessor(
         clip_l_preprocessor=tokens(True), clip_g_preprocessor=tokens(False)
     )
@@ -225,21 +243,7 @@ def networks(
         InputError: They do not go together.
     """
     diffuser = backbone.diffuser
-    diffuser.trainable = False
-    wanted = (
-        diffuser.input["context"].shape[-1],
-        *(diffuser.input["pooled_projection"].shape[1:]),
-    )
-    found = embedded.shape[1], *embedded.pooled.shape[1:]
-    if found != wanted:
-        raise InputError(
-            f"The transformer takes embeddings of the widths {wanted}, those of the "
-            f"texts have {found}: embed them with this model's encoders."
-        )
-    table = PromptTable(embedded)
-    # So copies of the networks, and files of them, find what they do not hold.
-    lora.remember(diffuser)
-    table.remember()
+    table = _remembered(backbone, embedded)
 
     def adapted() -> Any:
         return lora.Adapted(diffuser, rank, alpha, targets, seed)
@@ -258,7 +262,49 @@ def networks(
         fake_score=_denoiser(diffuser, adapted(), table, "fake_score"),
         teacher=_denoiser(diffuser, diffuser, table, "teacher"),
         encoder=looking,
+        decoder=pixels,
     )
+
+
+@contextlib.contextmanager
+def known(backbone: Any, embedded: Prompts) -> Iterator[PromptTable]:
+    """Makes a base and texts known, so that a file of a student can be loaded.
+
+    Such a file holds adapters, and names the base and the texts. What is loaded while
+    they are known keeps them.
+
+    Args:
+        backbone: What `load` or `small` returned.
+        embedded: What `embed` returned.
+
+    Yields:
+        A layer with the texts.
+
+    Raises:
+        InputError: They do not go together.
+    """
+    table = _remembered(backbone, embedded)
+    yield table
+
+
+def _remembered(backbone: Any, embedded: Prompts) -> PromptTable:
+    """Sees that the two go together; then files, and copies, find what they lack."""
+    diffuser = backbone.diffuser
+    diffuser.trainable = False
+    wanted = (
+        diffuser.input["context"].shape[-1],
+        *(diffuser.input["pooled_projection"].shape[1:]),
+    )
+    found = embedded.shape[1], *embedded.pooled.shape[1:]
+    if found != wanted:
+        raise InputError(
+            f"The transformer takes embeddings of the widths {wanted}, those of the "
+            f"texts have {found}: embed them with this model's encoders."
+        )
+    table = PromptTable(embedded)
+    lora.remember(diffuser)
+    table.remember()
+    return table
 
 
 def _denoiser(diffuser: Any, called: Any, table: PromptTable, name: str) -> keras.Model:
@@ -469,12 +515,7 @@ def cost(
     of tokens and each head a weight, in float32 and, if that is another, in the type
     of the computation, since TensorFlow's form of Keras Hub has no fused attention.
 
-    A step of Flash-DMD with a hard split, four anchors, a guided teacher and a ratio
-    of 1 takes about 14 passes for each image: 4 of the rollout, 1 of what the
-    discriminator judges, 2 and 2 of the student with its gradients, 1 of the fake
-    score and 2 of the teacher, and 2 of the fake score's update. (A gradient through a
-    frozen base is one more pass, not two: no gradients of its weights are due.) The
-    autoencoder decodes, and SAM looks, 4 times.
+    How many passes a step takes, `passes` says.
 
     Args:
         image_size: Height and width of images.
@@ -520,3 +561,59 @@ def cost(
         whole * d * (17 * bytes_each + 2 * 4) + heads * whole * whole * weights
     )
     return Cost(parameters, adapter, 2 * products, activations)
+
+
+def sizes(backbone: Any) -> dict[str, int]:
+    """Returns what `cost` is to be told of a transformer, but for the texts' tokens.
+
+    Args:
+        backbone: What `load` or `small` returned. Of one whose blocks attend twice
+            (Stable Diffusion 3.5) `cost` counts the first attention only.
+
+    Example:
+        >>> from tf_ttur.distillation import sd3
+        >>> backbone, _ = sd3.small()
+        >>> counted = sd3.cost(32, **sd3.sizes(backbone))
+        >>> counted.parameters == backbone.diffuser.count_params()
+        True
+    """
+    diffuser = backbone.diffuser
+    return {
+        "width": diffuser.hidden_dim,
+        "layers": diffuser.num_layers,
+        "heads": diffuser.num_heads,
+        "positions": diffuser.position_size,
+        "context": diffuser.context_shape[-1],
+        "pooled": diffuser.pooled_projection_shape[-1],
+        "channels": diffuser.latent_shape[-1],
+        "patch": diffuser.patch_size,
+    }
+
+
+def passes(
+    ratio: int = 1, anchors: int = 4, hard: bool = True, guided: bool = True
+) -> float:
+    """Counts the passes that a step of `FlashDMD` takes for each image, on average.
+
+    For each update of the fake score the student's images are made: by the rollout, a
+    pass an anchor, and where the split is hard by one more for what the discriminator
+    judges; else the rollout ends at the anchor that was drawn. Then come 2 passes of
+    the fake score. The student's update has 2 passes for each of its losses that has an
+    image of its own, 1 of the fake score, and 1 of the teacher, or 2 where it is
+    guided. A gradient through a frozen base is one more pass, not two: no gradients of
+    its weights are due. The decoder's passes, and the encoder's, are not counted.
+
+    Args:
+        ratio: Updates of the fake score for one of the student.
+        anchors: The student's steps.
+        hard: Whether the split is hard.
+        guided: Whether the teacher is guided.
+
+    Example:
+        >>> from tf_ttur.distillation import sd3
+        >>> sd3.passes(), sd3.passes(ratio=2)
+        (14.0, 21.0)
+    """
+    made = anchors + 1 if hard else (anchors + 1) / 2
+    student = 2 + 2 * hard + 1 + 1 + guided
+    return float(student + ratio * (made + 2))

@@ -26,6 +26,7 @@ __all__ = [
     "Preset",
     "SettingsError",
     "TextPreset",
+    "TextToImagePreset",
     "check_settings",
     "complete",
     "from_settings",
@@ -477,11 +478,16 @@ class OfDiffusion(OfImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_moments(self.optimizer, self.beta_1)
-        if self.guidance != 1 and self.num_classes is None:
+        if self.guidance != 1 and not self.labelled:
             raise InputError(
                 f"guidance is {self.guidance}; without labels there is nothing to "
                 "guide by. Leave it at 1, or give --set=num_classes=K."
             )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether networks are told what an image is of."""
+        return self.num_classes is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -536,15 +542,13 @@ _Share = Annotated[float, Between(0, 1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillationPreset(OfDiffusion):
-    """Settings of a student of few steps, which is distilled from a diffusion model.
+class OfStudents(OfDiffusion):
+    """Settings of whatever distils a diffusion model to a student of few steps.
 
-    The teacher itself is no setting: it is given, and named by its fingerprint. A step
-    is one update of the student; see `distillation.flash_dmd.FlashDMD.compile` for the
-    settings that have their names from there (`noise_split` is its `split`).
+    A step is one update of the student; see `distillation.flash_dmd.FlashDMD.compile`
+    for the settings that have their names from there (`noise_split` is its `split`).
 
     Attributes:
-        network: `teacher`: student and fake score are copies of the teacher's network.
         width: Channels of the discriminator's heads.
         anchors: The student's steps.
         noise_split: How both losses share the noise levels.
@@ -559,9 +563,7 @@ class DistillationPreset(OfDiffusion):
         encoder: What the discriminator looks at an image with, frozen: `dense`
             (`networks.dense_encoder`), or `sam:PRESET`, SAM's of a preset of Keras Hub
             or of a folder with one (`networks.sam`); or `none`, the fake score's own
-            maps.
-        feature_layer: The layer of the fake score, without an encoder; None for that
-            behind a U-Net's smallest maps.
+            maps, where it has some.
         heads_options: Further arguments of `networks.heads.heads`.
         student_lr: The student's learning rate.
         fake_score_lr: The fake score's.
@@ -569,15 +571,13 @@ class DistillationPreset(OfDiffusion):
         guidance: The teacher's scale of classifier-free guidance; 1 for none.
     """
 
-    kind: ClassVar[str] = "distillation"
-    example: ClassVar[str] = "digits_flash_dmd"
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "network": ("teacher",),
         "noise_split": ("none", "hard", "soft"),
         **OfImages.choices,
     }
+    #: What `encoder` may be.
+    encoders: ClassVar[tuple[str, ...]] = ("dense", "sam:PRESET", "none")
 
-    network: str = "teacher"
     width: Count = 64
     anchors: Count = 4
     noise_split: str = "hard"
@@ -589,7 +589,6 @@ class DistillationPreset(OfDiffusion):
     renoise_to: _Share = 0.98
     loss: str = "hinge"
     encoder: str = "dense"
-    feature_layer: str | None = None
     heads_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     student_lr: Rate = 1e-4
     fake_score_lr: Rate = 1e-4
@@ -603,22 +602,17 @@ class DistillationPreset(OfDiffusion):
                 f"{self.renoise_to}; the first must be lower."
             )
         kind, colon, preset = self.encoder.partition(":")
-        known = (kind == "sam" and preset) or (kind in ("dense", "none") and not colon)
+        known = (kind == "sam" and preset) or (kind in self.encoders and not colon)
         if not known:
             raise InputError(
-                f"encoder is {self.encoder!r}; choose from dense, sam:PRESET, none."
-            )
-        if self.feature_layer is not None and self.encoder != "none":
-            raise InputError(
-                f"feature_layer is {self.feature_layer!r} and encoder is "
-                f"{self.encoder!r}; the discriminator looks at one of them. Give "
-                "--set=encoder=none, or leave feature_layer out."
+                f"encoder is {self.encoder!r}; choose from {', '.join(self.encoders)}."
             )
         if not self.adversarial and self.encoder != "none":
+            fix = "encoder=none, too" if "none" in self.encoders else "adversarial=0.1"
             raise InputError(
                 f"adversarial is {self.adversarial:g}, so there is no discriminator, "
                 f"and encoder is {self.encoder!r}, which only it looks with. Give "
-                "--set=encoder=none, too."
+                f"--set={fix}."
             )
         if self.noise_split == "hard" and (self.anchors < 2 or not self.adversarial):
             raise InputError(
@@ -634,11 +628,108 @@ class DistillationPreset(OfDiffusion):
         return f"{self.fake_score_lr:g}", f"{self.student_lr:g}", str(self.ratio)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationPreset(OfStudents):
+    """Settings of a student whose teacher is a diffusion model of this project.
+
+    The teacher itself is no setting: it is given, and named by its fingerprint.
+
+    Attributes:
+        network: `teacher`: student and fake score are copies of the teacher's network.
+        feature_layer: The layer of the fake score that the discriminator looks at,
+            without an encoder; None for that behind a U-Net's smallest maps.
+    """
+
+    kind: ClassVar[str] = "distillation"
+    example: ClassVar[str] = "digits_flash_dmd"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("teacher",),
+        **OfStudents.choices,
+    }
+
+    network: str = "teacher"
+    feature_layer: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.feature_layer is not None and self.encoder != "none":
+            raise InputError(
+                f"feature_layer is {self.feature_layer!r} and encoder is "
+                f"{self.encoder!r}; the discriminator looks at one of them. Give "
+                "--set=encoder=none, or leave feature_layer out."
+            )
+
+
+# The autoencoder makes a number of 8x8 pixels, the transformer a token of 2x2 of those.
+_LATENT_SIDE = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextToImagePreset(OfStudents):
+    """Settings of a student of Stable Diffusion 3, which is its own teacher.
+
+    Student and fake score are adapters on the teacher, and a text is a label; see
+    `distillation.sd3`.
+
+    Attributes:
+        network: `stable_diffusion_3`.
+        dataset: `captioned_folder`; see `datasets.captioned`.
+        image_size: Side of the images, a multiple of 16.
+        backbone: The teacher: a preset of Keras Hub, such as
+            `stable_diffusion_3_medium`, or the folder of one; or `small`, a small and
+            random one, to try everything out.
+        dtype: The type of its weights and of the computation; adapters and heads are in
+            float32.
+        rank: The adapters' rank.
+        alpha: The adapters' scale is alpha / rank.
+        encoder: As for the others, but for `none`: the transformer's own maps are not
+            looked at.
+    """
+
+    kind: ClassVar[str] = "text-to-image"
+    example: ClassVar[str] = "sd3_medium_flash_dmd"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "network": ("stable_diffusion_3",),
+        "dataset": ("captioned_folder",),
+        "dtype": ("float32", "bfloat16"),
+        **OfStudents.choices,
+    }
+    encoders: ClassVar[tuple[str, ...]] = ("dense", "sam:PRESET")
+
+    network: str = "stable_diffusion_3"
+    dataset: str = "captioned_folder"
+    image_size: Count = 512
+    backbone: str = "stable_diffusion_3_medium"
+    dtype: str = "float32"
+    rank: Count = 64
+    alpha: Annotated[float, Between(above=0)] = 8.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % _LATENT_SIDE:
+            raise InputError(
+                f"image_size is {self.image_size}; Stable Diffusion 3 makes images "
+                f"whose side is a multiple of {_LATENT_SIDE}. Give such a one."
+            )
+        for key, reason in (
+            ("num_classes", "each text is a label, and there are as many as images"),
+            ("split", "a folder is one set"),
+        ):
+            if (value := getattr(self, key)) is not None:
+                raise InputError(f"{key} is {value!r}; {reason}. Leave it out.")
+
+    @property
+    def labelled(self) -> bool:
+        """Always: networks are told an image's text."""
+        return True
+
+
 KINDS: tuple[type[Preset], ...] = (
     ImagePreset,
     TextPreset,
     DiffusionPreset,
     DistillationPreset,
+    TextToImagePreset,
 )
 """The kinds of training; each has a task in `tf_ttur.tasks`."""
 

@@ -12,6 +12,7 @@ from tf_ttur.tasks.distillation import DistillationTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import SampleRequest, Task, find_checkpoint, load_weights
 from tf_ttur.tasks.text import Text
+from tf_ttur.tasks.text_to_image import TextToImageTask
 
 __all__ = [
     "TASKS",
@@ -29,6 +30,7 @@ TASKS: dict[type[presets.Preset], type[Task]] = {
     presets.TextPreset: Text,
     presets.DiffusionPreset: DiffusionTask,
     presets.DistillationPreset: DistillationTask,
+    presets.TextToImagePreset: TextToImageTask,
 }
 """The task of each kind of preset."""
 

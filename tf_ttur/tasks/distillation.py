@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from fid.files import InputError, printable
 from fid.mistaken import local_path
 from tf_ttur.presets import DiffusionPreset, DistillationPreset
+from tf_ttur.presets.preset import OfStudents
 from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.diffusion import choose_sampling
 from tf_ttur.tasks.of_images import ImageTask
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tf_ttur.datasets import ImageData
     from tf_ttur.distillation.flash_dmd import FlashDMD
 
-__all__ = ["DistillationTask", "Teacher", "open_teacher"]
+__all__ = ["DistillationTask", "StudentTask", "Teacher", "open_teacher"]
 
 _log = logging.getLogger(__name__)
 
@@ -94,16 +96,13 @@ def open_teacher(path: str | os.PathLike[str]) -> Teacher:
     )
 
 
-class DistillationTask(ImageTask):
-    """A few-step student of a teacher; see `Task`."""
+class StudentTask(ImageTask):
+    """A few-step student of a diffusion model, whatever that is; see `Task`."""
 
-    preset: DistillationPreset
-    presets = DistillationPreset
-    takes_teacher = True
+    preset: OfStudents
 
     # Each is read or trained once a run.
     _data: ImageData | None = None
-    _teacher: Teacher | None = None
     _encoder: keras.Model | None = None
 
     @staticmethod
@@ -131,35 +130,9 @@ class DistillationTask(ImageTask):
         return self._data
 
     @property
-    def teacher_model(self) -> Teacher:
-        """The teacher, read at the first look.
-
-        Raises:
-            InputError: None was given, or it does not go with the settings.
-        """
-        if self._teacher is None:
-            self.check_teacher()
-            found = open_teacher(self.teacher)
-            self._check_labels(found)
-            _log.info("The teacher is %s (%s).", found.path, found.fingerprint[:12])
-            self._teacher = found
-        return self._teacher
-
-    def _check_labels(self, teacher: Teacher) -> None:
-        preset = self.preset
-        if teacher.num_classes != preset.num_classes:
-            raise InputError(
-                f"The teacher {printable(teacher.path)} was trained with num_classes="
-                f"{teacher.num_classes}, and {preset.name} has {preset.num_classes}. "
-                f"Give --set=num_classes={str(teacher.num_classes).lower()}, or "
-                "another --teacher."
-            )
-        if preset.guidance != 1 and not teacher.label_dropout:
-            raise InputError(
-                f"guidance is {preset.guidance}, and the teacher "
-                f"{printable(teacher.path)} never learnt to do without a label. Give "
-                "--set=guidance=1, or another --teacher."
-            )
+    def data(self) -> ImageData:
+        """The images, loaded at the first look."""
+        return self.load() if self._data is None else self._data
 
     def encoder(self) -> keras.Model | None:
         """Returns the frozen encoder; None where the fake score's maps are looked at.
@@ -170,7 +143,7 @@ class DistillationTask(ImageTask):
         if self.preset.encoder == "none":
             return None
         if self._encoder is None:
-            data = self.load() if self._data is None else self._data
+            data = self.data
             kind, _, preset = self.preset.encoder.partition(":")
             if kind == "sam":
                 from tf_ttur.networks import sam
@@ -187,11 +160,8 @@ class DistillationTask(ImageTask):
         from fid.extractors.extractor import weights_sha256
 
         encoder = self.encoder()
-        return super().config(data) | {
-            "teacher": str(self.teacher),
-            "teacher_sha256": self.teacher_model.fingerprint,
-            "encoder_sha256": None if encoder is None else weights_sha256(encoder),
-        }
+        sha256 = None if encoder is None else weights_sha256(encoder)
+        return super().config(data) | {"encoder_sha256": sha256}
 
     def build(self, shape: tuple[int, ...]) -> FlashDMD:
         """Builds and compiles the model; see `Task.build`.
@@ -210,37 +180,28 @@ class DistillationTask(ImageTask):
             return self._build(tuple(shape))
 
     def _build(self, shape: tuple[int, ...]) -> FlashDMD:
+        raise NotImplementedError(f"{type(self).__name__} lacks _build.")
+
+    def compiled(
+        self,
+        student: keras.Model,
+        fake_score: keras.Model,
+        maps: Sequence[Any],
+        **others: Any,
+    ) -> FlashDMD:
+        """Makes the model of its networks, and compiles it with the settings.
+
+        Args:
+            student: As for `FlashDMD`.
+            fake_score: Likewise.
+            maps: The maps that the discriminator's heads look at, Keras tensors.
+            **others: As for `FlashDMD`: what the settings do not say.
+        """
         from tf_ttur import optimizers, schedules
-        from tf_ttur.distillation.diffusion import sample_shape
         from tf_ttur.distillation.flash_dmd import FlashDMD
         from tf_ttur.networks.heads import heads
-        from tf_ttur.players import clone
 
-        preset, teacher = self.preset, self.teacher_model
-        found = sample_shape(teacher.network, preset.num_classes is not None)
-        if found != shape:
-            raise InputError(
-                f"The teacher {printable(teacher.path)} makes images of {found}, the "
-                f"data are {shape}. Give --set=image_size={found[0]}, or another "
-                "--teacher."
-            )
-        encoder = self.encoder()
-        student = clone(teacher.network, "The student")
-        fake_score = clone(teacher.network, "The fake score")
-        # A teacher's average is frozen, and copies of its layers are, too.
-        for layer in (*student.layers, *fake_score.layers):
-            layer.trainable = True
-        layer = None
-        if encoder is None:
-            layer = preset.feature_layer or _bottleneck(fake_score)
-            if layer not in (known := [x.name for x in fake_score.layers]):
-                raise InputError(
-                    f"feature_layer is {layer!r}; the teacher has the layers "
-                    f"{', '.join(known)}."
-                )
-            maps = [fake_score.get_layer(layer).output]
-        else:
-            maps = encoder.outputs
+        preset = self.preset
         model = FlashDMD(
             student,
             fake_score,
@@ -250,14 +211,10 @@ class DistillationTask(ImageTask):
                 seed=preset.seed,
                 **preset.heads_options,
             ),
-            teacher.network,
-            encoder,
-            parametrisation=teacher.parametrisation,
             anchors=preset.anchors,
-            num_classes=preset.num_classes,
-            feature_layer=layer,
             ema_decay=preset.ema_decay,
             seed=preset.seed,
+            **others,
         )
 
         def made(name: str) -> Any:
@@ -296,7 +253,7 @@ class DistillationTask(ImageTask):
             self.preset.seed,
             start_step=start,
             discriminator_steps=self.preset.ratio,
-            **({} if self.num_classes is None else {"labels": True}),
+            labels=self.num_classes is not None,
         )
 
     def describe(self, data: Any, measurement: Any) -> str:
@@ -317,6 +274,95 @@ class DistillationTask(ImageTask):
     def configure(cls, model: Any, request: SampleRequest, folder: RunFolder) -> None:
         """Sets the number of steps that was asked for; see `choose_sampling`."""
         choose_sampling(model, request)
+
+
+class DistillationTask(StudentTask):
+    """A few-step student of a teacher that was trained here; see `Task`."""
+
+    preset: DistillationPreset
+    presets = DistillationPreset
+    takes_teacher = True
+
+    # It is read once a run.
+    _teacher: Teacher | None = None
+
+    @property
+    def teacher_model(self) -> Teacher:
+        """The teacher, read at the first look.
+
+        Raises:
+            InputError: None was given, or it does not go with the settings.
+        """
+        if self._teacher is None:
+            self.check_teacher()
+            found = open_teacher(self.teacher)
+            self._check_labels(found)
+            _log.info("The teacher is %s (%s).", found.path, found.fingerprint[:12])
+            self._teacher = found
+        return self._teacher
+
+    def _check_labels(self, teacher: Teacher) -> None:
+        preset = self.preset
+        if teacher.num_classes != preset.num_classes:
+            raise InputError(
+                f"The teacher {printable(teacher.path)} was trained with num_classes="
+                f"{teacher.num_classes}, and {preset.name} has {preset.num_classes}. "
+                f"Give --set=num_classes={str(teacher.num_classes).lower()}, or "
+                "another --teacher."
+            )
+        if preset.guidance != 1 and not teacher.label_dropout:
+            raise InputError(
+                f"guidance is {preset.guidance}, and the teacher "
+                f"{printable(teacher.path)} never learnt to do without a label. Give "
+                "--set=guidance=1, or another --teacher."
+            )
+
+    def config(self, data: ImageData) -> dict[str, Any]:
+        """Returns the settings, facts, and fingerprints of what is only read."""
+        return super().config(data) | {
+            "teacher": str(self.teacher),
+            "teacher_sha256": self.teacher_model.fingerprint,
+        }
+
+    def _build(self, shape: tuple[int, ...]) -> FlashDMD:
+        from tf_ttur.distillation.diffusion import sample_shape
+        from tf_ttur.players import clone
+
+        preset, teacher = self.preset, self.teacher_model
+        found = sample_shape(teacher.network, preset.num_classes is not None)
+        if found != shape:
+            raise InputError(
+                f"The teacher {printable(teacher.path)} makes images of {found}, the "
+                f"data are {shape}. Give --set=image_size={found[0]}, or another "
+                "--teacher."
+            )
+        encoder = self.encoder()
+        student = clone(teacher.network, "The student")
+        fake_score = clone(teacher.network, "The fake score")
+        # A teacher's average is frozen, and copies of its layers are, too.
+        for layer in (*student.layers, *fake_score.layers):
+            layer.trainable = True
+        layer = None
+        if encoder is None:
+            layer = preset.feature_layer or _bottleneck(fake_score)
+            if layer not in (known := [x.name for x in fake_score.layers]):
+                raise InputError(
+                    f"feature_layer is {layer!r}; the teacher has the layers "
+                    f"{', '.join(known)}."
+                )
+            maps = [fake_score.get_layer(layer).output]
+        else:
+            maps = encoder.outputs
+        return self.compiled(
+            student,
+            fake_score,
+            maps,
+            teacher=teacher.network,
+            encoder=encoder,
+            parametrisation=teacher.parametrisation,
+            num_classes=preset.num_classes,
+            feature_layer=layer,
+        )
 
 
 def _bottleneck(network: keras.Model) -> str:

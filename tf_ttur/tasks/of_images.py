@@ -199,7 +199,7 @@ class ImageTask(Task):
         check_kind(folder, cls.presets)
         path, model = open_checkpoint(folder, checkpoint)
         kind = cls.model()
-        if not isinstance(model, kind) or len(model.sample_shape) != 3:
+        if not isinstance(model, kind) or len(model.image_shape) != 3:
             raise InputError(f"{printable(path)} holds no {kind.called} of images.")
         return model
 
@@ -269,7 +269,7 @@ class ImageTask(Task):
             sampling.save_png(output, grid)
         else:
             _save_many(output, images, count, request.overwrite)
-        height, width, channels = model.sample_shape
+        height, width, channels = model.image_shape
         return (
             f"{count:,} images of {width}x{height}x{channels} from step {model.steps} "
             f"of {folder}: {output}"

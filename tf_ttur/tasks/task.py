@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fid.files import InputError, printable
@@ -341,12 +341,17 @@ def find_checkpoint(
     return path
 
 
-def load_checkpoint(path: os.PathLike[str], fix: str = _CHOOSE) -> Any:
+def load_checkpoint(
+    path: os.PathLike[str],
+    fix: str = _CHOOSE,
+    frozen: Mapping[str, Any] | None = None,
+) -> Any:
     """Loads a checkpoint whole, whatever model of this project it holds.
 
     Args:
         path: A `.keras` file.
         fix: What to do where it is damaged or another, a sentence.
+        frozen: Networks by name that files do not hold; see `Players`.
 
     Returns:
         The model, not compiled.
@@ -357,7 +362,7 @@ def load_checkpoint(path: os.PathLike[str], fix: str = _CHOOSE) -> Any:
     import keras
 
     with _loading(path, fix):
-        model = keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, frozen, compile=False)
     check_step(path, getattr(model, "steps", step_of(path)), fix)
     return model
 

@@ -60,6 +60,24 @@ def test_pictures_are_the_images_of_fixed_latents(tmp_path):
     np.testing.assert_array_equal(summary.given["samples"][0, ..., 0], picture)
 
 
+def test_pictures_may_be_made_a_few_at_a_time(tmp_path):
+    gan, sizes = small_gan(), []
+    plain = gan.generate_batches
+
+    def generate_batches(count, seed, batch_size, labels):
+        sizes.append(batch_size)
+        return plain(count, seed, batch_size, labels)
+
+    gan.generate_batches = generate_batches
+    for size in (None, 3):
+        samples = callbacks.SampleGrid(tmp_path, count=8, batch_size=size)
+        samples.set_model(gan)
+        samples.write(tmp_path / f"{size}.png")
+    assert sizes == [8, 3]
+    one, other = (np.asarray(Image.open(tmp_path / f"{x}.png"), int) for x in (None, 3))
+    assert np.abs(one - other).max() <= 1
+
+
 def test_a_resumed_run_writes_no_picture_of_its_start(tmp_path):
     gan = small_gan()
     gan.fit(images(), batch_size=16, verbose=0)

@@ -167,3 +167,27 @@ class TestLabels:
         assert data.num_classes is None
         with pytest.raises(InputError, match=r"levels \(train\) has no labels"):
             data.training(2, seed=0, labels=True)
+
+
+class TestRows:
+    ARRAY = np.random.default_rng(0).normal(size=(5, 2, 3)).astype("float16")
+
+    def test_rows_come_with_their_numbers_in_an_order_of_seed_and_step(self, tmp_path):
+        np.save(tmp_path / "rows.npy", self.ARRAY)
+        array = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        data = datasets.batches.rows(array, "five", 2, seed=3, discriminator_steps=2)
+        assert data.element_spec == (
+            tf.TensorSpec((4, 2, 3), tf.float32),
+            tf.TensorSpec((4,), tf.int32),
+        )
+        found = list(data.take(3))
+        for values, numbers in found:
+            np.testing.assert_array_equal(values, self.ARRAY[numbers.numpy()])
+            # An epoch has two batches of 2, and leaves one row out.
+            assert len(set(numbers.numpy())) == 4
+        later = datasets.batches.rows(array, "five", 2, 3, 2, discriminator_steps=2)
+        np.testing.assert_array_equal(next(iter(later))[0], found[2][0])
+
+    def test_too_few_rows_are_refused(self):
+        with pytest.raises(InputError, match="five latents, which do not fill one"):
+            datasets.batches.rows(self.ARRAY, "five latents", 6, seed=0)

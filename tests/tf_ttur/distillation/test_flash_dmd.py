@@ -313,6 +313,39 @@ def test_it_goes_on_exactly_after_loading_with_its_own_teacher_only(tmp_path):
         alone.fit(real(4), verbose=0)
 
 
+def test_a_decoder_makes_pixels_of_latents_and_is_in_no_file(tmp_path):
+    latents = keras.Input((SIDE, SIDE, 1))
+    pixels = keras.layers.Conv2DTranspose(3, 2, 2)(latents)
+    decoder = _seeded(keras.Model(latents, pixels), 5)
+    encoder, heads = encoder_and_heads()
+
+    def model(**options):
+        return FlashDMD(
+            denoiser(), denoiser(1), heads, denoiser(2), encoder,
+            parametrisation="flow", anchors=2, **{"pixels": False} | options,
+        )  # fmt: skip
+
+    plain, decoding = model(), model(decoder=decoder)
+    assert (plain.image_shape, decoding.image_shape) == ((SIDE, SIDE, 1), (16, 16, 3))
+    assert decoding.sample_shape == plain.sample_shape
+    made = plain.generate(3, seed=0)
+    expected = np.clip(decoder(made), -1, 1)
+    np.testing.assert_allclose(decoding.generate(3, seed=0), expected, atol=1e-5)
+    decoding.save(tmp_path / "model.keras")
+    load = keras.models.load_model
+    np.testing.assert_array_equal(
+        load(tmp_path / "model.keras").generate(3, seed=0), made
+    )
+    loaded = load(tmp_path / "model.keras", {"decoder": decoder})
+    np.testing.assert_allclose(loaded.generate(3, seed=0), expected, atol=1e-5)
+    other = keras.models.clone_model(decoder)
+    with pytest.raises(ValueError, match="frozen network 'decoder' is another"):
+        load(tmp_path / "model.keras", {"decoder": other})
+    for options in ({"pixels": True}, {"decoder": heads}):
+        with pytest.raises(ValueError, match=r"The decoder makes pixels of latents \("):
+            model(**{"decoder": decoder} | options)
+
+
 def test_a_batch_size_does_not_change_the_images():
     model = made()
     whole = model.generate(5, seed=3, batch_size=5)

@@ -12,7 +12,7 @@ from tf_ttur.tasks.of_images import ImageTask
 
 def test_every_kind_of_images_says_which_model_and_presets_it_has():
     kinds = [task for task in tasks.TASKS.values() if issubclass(task, ImageTask)]
-    assert len(kinds) == 3
+    assert len(kinds) == 4
     for kind in kinds:
         assert tasks.TASKS[kind.presets] is kind
         assert kind.model().called

@@ -15,6 +15,7 @@ from tf_ttur.tasks.distillation import DistillationTask
 from tf_ttur.tasks.images import Images
 from tf_ttur.tasks.task import load_checkpoint
 from tf_ttur.tasks.text import Text
+from tf_ttur.tasks.text_to_image import TextToImageTask
 
 
 def test_a_task_is_chosen_by_the_kind_of_the_preset():
@@ -24,6 +25,8 @@ def test_a_task_is_chosen_by_the_kind_of_the_preset():
             expected = DiffusionTask
         if name.endswith(("_flash_dmd", "_dmd2")):
             expected = DistillationTask
+        if name.startswith("sd3_"):
+            expected = TextToImageTask
         assert type(tasks.of(preset)) is expected
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,251 @@
+"""Few-step students of Stable Diffusion 3, measured by the Fréchet distance."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from fid.files import InputError, printable, read_json, write_json
+from fid.mistaken import cache_dir
+from tf_ttur.presets import TextToImagePreset
+from tf_ttur.runs import RunFolder
+from tf_ttur.tasks.distillation import StudentTask
+from tf_ttur.tasks.task import (
+    GRID_SEED,
+    check_kind,
+    find_checkpoint,
+    load_checkpoint,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tf_ttur.callbacks import SampleGrid
+    from tf_ttur.datasets.captioned import CaptionedImages
+    from tf_ttur.distillation.flash_dmd import FlashDMD
+    from tf_ttur.distillation.prompts import Prompts
+
+__all__ = ["TextToImageTask"]
+
+_log = logging.getLogger(__name__)
+_SMALL = "small"
+# Of this one `sd3.cost` knows everything before there are weights.
+_MEDIUM = "stable_diffusion_3_medium"
+# The shift that the model was trained and is sampled with; the paper's is unknown.
+_FORM = "flow:3"
+# Pictures over time have as many columns as a square of so many images.
+_SAMPLES = 16
+
+
+class TextToImageTask(StudentTask):
+    """A few-step student of Stable Diffusion 3, trained on texts; see `Task`.
+
+    The images are encoded, and the texts embedded, once: both are kept in the folder
+    `stable_diffusion_3` of the cache. The student and the fake score are adapters on
+    the backbone, and checkpoints hold nothing else of them.
+    """
+
+    preset: TextToImagePreset
+    presets = TextToImagePreset
+
+    _data: CaptionedImages | None = None
+    # Each is loaded or made once a run.
+    _parts: tuple[Any, Any] | None = None
+    _latents: np.ndarray | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of texts; None before they are loaded."""
+        return None if self._data is None else self._data.num_classes
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """The backbone, and what makes tokens of texts; loaded at the first look.
+
+        Raises:
+            InputError: As for `sd3.load`.
+        """
+        if self._parts is None:
+            from tf_ttur.distillation import sd3
+
+            preset = self.preset
+            size = preset.image_size
+            if preset.backbone == _SMALL:
+                self._parts = sd3.small(size, dtype=preset.dtype)
+            else:
+                shape = (size, size, 3)
+                self._parts = sd3.load(preset.backbone, shape, dtype=preset.dtype)
+        return self._parts
+
+    def embedded(self, texts: list[str]) -> Prompts:
+        """Returns the embeddings of texts, from the cache where they are there.
+
+        Args:
+            texts: The texts.
+
+        Raises:
+            InputError: As for `sd3.embed`.
+        """
+        from tf_ttur.distillation import sd3
+
+        return sd3.embed(*self.parts, texts, _cache())
+
+    def _build(self, shape: tuple[int, ...]) -> FlashDMD:
+        from tf_ttur.distillation import sd3
+
+        preset = self.preset
+        if counted := preset.backbone == _MEDIUM:
+            # Before the weights are there, so that it can be seen without them.
+            _log.info("%s", self.cost())
+        backbone, _ = self.parts
+        embedded = self.embedded(list(self.data.texts))
+        if not counted:
+            tokens = {"tokens": embedded.shape[0]}
+            _log.info("%s", self.cost(**sd3.sizes(backbone), **tokens))
+        made = sd3.networks(
+            backbone,
+            embedded,
+            self.encoder(),
+            rank=preset.rank,
+            alpha=preset.alpha,
+            seed=preset.seed,
+        )
+        return self.compiled(
+            made.student,
+            made.fake_score,
+            made.encoder.outputs,
+            teacher=made.teacher,
+            encoder=made.encoder,
+            decoder=made.decoder,
+            parametrisation=_FORM,
+            num_classes=embedded.count,
+            pixels=False,
+        )
+
+    def cost(self, **sizes: int) -> str:
+        """Says what a step takes, by counting; see `sd3.cost`.
+
+        Args:
+            **sizes: The transformer's, as there; by default those of Medium.
+        """
+        from tf_ttur.distillation import sd3
+
+        preset = self.preset
+        each, batch = {"float32": 4, "bfloat16": 2}[preset.dtype], preset.batch_size
+        found = sd3.cost(preset.image_size, rank=preset.rank, bytes_each=each, **sizes)
+        passes = sd3.passes(
+            preset.ratio,
+            preset.anchors,
+            hard=preset.noise_split == "hard",
+            guided=preset.guidance != 1,
+        )
+        # An adapter, its gradient and Adam's two moments are in float32.
+        adapters = 2 * 4 * 4 * found.adapter
+        return (
+            "By counting, without the autoencoder and the discriminator: the "
+            f"transformer has {found.parameters:.3g} parameters, "
+            f"{_bytes(found.parameters * each)}; two adapters of "
+            f"{found.adapter:.3g} take {_bytes(adapters)}; a batch of {batch} "
+            f"keeps at least {_bytes(batch * found.activations)} for gradients; a "
+            f"step is {passes * batch * found.flops:.2g} operations. If that is more "
+            "than the device has, lower --batch_size."
+        )
+
+    def batches(self, data: CaptionedImages, start: int = 0) -> Any:
+        """Gives endless batches of latents and of the numbers of their texts."""
+        from tf_ttur.datasets import batches
+        from tf_ttur.distillation import sd3
+
+        if self._latents is None:
+            self._latents = sd3.latents(self.parts[0], data.files, _cache())
+        preset = self.preset
+        return batches.rows(
+            self._latents,
+            f"{data.name} ({data.split}) has {data.num_examples} images",
+            preset.batch_size,
+            preset.seed,
+            start,
+            preset.ratio,
+        )
+
+    def config(self, data: CaptionedImages) -> dict[str, Any]:
+        """Returns the settings, facts, and fingerprints of backbone and texts."""
+        from tf_ttur.networks import lora
+
+        return super().config(data) | {
+            "teacher_sha256": lora.sha256(self.parts[0].diffuser),
+            "text_sha256": data.digest,
+        }
+
+    def samples(self, data: CaptionedImages, folder: RunFolder) -> SampleGrid:
+        """Makes the callback that draws images of the first texts.
+
+        The texts are kept in the folder, since the run's labels are their numbers.
+        """
+        from tf_ttur import callbacks
+
+        texts = list(data.texts)
+        if not folder.texts.exists():
+            folder.check_held()
+            write_json(folder.texts, texts)
+        elif _texts(folder) != texts:
+            raise InputError(
+                f"{printable(folder.texts)} has other texts than the images that are "
+                "trained on: bring the run's own file back, or delete it to have it "
+                "made again."
+            )
+        return callbacks.SampleGrid(
+            folder.samples, _SAMPLES, GRID_SEED, self.preset.sample_batch
+        )
+
+    def describe_data(self, data: CaptionedImages, measurement: Any) -> str:
+        """Says how many images there are, how large, and what is trained on them."""
+        return (
+            f"{data.num_examples} images {data.shape} with a text each; adapters of "
+            f"rank {self.preset.rank} on {self.preset.backbone}"
+        )
+
+    @classmethod
+    def open(cls, folder: RunFolder, checkpoint: str | int = "best") -> FlashDMD:
+        """Loads the model of a run, on the run's backbone; see `Task.open`."""
+        check_kind(folder, cls.presets)
+        path = find_checkpoint(folder, checkpoint)
+        preset, _ = folder.preset()
+        texts, task = _texts(folder), cls(preset)
+        from tf_ttur.distillation import sd3
+
+        backbone, _ = task.parts
+        with sd3.known(backbone, task.embedded(texts)):
+            model = load_checkpoint(
+                path,
+                "Give the backbone, and the cache folder ($TTUR_CACHE), that it was "
+                "trained with, or choose another --checkpoint.",
+                {"decoder": sd3.decoder(backbone)},
+            )
+        if not isinstance(model, cls.model()):
+            raise InputError(f"{printable(path)} holds no {cls.model().called}.")
+        return model
+
+
+def _cache() -> pathlib.Path:
+    """Returns the folder of embeddings and latents, and makes it."""
+    path = cache_dir() / "stable_diffusion_3"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _texts(folder: RunFolder) -> list[str]:
+    """Reads the texts of a run, whose numbers are its labels."""
+    found = read_json(folder.texts)
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise InputError(
+            f"{printable(folder.texts)} is damaged: it is no list of texts. Bring the "
+            "run's own file back."
+        )
+    return found
+
+
+def _bytes(count: float) -> str:
+    unit, size = ("GB", 1e9) if count >= 1e8 else ("MB", 1e6)
+    return f"{count / size:,.{0 if count >= 10 * size else 1}f} {unit}"
