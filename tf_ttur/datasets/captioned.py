@@ -17,15 +17,12 @@ import numpy as np
 
 from fid.files import InputError, printable
 from fid.mistaken import local_path
-from tf_ttur.datasets import batches, folder
+from tf_ttur.datasets import batches, folder, pictures
 
 __all__ = ["NAME", "CaptionedImages", "load"]
 
 NAME = "captioned_folder"
 """What such a set is called in settings."""
-
-# One message lists as many files as this.
-_MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +91,10 @@ def load(
         if fault:
             faults.append(f"{printable(caption)} ({fault})")
     if faults:
-        listed = faults[:_MAX_LISTED]
-        if more := len(faults) - len(listed):
-            listed.append(f"and {more} more")
         raise InputError(
             f"Cannot read the texts of {len(faults)} of {len(files)} images: "
-            f"{'; '.join(listed)}. Beside each image NAME.jpg stands NAME.txt with its "
-            f"prompt, in UTF-8: write them, or remove the images from "
+            f"{pictures.listed(faults)}. Beside each image NAME.jpg stands NAME.txt "
+            f"with its prompt, in UTF-8: write them, or remove the images from "
             f"{printable(path)}."
         )
     count = len(files)

@@ -17,7 +17,7 @@ from fid.files import InputError
 from fid.sources import decoding
 from fid.sources.imagefiles import read_file
 
-__all__ = ["check", "each_file", "picture"]
+__all__ = ["check", "each_file", "listed", "picture"]
 
 # One message lists as many bad files as this.
 _MAX_LISTED = 20
@@ -104,11 +104,20 @@ def each_file(
         if isinstance(result, Exception)
     ]
     if failures:
-        listed = failures[:_MAX_LISTED]
-        if more := len(failures) - len(listed):
-            listed.append(f"and {more} more")
         raise InputError(
             f"Cannot read {len(failures)} of {len(files)} images; mend or remove them: "
-            f"{'; '.join(listed)}."
+            f"{listed(failures)}."
         )
     return results
+
+
+def listed(failures: Sequence[str]) -> str:
+    """Joins what failed for a message, the first of many.
+
+    Args:
+        failures: A phrase for each.
+    """
+    shown = [*failures[:_MAX_LISTED]]
+    if more := len(failures) - len(shown):
+        shown.append(f"and {more} more")
+    return "; ".join(shown)
