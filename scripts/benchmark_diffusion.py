@@ -19,6 +19,7 @@ step, beyond what it took before there were networks.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
 import tempfile
@@ -30,16 +31,16 @@ import numpy as np
 from absl import flags
 from benchmarking import (
     Memory,
-    Others,
     Run,
     Work,
+    in_turn,
     installed,
     machine,
     peak_mb,
     prepare_environment,
     product,
-    product_rates,
     ratios,
+    reached,
     workers,
 )
 
@@ -635,21 +636,10 @@ def rows(
                 if not difference <= step.difference:
                     raise RuntimeError(f"{title} computes something else: {difference}")
                 them.run("step")
-                repeat = [
-                    max(1, round(1 / each.run("step").cpu)) for each in (us, them)
-                ]
-                mine, theirs = [], []
-                others = Others()
-                for _ in range(values.rounds):
-                    mine.append(us.run("step", repeat=repeat[0]))
-                    theirs.append(them.run("step", repeat=repeat[1]))
-                    products.append(us.run("product", repeat=5))
-                busy = others.share(
-                    sum(run.cpu for run in mine) * repeat[0]
-                    + sum(run.cpu for run in theirs) * repeat[1]
-                    + sum(run.cpu for run in products[-values.rounds :]) * 5
-                )
+                turns = [(us, "step"), (them, "step"), (us, "product")]
+                (mine, theirs, made), busy = in_turn(turns, values.rounds)
                 steps += mine
+                products += made
                 peak, their_peak = (each.run("peak").result for each in (us, them))
                 their_memory = them.run("memory").result
             text, found = ratios(theirs, mine)
@@ -672,7 +662,7 @@ def rows(
                 },
             )
         if steps:
-            yield "operations", _share(count, steps, products)
+            yield "operations", reached(count, steps, products, SHARE)
     total = sum(sizes.values())
     parts = ", ".join(f"{name} {size:.0f}" for name, size in sizes.items())
     yield (
@@ -710,19 +700,7 @@ def sampling_rows(
     with workers(*given) as (teacher, student):
         both = (teacher, student)
         first = [each.run("generate").seconds for each in both]
-        repeat = [max(1, round(1 / each.run("generate").cpu)) for each in both]
-        runs: list[list[Run]] = [[], []]
-        others = Others()
-        for _ in range(values.rounds):
-            for found, each, times in zip(runs, both, repeat, strict=True):
-                found.append(each.run("generate", repeat=times))
-        busy = others.share(
-            sum(
-                run.cpu * times
-                for found, times in zip(runs, repeat, strict=True)
-                for run in found
-            )
-        )
+        runs, busy = in_turn([(each, "generate") for each in both], values.rounds)
     text, found = ratios(*runs)
     least = SAMPLING * calls[0] / calls[1]
     yield (
@@ -764,23 +742,12 @@ def _rate(runs: list[Run]) -> str:
     return f"{np.median([run.seconds for run in runs]):.2f} s"
 
 
-def _share(count: float, steps: list[Run], products: list[Run]) -> dict[str, Any]:
-    found, texts = {}, []
-    for field, name in (("seconds", "wall"), ("cpu", "processor")):
-        reached = count / 1e9 / np.array([getattr(run, field) for run in steps])
-        possible = product_rates(products, field)
-        share = reached / possible
-        texts.append(
-            f"{np.median(share):.0%} ({share.min():.0%}-{share.max():.0%}) in {name} "
-            f"time ({np.median(reached):.0f} of {np.median(possible):.0f} GFLOP/s)"
-        )
-        found[field] = {"share": share.tolist(), "gflops": reached.tolist()}
-    text = f"{count / 1e9:.1f} GFLOP a step by the textbook; of the rate of float32 "
-    text += f"products, a step reaches {' and '.join(texts)}; goal {SHARE:.0%}"
-    return {"text": text, "goal": SHARE, "gflop": count / 1e9, **found}
-
-
 # --- The program -------------------------------------------------------------------
+
+MEASURED: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {
+    **{name: functools.partial(rows, step) for name, step in STEPS.items()},
+    "sampling": sampling_rows,
+}
 
 
 def main(args: list[str], values: flags.FlagValues) -> None:
@@ -804,11 +771,7 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         found[name] = {}
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
-            if values.step == "sampling":
-                measured = sampling_rows(network, path, values)
-            else:
-                measured = rows(STEPS[values.step], network, path, values)
-            for title, row in measured:
+            for title, row in MEASURED[values.step](network, path, values):
                 text = row if isinstance(row, str) else row.pop("text")
                 print(f"  {title}: {text}", flush=True)
                 found[name][title] = row
@@ -818,7 +781,7 @@ def main(args: list[str], values: flags.FlagValues) -> None:
 
 def define(flag: Flags) -> None:
     """Defines the flags."""
-    flag.choice("step", "diffusion", [*STEPS, "sampling"], "What is measured.")
+    flag.choice("step", "diffusion", [*MEASURED], "What is measured.")
     usual = [name for name in NETWORKS if name != "tiny8"]
     flag.texts("networks", usual, f"Which of {', '.join(NETWORKS)}.")
     flag.texts("peers", list(PEERS), "Whom to compare with.")

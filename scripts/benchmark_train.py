@@ -28,16 +28,16 @@ from unittest import mock
 import numpy as np
 from absl import flags
 from benchmarking import (
-    Others,
     Run,
     Work,
+    in_turn,
     installed,
     machine,
     peak_mb,
     prepare_environment,
     product,
-    product_rates,
     ratios,
+    reached,
     workers,
 )
 
@@ -639,18 +639,9 @@ def rows(
                 except RuntimeError as error:
                     yield name, f"does not run: {error}"
                     continue
-                repeat, their_repeat = (_repeat(each) for each in (us, them))
-                ours_, theirs = [], []
-                others = Others()
-                for _ in range(values.rounds):
-                    ours_.append(us.run("step", repeat=repeat))
-                    theirs.append(them.run("step", repeat=their_repeat))
-                    products.append(us.run("product", repeat=5))
-                busy = others.share(
-                    sum(run.cpu for run in ours_) * repeat
-                    + sum(run.cpu for run in theirs) * their_repeat
-                    + sum(run.cpu for run in products[-values.rounds :]) * 5
-                )
+                turns = [(us, "step"), (them, "step"), (us, "product")]
+                (ours_, theirs, made), busy = in_turn(turns, values.rounds)
+                products += made
                 all_ours += ours_
                 their_peak = them.run("peak").result
             text, found = ratios(theirs, ours_)
@@ -672,7 +663,7 @@ def rows(
                 },
             )
         if all_ours:
-            yield "operations", _fraction(count, all_ours, products)
+            yield "operations", reached(count, all_ours, products, 0.6)
         if network.family in CONDITIONAL:
             yield "labels", _labels(us, network, folder, values.rounds)
         # Of the slow ones it would take minutes and say nothing new.
@@ -690,36 +681,8 @@ def rows(
     yield from starts(network, folder, [int(n) for n in values.discriminator_steps])
 
 
-def _repeat(worker: Any) -> int:
-    # Rounds of some two seconds; the step before this one has compiled it.
-    return max(1, round(2 / worker.run("step").seconds))
-
-
 def _rate(runs: Sequence[Run]) -> str:
     return f"{1 / np.median([run.seconds for run in runs]):.2f} steps/s"
-
-
-def _fraction(
-    count: float, steps: Sequence[Run], products: Sequence[Run]
-) -> dict[str, Any]:
-    found, texts = {}, []
-    for field, name in (("seconds", "wall"), ("cpu", "processor")):
-        reached = count / 1e9 / np.array([getattr(run, field) for run in steps])
-        possible = product_rates(products, field)
-        fraction = reached / possible
-        texts.append(
-            f"{np.median(fraction):.0%} ({fraction.min():.0%}-{fraction.max():.0%}) in "
-            f"{name} time ({np.median(reached):.0f} of {np.median(possible):.0f} "
-            "GFLOP/s)"
-        )
-        found[field] = {
-            "gflops": reached.tolist(),
-            "product_gflops": possible.tolist(),
-            "fraction": fraction.tolist(),
-        }
-    text = f"{count / 1e9:.1f} GFLOP a step by the textbook; of the rate of float32 "
-    text += f"products, a step reaches {' and '.join(texts)}; goal 60%"
-    return {"text": text, "goal": 0.6, "gflop": count / 1e9, **found}
 
 
 def _fit(us: Any, rounds: int) -> dict[str, Any]:
@@ -739,11 +702,7 @@ def _labels(
 ) -> dict[str, Any]:
     with workers((labelled, network, folder)) as (them,):
         them.run("step")  # compiles
-        repeat = _repeat(us)
-        without, with_labels = [], []
-        for _ in range(rounds):
-            without.append(us.run("step", repeat=repeat))
-            with_labels.append(them.run("step", repeat=repeat))
+        (without, with_labels), _ = in_turn([(us, "step"), (them, "step")], rounds)
     text, found = ratios(with_labels, without)
     text = f"with labels a step takes {text} times as long, goal at most 1.02"
     return {"text": text, "goal": 1.02, **found}

@@ -114,6 +114,33 @@ class Others:
         return min(max(busy / seconds, 0.0), 1.0)
 
 
+def in_turn(
+    turns: Sequence[tuple[Worker, str]], rounds: int
+) -> tuple[list[list[Run]], float]:
+    """Has workers work in turn, round after round, each for two seconds or once.
+
+    Args:
+        turns: Whose turn it is in a round, and for what; a worker may have several.
+        rounds: How many rounds.
+
+    Returns:
+        For each turn its runs; and the share of the processors that other programs had.
+    """
+    repeats = [
+        max(1, round(2 / max(worker.run(work).seconds, 1e-3))) for worker, work in turns
+    ]
+    runs: list[list[Run]] = [[] for _ in turns]
+    others = Others()
+    for _ in range(rounds):
+        for found, (worker, work), repeat in zip(runs, turns, repeats, strict=True):
+            found.append(worker.run(work, repeat=repeat))
+    spent = zip(runs, repeats, strict=True)
+    busy = others.share(
+        sum(run.cpu * repeat for found, repeat in spent for run in found)
+    )
+    return runs, busy
+
+
 def _busy_seconds() -> float:
     """Returns the seconds that all processors together have worked, or NaN."""
     try:
@@ -149,6 +176,40 @@ def product() -> Work:
 def product_rates(products: Sequence[Run], field: str = "seconds") -> np.ndarray:
     """Returns GFLOP/s of rounds of `product`, in wall or processor time."""
     return 2 * DIMENSION**3 / 1e9 / np.array([getattr(run, field) for run in products])
+
+
+def reached(
+    count: float, steps: Sequence[Run], products: Sequence[Run], goal: float
+) -> dict[str, Any]:
+    """Says which share of the rate of float32 products steps reach.
+
+    Args:
+        count: Multiplications and additions of a step, by the textbook.
+        steps: Runs of the step.
+        products: Runs of `product`, as many, in between.
+        goal: The share that is aimed at.
+
+    Returns:
+        A text, and what stands in it, for a JSON file.
+    """
+    found, texts = {}, []
+    for field, name in (("seconds", "wall"), ("cpu", "processor")):
+        rates = count / 1e9 / np.array([getattr(run, field) for run in steps])
+        possible = product_rates(products, field)
+        shares = rates / possible
+        texts.append(
+            f"{np.median(shares):.0%} ({shares.min():.0%}-{shares.max():.0%}) in "
+            f"{name} time ({np.median(rates):.0f} of {np.median(possible):.0f} "
+            "GFLOP/s)"
+        )
+        found[field] = {
+            "gflops": rates.tolist(),
+            "product_gflops": possible.tolist(),
+            "fraction": shares.tolist(),
+        }
+    text = f"{count / 1e9:.1f} GFLOP a step by the textbook; of the rate of float32 "
+    text += f"products, a step reaches {' and '.join(texts)}; goal {goal:.0%}"
+    return {"text": text, "goal": goal, "gflop": count / 1e9, **found}
 
 
 def peak_mb() -> float:
