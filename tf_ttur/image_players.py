@@ -7,7 +7,7 @@ diffusion model; it stands here once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -383,18 +383,33 @@ class ImagePlayers(Players):
                     return self(latents, training=False)
 
             self._generate = tf.function(generate, jit_compile=compiled)
-        given = [np.asarray(self.latent(count, seed=seed))]
+        latents = self.latents_of(count, seed)
+        chosen = []
         if self.num_classes is not None:
-            given.append(classes.chosen(labels, count, self.num_classes, seed))
+            chosen.append(classes.chosen(labels, count, self.num_classes, seed))
         batch_size = min(batch_size, count)
         for start in range(0, count, batch_size):
             # The last batch is filled up with the first latents: a smaller one would
             # compile a program of its own, and other numbers than latents would show in
             # networks that look at their whole batch.
-            rows = range(start, start + batch_size)
-            batch = [each.take(rows, 0, mode="wrap") for each in given]
+            rows = np.arange(start, start + batch_size) % count
+            batch = [latents(rows), *(each[rows] for each in chosen)]
             images = np.asarray(self._generate(*batch), "float32")
             yield images[: count - start]
+
+    def latents_of(self, count: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns what gives the latents of images by their numbers.
+
+        Args:
+            count: How many images there are in all.
+            seed: Seed of the latents.
+
+        Returns:
+            A function of numbers, integers (n,) below `count`, that gives their
+            latents, float32 (n, latent.dimension).
+        """
+        drawn = np.asarray(self.latent(count, seed=seed))
+        return lambda rows: drawn[rows]
 
     # ---- saving
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from fid.files import InputError
@@ -26,6 +28,9 @@ __all__ = [
     "normal_of",
     "sample_shape",
 ]
+
+# Images whose noise is drawn at a time.
+_BLOCK = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,6 +239,29 @@ class DiffusionPlayers(ImagePlayers):
             **fresh,
         )
         return tf.clip_by_value(images, -1.0, 1.0) if self.pixels else images
+
+    def latents_of(self, count: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns what gives the noise of images by their numbers, drawn in blocks.
+
+        The noise is as large as the images, or a few times as large, and all of it
+        would not fit into memory. Arguments and answer are those of
+        `ImagePlayers.latents_of`.
+        """
+
+        @functools.lru_cache(maxsize=2)
+        def block(index: int) -> np.ndarray:
+            first = index * _BLOCK
+            own = seed
+            if index:
+                own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            return np.asarray(self.latent(min(_BLOCK, count - first), seed=own))
+
+        def of(rows: np.ndarray) -> np.ndarray:
+            return np.stack(
+                [block(row // _BLOCK)[row % _BLOCK] for row in rows.tolist()]
+            )
+
+        return of
 
     # ---- saving
 

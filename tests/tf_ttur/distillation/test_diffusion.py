@@ -172,6 +172,28 @@ def test_it_goes_on_exactly_after_loading(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_noise_of_many_images_is_never_there_as_a_whole(monkeypatch):
+    model = made(sampling=Sampling(sampler="renoise", steps=2))
+    plain, drawn = type(model.latent).__call__, []
+
+    def draw(latent, count, seed):
+        drawn.append(count)
+        return plain(latent, count, seed)
+
+    monkeypatch.setattr(type(model.latent), "__call__", draw)
+    latents = model.latents_of(2500, seed=3)
+    rows = np.array([2499, 0, 999, 1000, 1999, 2000])
+    found = latents(rows)
+    assert max(drawn) == 1000
+    assert found.shape == (6, 2 * SIDE * SIDE)
+    # Each row by itself, in another order, is the same, and no two are equal.
+    alone = [latents(rows[i : i + 1])[0] for i in (3, 0, 5, 2, 4, 1)]
+    np.testing.assert_array_equal(found[[3, 0, 5, 2, 4, 1]], alone)
+    assert len(np.unique(found, axis=0)) == 6
+    # 6 x 72 standard normal numbers: their mean square is 1 within 5 deviations.
+    assert abs(np.square(found).mean() - 1) < 5 * (2 / found.size) ** 0.5
+
+
 def test_guidance_is_that_of_both_estimates():
     model = made(num_classes=3)
     denoiser = Denoiser(model.network, model.parametrisation, 3)
