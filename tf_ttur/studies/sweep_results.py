@@ -124,7 +124,8 @@ def read(
 
     Raises:
         InputError: The folder holds no sweep, a run's files cannot be read or were
-            measured by another distance, or runs distilled different teachers.
+            measured by another distance, or runs rest on different teachers or
+            encoders.
     """
     settings, cells = load(workdir)
     folders = {
@@ -143,17 +144,7 @@ def read(
         )
     metric = next(iter(metrics), None)
     if "teacher" in settings:
-        # A run holds its own teacher fast; that of other runs may have been moved.
-        teachers = {
-            folder.read_config()["teacher_sha256"]: folder
-            for folder in folders.values()
-            if folder.is_over
-        }
-        if len(teachers) > 1:
-            raise InputError(
-                "Runs distilled different teachers: "
-                f"{', '.join(f'{k[:12]} in {x}' for k, x in teachers.items())}."
-            )
+        _check_frozen([each for each in folders.values() if each.is_over])
     results = []
     for cell, seeds in cells.items():
         over = [
@@ -163,6 +154,27 @@ def read(
         ]
         results.append(Result(cell, over, seeds - len(over)))
     return metric, results
+
+
+def _check_frozen(folders: Sequence[RunFolder]) -> None:
+    """Refuses runs that rest on different networks that they only read.
+
+    A run holds its own fast, by the SHA-256 of its weights, but it cannot know those of
+    other runs. The same encoder may have been trained anew in another cache folder.
+    """
+    teachers, encoders = {}, {}
+    for folder in folders:
+        config = folder.read_config()
+        teachers.setdefault(config["teacher_sha256"], folder)
+        if (digest := config.get("encoder_sha256")) is not None:
+            encoders.setdefault(config["encoder"], {}).setdefault(digest, folder)
+    kinds = {"Runs distilled different teachers": teachers}
+    for name, found in encoders.items():
+        kinds[f"Discriminators looked with different encoders {name!r}"] = found
+    for what, found in kinds.items():
+        if len(found) > 1:
+            each = ", ".join(f"{k[:12]} in {x}" for k, x in found.items())
+            raise InputError(f"{what}: {each}.")
 
 
 def _run(seed: int, folder: RunFolder, key: str | None) -> Run:

@@ -50,9 +50,10 @@ def read(variants: Sequence[str], varied: Sequence[str]) -> dict[str, list[str]]
     """Reads variants, each as settings KEY=VALUE.
 
     Args:
-        variants: Each NAME:KEY=VALUE,KEY=VALUE.
-        varied: Each KEY=VALUE,VALUE. Every value of a key is combined with every value
-            of the others, and such a variant is called by its settings.
+        variants: Each NAME:KEY=VALUE,KEY=VALUE. A value may be a list or an object in
+            JSON, whose commas separate nothing.
+        varied: Each KEY=VALUE,VALUE, likewise. Every value of a key is combined with
+            every value of the others, and such a variant is called by its settings.
 
     Returns:
         The settings by name: those of `variants`, then the combinations, of which the
@@ -75,13 +76,13 @@ def read(variants: Sequence[str], varied: Sequence[str]) -> dict[str, list[str]]
             raise InputError(
                 f"--variant={each} is not of the form NAME:KEY=VALUE,KEY=VALUE."
             )
-        found.append((name, settings.split(",")))
+        found.append((name, _split(settings)))
     choices = []
     for each in varied:
         key, equals, values = each.partition("=")
         if not equals or not values:
             raise InputError(f"--vary={each} is not of the form KEY=VALUE,VALUE.")
-        choices.append([f"{key}={value}" for value in values.split(",")])
+        choices.append([f"{key}={value}" for value in _split(values)])
     if choices:
         found += ((",".join(x), [*x]) for x in itertools.product(*choices))
     texts: dict[str, list[str]] = {}
@@ -92,6 +93,20 @@ def read(variants: Sequence[str], varied: Sequence[str]) -> dict[str, list[str]]
     return texts
 
 
+def _split(text: str) -> list[str]:
+    """Splits at commas, but not within brackets or quotes of a value in JSON."""
+    parts, depth, quoted = [""], 0, False
+    for before, sign in zip("," + text, text, strict=False):
+        quoted ^= sign == '"' and before != "\\"
+        if not quoted:
+            depth += (sign in "[{") - (sign in "]}")
+        if sign == "," and not quoted and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
 def define(flag: Flags) -> None:
     """Defines the flags that `read` takes.
 
@@ -100,8 +115,8 @@ def define(flag: Flags) -> None:
     """
     flag.repeated(
         "variant",
-        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings, whose values have "
-        "no commas; may be given several times.",
+        "NAME:KEY=VALUE,KEY=VALUE: the preset with other settings; a value may be JSON "
+        "with commas. May be given several times.",
     )
     flag.repeated(
         "vary",

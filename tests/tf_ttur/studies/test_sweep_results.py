@@ -296,5 +296,17 @@ def test_students_of_different_teachers_are_in_no_table(tmp_path):
         folder.config.write_text(json.dumps(config))
     with pytest.raises(InputError, match="different teachers: aaaaaaaaaaaa in .*ratio"):
         sweep_results.report(tmp_path)
-    folder.config.write_text(json.dumps(config | {"teacher_sha256": "a" * 64}))
+    config["teacher_sha256"] = "a" * 64
+    folder.config.write_text(json.dumps(config))
+    assert "| 5 | 1 | 0 | 1 (1 to 1) | " in sweep_results.report(tmp_path)
+
+    # The same encoder, trained anew elsewhere, is another one.
+    other = sweep.run_folder(tmp_path, Variant("ratio=1", {}), 0)
+    theirs = json.loads(other.config.read_text()) | {"teacher_sha256": "a" * 64}
+    other.config.write_text(json.dumps(theirs | {"encoder_sha256": "c" * 64}))
+    folder.config.write_text(json.dumps(config | {"encoder_sha256": "d" * 64}))
+    message = "different encoders 'dense': cccccccccccc in .*ratio.*dddddddddddd"
+    with pytest.raises(InputError, match=message):
+        sweep_results.report(tmp_path)
+    folder.config.write_text(json.dumps(config | {"encoder_sha256": None}))
     assert "| 5 | 1 | 0 | 1 (1 to 1) | " in sweep_results.report(tmp_path)

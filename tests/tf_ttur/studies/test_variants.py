@@ -23,6 +23,16 @@ def test_named_variants_come_before_combinations():
     assert variants.read([], []) == {}
 
 
+def test_commas_within_a_value_in_json_separate_nothing():
+    options = 'o={"m": [1, 2], "s": "a,]b\\"{,"}'
+    found = variants.read([f"n:{options},r=1"], ["m=[1,2],[3]", "x=1"])
+    assert found == {
+        "n": [options, "r=1"],
+        "m=[1,2],x=1": ["m=[1,2]", "x=1"],
+        "m=[3],x=1": ["m=[3]", "x=1"],
+    }
+
+
 @pytest.mark.parametrize(
     ("named", "varied", "message"),
     [
