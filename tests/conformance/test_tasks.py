@@ -4,6 +4,7 @@ A kind without an entry in `CASES` fails `test_every_task_has_a_case`.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import plain_denoisers
 import pytest
 from captioned_folders import write_captioned
 
 from fid.files import InputError
 from tf_ttur import callbacks, experiment, presets, tasks
+from tf_ttur.distillation import sd3
 from tf_ttur.labels import Labelled
-from tf_ttur.networks import dense_encoder
+from tf_ttur.networks import dense_encoder, unet
 from tf_ttur.runs import RunFolder
 
 LINES = [f"line {i} of {i * i % 7} words, {'abcdefg'[: i % 7]}" for i in range(60)]
@@ -137,8 +140,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_encoder():
+def quick_networks():
+    """What takes long to trace or to train is small: it has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "denoiser", plain_denoisers.denoiser)
+        patch.setattr(
+            sd3, "small", functools.cache(functools.partial(sd3.small, layers=1))
+        )
         patch.setattr(dense_encoder, "_STEPS", 2)
         patch.setattr(dense_encoder, "_VERSION", "test")
         yield

@@ -5,12 +5,13 @@ import shutil
 
 import keras
 import numpy as np
+import plain_denoisers
 import pytest
 from small_runs import cut_before_the_end
 
 from fid.files import InputError
 from tf_ttur import experiment, presets, tasks
-from tf_ttur.networks import dense_encoder
+from tf_ttur.networks import dense_encoder, unet
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies.kill_drill import differences
 from tf_ttur.tasks.distillation import DistillationTask, open_teacher
@@ -19,6 +20,9 @@ SMALL = {
     "extractor": "pixels", "image_size": 8, "steps": 4, "every": 2, "batch_size": 4,
     "num_samples": 20, "sample_batch": 10, "jit_compile": False,
 }  # fmt: skip
+
+
+u_net = unet.denoiser
 
 
 def preset(name="digits_flash_dmd", **changes):
@@ -32,8 +36,9 @@ def diffusion(**changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_encoder():
+def quick_networks():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "denoiser", plain_denoisers.denoiser)
         patch.setattr(dense_encoder, "_STEPS", 20)
         patch.setattr(dense_encoder, "_VERSION", "test")
         yield
@@ -93,6 +98,21 @@ def test_a_resumed_run_equals_the_whole_one(whole, teacher, tmp_path):
     config = (cut.path / "config.json").read_text()
     (cut.path / "config.json").write_text(config.replace(str(moved), str(teacher)))
     assert differences(whole.path, cut.path) == []
+
+
+@pytest.mark.slow
+def test_a_student_of_a_u_net_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(unet, "denoiser", u_net)
+    experiment.run(diffusion(steps=2), tmp_path / "teacher")
+    changes = {"encoder": "none", "adversarial": 1e-3, "ratio": 2, "steps": 2}
+    student = RunFolder(tmp_path / "student")
+    experiment.run(
+        preset("digits_dmd2", **changes), student, teacher=tmp_path / "teacher"
+    )
+    assert [row["step"] for row in student.rows()] == [0, 2]
+    assert student.read_config()["feature_layer"] is None
+    model = tasks.of_run(student).open(student, "last")
+    assert any(x.name == "dec_8_block_1" for x in model.student.layers)
 
 
 def said(folder):
