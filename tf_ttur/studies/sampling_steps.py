@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fid import drawing
@@ -198,27 +199,41 @@ def _add(row: Row, output: str | os.PathLike[str]) -> None:
             file.write(text.encode())
 
 
-def draw(rows: Sequence[Row], path: str | os.PathLike[str], title: str = "") -> None:
+def draw(
+    runs: Mapping[str, Sequence[Row]], path: str | os.PathLike[str], title: str = ""
+) -> None:
     """Draws distances against the calls of the network for an image.
 
     Args:
-        rows: The measurements, of one run or of several.
+        runs: The measurements of each run, by the run's name.
         path: Where the PNG goes.
         title: Title of the figure.
+
+    Raises:
+        InputError: The runs were measured by different distances.
     """
+    metrics = {row.metric: name for name, rows in runs.items() for row in rows}
+    if len(metrics) > 1:
+        raise InputError(
+            "Runs were measured by different distances: "
+            f"{', '.join(f'{metric} of {name}' for metric, name in metrics.items())}."
+        )
     figure = drawing.new_figure(6.0, 4.0)
     axes = figure.subplots()
-    samplers = list(dict.fromkeys(row.sampler for row in rows))
-    for index, name in enumerate(samplers):
-        mine = sorted((x.evaluations, x.value) for x in rows if x.sampler == name)
-        colour = _COLOURS[index % len(_COLOURS)]
-        axes.plot(*zip(*mine, strict=True), color=colour, marker=".", label=name)
+    colours = itertools.cycle(_COLOURS)
+    for run, rows in runs.items():
+        for name in dict.fromkeys(row.sampler for row in rows):
+            mine = sorted((x.evaluations, x.value) for x in rows if x.sampler == name)
+            label = f"{run}, {name}" if len(runs) > 1 else name
+            axes.plot(
+                *zip(*mine, strict=True), color=next(colours), marker=".", label=label
+            )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    if min(row.value for row in rows) > 0:
+    if min(row.value for rows in runs.values() for row in rows) > 0:
         axes.set_yscale("log")
     axes.set_xlabel("calls of the network for an image")
-    axes.set_ylabel(rows[0].metric)
+    axes.set_ylabel(next(iter(metrics)))
     axes.set_title(title)
     axes.legend(frameon=False)
     drawing.plain(axes)

@@ -40,8 +40,17 @@ def sampling_steps(argv: Sequence[str] | None = None) -> int:
             )
         compilation_cache()
         # TensorFlow is imported here, not for --help.
-        from tf_ttur.studies.sampling_steps import draw, measure
+        from tf_ttur.studies.sampling_steps import draw, measure, read
 
+        beside = {}
+        for each in values.beside:
+            path = local_path(each) / "sampling_steps.jsonl"
+            if not (others := read(path)):
+                raise InputError(
+                    f"--beside={each}: {path} has no measurements. Measure that run "
+                    "first: sampling_steps.py with its folder."
+                )
+            beside[path.parent.name] = others
         rows = measure(
             folder,
             output,
@@ -53,7 +62,7 @@ def sampling_steps(argv: Sequence[str] | None = None) -> int:
             inception=values.inception,
         )
         picture = output.with_suffix(".png")
-        draw(rows, picture, folder.path.name)
+        draw(beside | {folder.path.name: rows}, picture)
         print(f"{output} and {picture}")
 
     usage = """Measures a run of diffusion, or a student, in fewer and more steps.
@@ -62,7 +71,7 @@ def sampling_steps(argv: Sequence[str] | None = None) -> int:
 
 Each measurement is a line of sampling_steps.jsonl in the run folder, and what is there
 is not measured again; sampling_steps.png shows the distances against the calls of the
-network for an image."""
+network for an image, beside those of other runs where --beside names their folders."""
     return run(main, _define, usage, argv)
 
 
@@ -88,5 +97,8 @@ def _define(flag: Flags) -> None:
         "checkpoint", "best", "best, last, or the step of a checkpoint that is kept."
     )
     flag.number("num_samples", None, "Images a measurement; by default the run's.")
+    flag.texts(
+        "beside", [], "Folders of runs that were measured so, to draw them, too."
+    )
     flag.text("output", None, "The file of the lines; by default in the run folder.")
     flag.inception("The 2015 graph, where the run is measured by it.")

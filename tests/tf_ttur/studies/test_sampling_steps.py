@@ -11,7 +11,7 @@ from PIL import Image
 from fid.files import InputError
 from tf_ttur import experiment, presets, tasks
 from tf_ttur.runs import RunFolder
-from tf_ttur.studies import sampling_steps
+from tf_ttur.studies import sampling_steps, sampling_steps_cli
 from tf_ttur.studies.sampling_steps import Row, draw, measure, read
 
 
@@ -108,14 +108,29 @@ def test_a_gan_is_refused(tmp_path):
         measure(folder, tmp_path / "rows.jsonl", ["heun"], [1])
 
 
-def test_a_figure_has_a_line_a_sampler(tmp_path):
-    rows = [
-        Row("a", 2, sampler, steps, 1.0, steps * k, 20, "fid", 5.0 / steps, 0.1)
-        for k, sampler in ((2, "heun"), (1, "ddim"))
+def rows_of(*samplers, metric="fid"):
+    return [
+        Row("a", 2, sampler, steps, 1.0, steps * k, 20, metric, 5.0 / steps, 0.1)
+        for k, sampler in enumerate(samplers, 1)
         for steps in (4, 1, 2)
     ]
-    draw(rows, tmp_path / "a.png", "run")
+
+
+def test_a_figure_has_a_line_for_each_sampler_of_each_run(tmp_path):
+    runs = {"teacher": rows_of("ddim", "heun"), "student": rows_of("renoise")}
+    draw(runs, tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).reshape(-1, 3)
-    for colour in sampling_steps._COLOURS[:2]:
+    for colour in sampling_steps._COLOURS[:3]:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == wanted).all(axis=1).any()
+    with pytest.raises(InputError, match="different distances: fid of a, x of b"):
+        draw(
+            {"a": rows_of("ddim"), "b": rows_of("ddim", metric="x")}, tmp_path / "b.png"
+        )
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_run_beside_that_was_not_measured_is_refused(run, tmp_path, capsys):
+    command = ["sampling_steps.py", str(run.path), f"--beside={tmp_path}"]
+    assert sampling_steps_cli.sampling_steps(command) == 1
+    assert "has no measurements. Measure that run first" in capsys.readouterr().err

@@ -450,10 +450,10 @@ def variants(*names, preset=PRESET):
 
 
 def test_a_variant_has_the_settings_of_its_text():
-    texts = {"full": ["ratio=1", "renoise_to=0.5"], "b": ["feature_layer=none"]}
+    texts = {"full": ["ratio=2", "renoise_to=0.5"], "b": ["feature_layer=none"]}
     full, b = sweep.variants_of(STUDENT, texts)
     # The ratio is that of the preset already.
-    assert (STUDENT.ratio, full.settings) == (1, {"ratio": 1, "renoise_to": 0.5})
+    assert (STUDENT.ratio, full.settings) == (2, {"ratio": 2, "renoise_to": 0.5})
     changed = dataclasses.replace(STUDENT, renoise_to=0.5)
     assert full.of(STUDENT) == changed
     assert b.of(STUDENT) == STUDENT
@@ -482,7 +482,7 @@ def test_variants_are_run_in_folders_of_their_names(tmp_path, workers):
     found, there = sweep.load(tmp_path)
     assert there == cells
     assert found["teacher"] == "/runs/teacher"
-    assert (found["ratio"], found["adversarial"]) == (1, STUDENT.adversarial)
+    assert (found["ratio"], found["adversarial"]) == (2, STUDENT.adversarial)
 
 
 def test_the_teacher_reaches_the_run_and_only_one_that_distils(monkeypatch, tmp_path):
