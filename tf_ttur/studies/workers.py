@@ -19,13 +19,16 @@ from fid.files import FolderInUse, InputError
 __all__ = ["Workers", "terminable"]
 
 _SECONDS_TO_END = 20.0
+# TensorFlow keeps parts of a run's graphs as long as the process lives, up to some
+# 250 MB a run; so a process is replaced after so many tasks, for some seconds each.
+_TASKS = 8
 
 
 class _Worker:
     def __init__(self, log: pathlib.Path, work: Callable[..., dict[str, Any]]):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.log, self.task = log, None
+        self.log, self.task, self.done = log, None, 0
         self.process = context.Process(
             target=_work, args=(theirs, log, work), daemon=True
         )
@@ -146,6 +149,10 @@ class Workers:
             if worker.connection in ready:
                 task, outcome = worker.task, worker.answer()
                 worker.task = None
+                worker.done += 1
+                if worker.done == _TASKS:
+                    worker.connection.close()  # It ends by that.
+                    worker.process.join()
                 if worker.process.exitcode is not None:
                     self._workers[self._workers.index(worker)] = None
                 yield task, outcome

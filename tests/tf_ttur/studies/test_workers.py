@@ -29,6 +29,16 @@ def test_a_task_ends_with_what_it_returns(tmp_path):
         assert one["pid"] == two["pid"] != os.getpid()
 
 
+def test_a_process_is_replaced_after_some_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_ttur.studies.workers._TASKS", 2)
+    with Workers(1, tmp_path, work) as workers:
+        task = {"what": "square", "value": 3}
+        pids = [found["pid"] for found in ended(workers, *5 * [task])]
+    assert pids[0] == pids[1]
+    assert pids[2] == pids[3]
+    assert len({*pids}) == 3
+
+
 def test_an_error_is_told_and_the_worker_goes_on(tmp_path):
     with Workers(1, tmp_path, work) as workers:
         refused, failed, exhausted, fine = ended(
