@@ -150,7 +150,8 @@ def sweep_curves(
 
     Args:
         curves: By their names in the legend: the band over steps and that over
-            minutes. The first one is drawn on top.
+            minutes. The first one is drawn on top, and of many curves it alone has a
+            band.
         label: What the distance is called.
         path: Where the PNG goes.
     """
@@ -164,7 +165,9 @@ def sweep_curves(
                 "color": _SERIES[index % len(_SERIES)],
                 "zorder": 3 + 1 / (1 + index),
             }
-            axes.fill_between(x, low, high, alpha=0.18, linewidth=0, **style)
+            # Many bands over each other would hide the lines.
+            if len(curves) <= len(_SERIES) or not index:
+                axes.fill_between(x, low, high, alpha=0.18, linewidth=0, **style)
             line = _LINES[index // len(_SERIES) % len(_LINES)]
             axes.plot(
                 x, mean, line, linewidth=1.0 if index else 2.2, label=name, **style
@@ -174,7 +177,8 @@ def sweep_curves(
     extremes = [(x.low.min(), x.high.max()) for bands in curves.values() for x in bands]
     if _wide(np.array(extremes)):
         both[0].set_yscale("log")
-    both[0].set_ylabel(f"{label}: mean, min to max")
+    what = "mean, min to max" if len(curves) <= len(_SERIES) else "mean"
+    both[0].set_ylabel(f"{label}: {what}")
     if len(curves) <= len(_SERIES):
         both[1].legend(frameon=False)
     else:
