@@ -41,12 +41,17 @@ class Measured:
         features: The features, float32 (n, d) in the source's order, if kept.
         logits: Logits, float32 (n, classes) in the source's order, if kept.
         warnings: What a reader of a number should know of the images, a sentence each.
+        shared: What metrics have worked out of the set and share: by any key, here so
+            that it lives as long as the features do.
     """
 
     statistics: Statistics
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    shared: dict[Any, Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, statistics: Statistics) -> Measured:
