@@ -27,7 +27,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fid.files import InputError
-from fid.metrics.metric import Measured
 
 __all__ = [
     "VARIANTS",
@@ -37,7 +36,6 @@ __all__ = [
     "check_pair",
     "nearest",
     "neighbourhoods",
-    "neighbourhoods_of",
     "smallest",
 ]
 
@@ -119,16 +117,19 @@ class Neighbourhoods:
 
     Attributes:
         balls: What the balls are.
+        points: The sets, "first" or "second", whose balls are all points, because each
+            image has as many others that equal it.
         within: In how many balls of real images each generated image lies, int64 (m,).
         reached: Whether each real image lies in a ball of a generated one, bool (n,).
         covered: Whether the ball of each real image holds a generated one, bool (n,).
         realism: For each generated image the largest radius over distance, of the real
             images whose radius is below the median, float64 (m,) (Kynkäänniemi et al.
-            2019, equation 5). The distance of a copy counts as the least that rounding
+            2019, section 5). The distance of a copy counts as the least that rounding
             can tell from zero. None where no radius is below the median.
     """
 
     balls: Balls
+    points: tuple[str, ...]
     within: np.ndarray
     reached: np.ndarray
     covered: np.ndarray
@@ -157,8 +158,8 @@ def neighbourhoods(
         What was found, for each kind of balls.
 
     Raises:
-        InputError: A shape or a value cannot be used, a set has no more images than
-            neighbours, or all its balls are points.
+        InputError: A shape or a value cannot be used, or a set has no more images than
+            neighbours.
 
     Example:
         >>> import numpy as np
@@ -166,7 +167,7 @@ def neighbourhoods(
         >>> real = np.array([[0.0], [1.0], [2.0], [9.0]])
         >>> (found,) = neighbourhoods(real + 0.25, real, [Balls(1, closed=True)])
         >>> found.within
-        array([2, 3, 2, 1])
+        array([2, 2, 2, 1])
     """
     generated, real = check_pair(generated, real)
     half = kinds[0].half
@@ -183,52 +184,6 @@ def neighbourhoods(
             for look in looks:
                 look.at(rows, columns, tile)
     return [look.found() for look in looks]
-
-
-def neighbourhoods_of(
-    first: Measured, second: Measured, kinds: Sequence[Balls]
-) -> list[Neighbourhoods]:
-    """Returns `neighbourhoods` of two sets, which are computed once.
-
-    They are kept with the first set, and what is within a set with that one. So metrics
-    of the same sets share them, and reference images are compared with each other once
-    in a whole training.
-
-    Args:
-        first: The generated images, with their features.
-        second: The real ones, likewise.
-        kinds: As for `neighbourhoods`.
-
-    Returns:
-        Likewise.
-
-    Raises:
-        InputError: Likewise.
-    """
-    key = ("neighbourhoods", *kinds)
-    of, found = first.shared.get(key, (None, None))
-    if of is not second:
-        count = max(balls.neighbours for balls in kinds)
-        half = kinds[0].half
-        check_pair(first.features, second.features)
-        found = neighbourhoods(
-            first.features,
-            second.features,
-            kinds,
-            within_generated=_smallest_of(first, count, half, "first"),
-            within_real=_smallest_of(second, count, half, "second"),
-        )
-        first.shared[key] = (second, found)
-    return found
-
-
-def _smallest_of(each: Measured, count: int, half: bool, which: str) -> np.ndarray:
-    key = ("smallest", half)
-    found = each.shared.get(key)
-    if found is None or found.shape[1] < count:
-        found = smallest(each.features, count, half=half, which=which)
-        each.shared[key] = found
-    return found
 
 
 def smallest(
@@ -547,13 +502,11 @@ class _Look:
             within[:, balls.neighbours - 1]
             for within in (within_real, within_generated)
         )
-        for which, radii in (("first", generated), ("second", real)):
-            if not radii.any():
-                raise InputError(
-                    f"Every image of the {which} set has {balls.neighbours} or more "
-                    "others that equal it, so its balls are points: look at how the "
-                    "images were made, or choose more neighbours."
-                )
+        self._points = tuple(
+            which
+            for which, radii in (("first", generated), ("second", real))
+            if not radii.any()
+        )
         self._of_real = _limits(real, distances.floor_x, balls.closed)
         self._of_generated = _limits(generated, distances.floor_y, balls.closed)
         # The ball of an image apart from all others would call far images real.
@@ -587,7 +540,12 @@ class _Look:
             quotient = np.maximum(self._quotient.astype(np.float64), self._least)
             realism = 1.0 / np.sqrt(quotient)
         return Neighbourhoods(
-            self._balls, self._within, self._reached, self._covered, realism
+            self._balls,
+            self._points,
+            self._within,
+            self._reached,
+            self._covered,
+            realism,
         )
 
 
