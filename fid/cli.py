@@ -98,11 +98,11 @@ def _which() -> str:
         f"{key} ({metric.remark})" if metric.remark else key
         for key, metric in METRICS.items()
     )
-    keeping = [key for key, metric in METRICS.items() if "features" in metric.needs]
-    keep = "keep" if len(keeping) > 1 else "keeps"
+    *several, one = (k for k, metric in METRICS.items() if "features" in metric.needs)
+    keeping = f"{', '.join(several)} and {one} keep" if several else f"{one} keeps"
     return (
-        f"Which of {', '.join(others)} and {last}, with commas. {' and '.join(keeping)}"
-        f" {keep} the features in memory: 8 KB an image."
+        f"Which of {', '.join(others)} and {last}, with commas. {keeping} the features "
+        "in memory: 8 KB an image."
     )
 
 

@@ -57,7 +57,10 @@ def all_options() -> dict[str, Option]:
     for metric in METRICS.values():
         for option in metric.options():
             if option.name in found:
-                text = f"{found[option.name].help} {option.help}"
+                # Metrics of a kind say the same, which is said once.
+                text = found[option.name].help
+                if option.help not in text:
+                    text = f"{text} {option.help}"
                 option = dataclasses.replace(option, help=text)
             found[option.name] = option
     return found

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.cluster.vq
 import scipy.linalg
 
 from fid.files import InputError
@@ -35,6 +37,8 @@ _CAVEAT = (
 # Meehan et al. divide the training images into so many cells, of so many dimensions.
 _CELLS = 3
 _DIMENSIONS = 64
+# By then k-means has long settled.
+_STEPS = 100
 # A cell counts if more generated images than these lie in it.
 _FEW = 20
 
@@ -221,11 +225,13 @@ def _projected(
 
 def _cells(train: np.ndarray, *others: np.ndarray, seed: int) -> list[np.ndarray]:
     """Divides the training images into cells, and says which cell each image is in."""
-    # It takes a second to import.
-    from sklearn.cluster import KMeans
-
-    cells = KMeans(_CELLS, n_init=10, random_state=seed).fit(train)
-    return [cells.predict(each) for each in (train, *others)]
+    with warnings.catch_warnings():
+        # Of few different images, a cell may stay empty; it then counts for nothing.
+        warnings.simplefilter("ignore", UserWarning)
+        midpoints, _ = scipy.cluster.vq.kmeans2(
+            train, _CELLS, iter=_STEPS, minit="++", rng=np.random.default_rng(seed)
+        )
+    return [scipy.cluster.vq.vq(each, midpoints)[0] for each in (train, *others)]
 
 
 def _z_score(x: np.ndarray, y: np.ndarray) -> float:
