@@ -180,12 +180,13 @@ def copying(
     """
     generated, train = check_pair(generated, train)
     test, _ = check_pair(test, train)
-    if len(train) < _CELLS:
-        raise InputError(
-            f"C_T divides the training images into {_CELLS} cells, and there are "
-            f"{len(train)}: add images."
-        )
     generated, train, test = _projected(generated, train, test)
+    different = len(np.unique(train, axis=0))
+    if different < _CELLS:
+        raise InputError(
+            f"C_T divides the training images into {_CELLS} cells, and {different} of "
+            "them are different: add images."
+        )
     of_train, of_generated, of_test = _cells(train, generated, test, seed=seed)
     scores, weights = [], []
     for cell in range(_CELLS):
