@@ -22,7 +22,7 @@ sums are below 2^24 their distances are exact, ties and all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -177,7 +177,7 @@ def neighbourhoods(
     if within_real is None:
         within_real = smallest(real, count, half=half, which="second")
     # Rows are real images, as in ADM's evaluator: float16 rounds a - b + c in order.
-    distances = _Distances(real, generated, half)
+    distances = _distances(real, generated, half)
     looks = [_Look(balls, distances, within_real, within_generated) for balls in kinds]
     for rows in _blocks(len(real)):
         for columns, tile in distances.row(rows, _blocks(len(generated))):
@@ -218,7 +218,7 @@ def smallest(
             f"The {which} set has {len(x):,} images, and a ball reaches to neighbour "
             f"{count:,} of its own set: add images, or choose fewer neighbours."
         )
-    distances = _Distances(x, x, half)
+    distances = _distances(x, x, half)
     kept = np.full((len(x), count), np.inf, np.float32)
     blocks = list(_blocks(len(x)))
     # Blocks on the diagonal come first: with what they find, the others have few
@@ -267,7 +267,7 @@ def nearest(
         (array([0, 1]), array([1., 2.]))
     """
     queries, targets = check_pair(queries, targets)
-    distances = _Distances(queries, targets, half=False)
+    distances = _distances(queries, targets, half=False)
     least = np.full(len(queries), np.inf, np.float32)
     index = np.zeros(len(queries), np.int64)
     exact = np.empty(len(queries))
@@ -333,7 +333,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 class _Distances:
-    """Squared distances between the rows of two sets, block by block.
+    """Squared distances between the rows of two sets, block by block, in float32.
 
     Attributes:
         floor_x: For each row of x, the squared distance up to which another row may be
@@ -343,23 +343,19 @@ class _Distances:
             from zero, whichever row.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, half: bool):
-        self._x, self._y, self._half = x, y, half
-        # ADM's distances are to be as they were: nothing is shifted.
-        self._centre = np.float32(0) if half else _centre(y)
+    def __init__(self, x: np.ndarray, y: np.ndarray, centre: np.ndarray):
+        self._x, self._y, self._centre = x, y, centre
         self._norms_x = self._norms(x)
         self._norms_y = self._norms_x if y is x else self._norms(y)
-        unit = 3 * 2.0**-11 if half else (8 * np.sqrt(x.shape[1]) + 8) * 2.0**-24
-        self.resolution = 2 * unit * float(self._norms_x.max())
-        # Of equal rows each has half of |u|² + |v|². ADM's evaluator has no floor.
+        # Of equal rows each has half of |u|² + |v|².
+        unit = 2 * (8 * np.sqrt(x.shape[1]) + 8) * 2.0**-24
         self.floor_x, self.floor_y = (
-            (0.0 if half else np.float32(2 * unit)) * norms
-            for norms in (self._norms_x, self._norms_y)
+            np.float32(unit) * norms for norms in (self._norms_x, self._norms_y)
         )
-        self._fits: dict[tuple[int, int], bool] = {}
+        self.resolution = unit * float(self._norms_x.max())
 
     def row(
-        self, rows: slice, columns: Sequence[slice] | Iterator[slice]
+        self, rows: slice, columns: Iterable[slice]
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields blocks of columns, and the distances from some rows to these."""
         u = self._block(self._x, rows)
@@ -367,9 +363,6 @@ class _Distances:
             # NumPy calls BLAS's syrk, half the work, where both are one array.
             same = self._y is self._x and each == rows
             v = u if same else self._block(self._y, each)
-            if self._half and self._fits_half(rows, each):
-                yield each, self._rounded(u, v)
-                continue
             tile = u @ v.T
             tile *= -2.0
             tile += self._norms_x[rows, None]
@@ -392,9 +385,33 @@ class _Distances:
             )
         return norms
 
+
+class _HalfDistances(_Distances):
+    """The distances of ADM's evaluator: float16, unless a block has an infinite one.
+
+    Products are summed in float32 and then rounded, as processors for float16 do; every
+    step from there is rounded. Nothing is shifted, and no floor is known there.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        super().__init__(x, y, np.zeros(x.shape[1]))
+        self.floor_x, self.floor_y = (0 * z for z in (self.floor_x, self.floor_y))
+        # Three roundings, each by 2^-11 of |u|² + |v|².
+        self.resolution = 6 * 2.0**-11 * float(self._norms_x.max())
+        self._finite: dict[tuple[int, int], bool] = {}
+
+    def row(
+        self, rows: slice, columns: Iterable[slice]
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields blocks of columns, and the distances from some rows to these."""
+        u = _as_half(self._x[rows])
+        for each in columns:
+            if self._is_finite(rows, each):
+                yield each, self._rounded(u, _as_half(self._y[each]))
+            else:
+                yield from super().row(rows, [each])
+
     def _rounded(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Returns distances of which every step is rounded to float16."""
-        u, v = _as_half(u), _as_half(v)
         of_u, of_v = (
             _as_half(np.einsum("ij,ij->i", z, z, dtype=np.float64)) for z in (u, v)
         )
@@ -404,32 +421,32 @@ class _Distances:
         tile = _as_half(tile + of_v)
         return np.maximum(tile, 0.0)
 
-    def _fits_half(self, rows: slice, columns: slice) -> bool:
-        """Says whether ADM's evaluator takes a block in float16: if all is finite."""
+    def _is_finite(self, rows: slice, columns: slice) -> bool:
+        """Says whether all of the evaluator's block around a block is finite."""
         key = rows.start // _ADM_BLOCK, columns.start // _ADM_BLOCK
-        if key not in self._fits:
-            parts = [slice(i * _ADM_BLOCK, (i + 1) * _ADM_BLOCK) for i in key]
-            most = [
-                float(norms[part].max())
-                for norms, part in zip(
-                    (self._norms_x, self._norms_y), parts, strict=True
-                )
-            ]
-            # No step exceeds (|u| + |v|)², and a hundredth is more than is rounded.
-            if (most[0] ** 0.5 + most[1] ** 0.5) ** 2 < 0.99 * _HALF:
-                self._fits[key] = True
-            elif max(most) > 1.01 * _HALF:
-                self._fits[key] = False
-            else:
-                x, y = self._x[parts[0]], self._y[parts[1]]
-                self._fits[key] = all(
-                    np.isfinite(
-                        self._rounded(self._block(x, r), self._block(y, c))
-                    ).all()
-                    for r in _blocks(len(x))
-                    for c in _blocks(len(y))
-                )
-        return self._fits[key]
+        if key not in self._finite:
+            self._finite[key] = self._look(
+                *(slice(i * _ADM_BLOCK, (i + 1) * _ADM_BLOCK) for i in key)
+            )
+        return self._finite[key]
+
+    def _look(self, rows: slice, columns: slice) -> bool:
+        one, two = self._norms_x[rows].max(), self._norms_y[columns].max()
+        # No step exceeds (|u| + |v|)², and a hundredth is more than is rounded.
+        if (one**0.5 + two**0.5) ** 2 < 0.99 * _HALF:
+            return True
+        if max(one, two) > 1.01 * _HALF:
+            return False
+        x, y = self._x[rows], self._y[columns]
+        return all(
+            np.isfinite(self._rounded(_as_half(x[r]), _as_half(y[c]))).all()
+            for r in _blocks(len(x))
+            for c in _blocks(len(y))
+        )
+
+
+def _distances(x: np.ndarray, y: np.ndarray, half: bool) -> _Distances:
+    return _HalfDistances(x, y) if half else _Distances(x, y, _centre(y))
 
 
 def _as_half(x: np.ndarray) -> np.ndarray:
