@@ -303,6 +303,7 @@ def compare(
         two.statistics,
         # A set that is compared with itself would repeat its warnings.
         tuple(dict.fromkeys(warnings)),
+        {name: each.statistics for name, each in further.items()},
     )
     for name, value in comparison.values().items():
         if not np.isfinite(value):

@@ -246,6 +246,10 @@ def test_the_program_takes_further_sets(tmp_path, capsys):
     assert found["authenticity_x_mean"] == authenticity(a, train).mean
     # The rows went through a file, and are the same.
     assert found["copying_x"] == copying(a, train, test)
+    assert [(s.get("role"), s["label"]) for s in found["sets"]] == [
+        (role, str(paths[role or name]))
+        for role, name in ((None, "a"), (None, "b"), ("train", ""), ("test", ""))
+    ]
     assert "warning: AuthPct cannot tell memorisation from" in captured.err
     assert cli.compute_fid(argv[:4]) == 1
     assert "give --train=SOURCE" in capsys.readouterr().err
