@@ -24,6 +24,7 @@ __all__ = ["compute_fid", "precalc_stats", "report"]
 
 _SOURCE = """a folder or zip archive of images, or an .npz or .npy array of images
 (one of several arrays: file.npz:NAME)"""
+_WHO = "as A, for the metrics of memorisation"
 
 
 def compute_fid(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
             *args,
             metrics=values.metrics,
             strict=values.strict,
+            train=values.train,
+            test=values.test,
             **{name: values[name].value for name in all_options()},
             **_measuring(values),
         )
@@ -59,6 +62,8 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
         flag.texts("metrics", ["fid"], _which())
         flag.switch("json", "Print the values and how they came about as JSON.")
         flag.switch("strict", "Refuse to compare sets that were not measured alike.")
+        flag.text("train", None, f"The images that A's generator has seen: {_WHO}.")
+        flag.text("test", None, f"Images like these that it has not seen: {_WHO}.")
         for name, option in all_options().items():
             if option.choices:
                 flag.choice(name, option.default, option.choices, option.help)
@@ -93,11 +98,11 @@ def _which() -> str:
         f"{key} ({metric.remark})" if metric.remark else key
         for key, metric in METRICS.items()
     )
-    keeping = [key for key, metric in METRICS.items() if "features" in metric.needs]
-    keep = "keep" if len(keeping) > 1 else "keeps"
+    *several, one = (k for k, metric in METRICS.items() if "features" in metric.needs)
+    keeping = f"{', '.join(several)} and {one} keep" if several else f"{one} keeps"
     return (
-        f"Which of {', '.join(others)} and {last}, with commas. {' and '.join(keeping)}"
-        f" {keep} the features in memory: 8 KB an image."
+        f"Which of {', '.join(others)} and {last}, with commas. {keeping} the features "
+        "in memory: 8 KB an image."
     )
 
 

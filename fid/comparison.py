@@ -24,6 +24,8 @@ class Comparison:
         first: Statistics of the first set.
         second: Statistics of the second set.
         warnings: What a reader of the numbers should know, a sentence each.
+        further: Statistics of the sets that metrics took beside the two, by their
+            names, such as `train`.
 
     Example:
         >>> import numpy as np
@@ -41,6 +43,7 @@ class Comparison:
     first: Statistics
     second: Statistics
     warnings: tuple[str, ...]
+    further: Mapping[str, Statistics] = dataclasses.field(default_factory=dict)
 
     @property
     def value(self) -> float | None:
@@ -102,6 +105,10 @@ class Comparison:
             "sets": [
                 {"label": s.label, "n": s.n, "provenance": s.provenance}
                 for s in (self.first, self.second)
+            ]
+            + [
+                {"role": name, "label": s.label, "n": s.n, "provenance": s.provenance}
+                for name, s in self.further.items()
             ],
             "warnings": list(self.warnings),
         }

@@ -20,8 +20,8 @@ import numpy as np
 from fid.comparison import Comparison
 from fid.extractors.extractor import check_interface
 from fid.files import InputError
-from fid.metrics import all_options, choose, needs_of
-from fid.metrics.metric import Measured
+from fid.metrics import all_options, choose, needs_of, needs_of_further
+from fid.metrics.metric import Measured, Metric
 from fid.sources.images import (
     GeneratorSource,
     Source,
@@ -179,6 +179,8 @@ def compare(
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
     progress: bool = False,
+    train: Any = None,
+    test: Any = None,
     **options: Any,
 ) -> Comparison:
     """Computes the Fréchet distance between two sets, and other metrics of them.
@@ -196,6 +198,9 @@ def compare(
         inception: As for `compute_statistics`.
         batch_size: Images at a time.
         progress: Whether to show a progress bar.
+        train: The images that the generator has learned from, for metrics that ask
+            whether the first set has copies of them: anything that `first` may be.
+        test: Images like these that it has not seen, likewise.
         **options: Options of the metrics, with the names, defaults and meanings of the
             flags of `compute_fid.py` (`fid.metrics.all_options`): `method`, see
             `frechet.frechet_distance`; `kid_subsets`, `kid_subset_size` and `seed`, see
@@ -225,17 +230,31 @@ def compare(
         check_interface(extractor)
     of_metrics, reading = _divided(options)
     chosen = choose(metrics, of_metrics)
+    further = {
+        name: each
+        for name, each in (("train", train), ("test", test))
+        if each is not None
+    }
+    for name in further:
+        if not any(name in metric.further for metric in chosen):
+            raise InputError(
+                f"None of the metrics {', '.join(metric.key for metric in chosen)} "
+                f"takes --{name}: leave it out, or ask for a metric that does."
+            )
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     sets = [
         open_set(each, **each_reading)
-        for each, each_reading in _reading_of((first, second), reading)
+        for each, each_reading in _reading_of(
+            (first, second, *further.values()), reading
+        )
     ]
+    further = dict(zip(further, sets[2:], strict=True))
     for each in sets:
         if isinstance(each, Source) and each.count is not None:
             _check_count(each.label, each.count)
     for metric in chosen:
-        metric.check(sets)
+        metric.check(sets[:2], **_those_of(metric, further))
     if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
         for metric in chosen:
@@ -243,7 +262,7 @@ def compare(
         for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
-    one, two = (
+    one, two, *others = (
         measure(
             each,
             extractor,
@@ -253,22 +272,30 @@ def compare(
         )
         if isinstance(each, Source)
         else Measured.of(each)
-        for each, needs in zip(sets, needs_of(chosen), strict=True)
+        for each, needs in zip(
+            sets, (*needs_of(chosen), *needs_of_further(chosen, further)), strict=True
+        )
     )
-    differences = protocol_differences(one.statistics, two.statistics)
+    further = dict(zip(further, others, strict=True))
+    differences = [
+        difference
+        for each in (two, *others)
+        for difference in protocol_differences(one.statistics, each.statistics)
+    ]
     if strict and differences:
         raise InputError(
-            f"The two sets were not measured alike: {'; '.join(differences)}. "
+            f"The sets were not measured alike: {'; '.join(differences)}. "
             "Compute both the same way, or leave out --strict."
         )
     warnings = [
         *(f"not measured alike: {text}" for text in differences),
         *one.warnings,
         *two.warnings,
+        *(text for each in others for text in each.warnings),
     ]
     results = {}
     for metric in chosen:
-        results[metric.key] = metric(one, two)
+        results[metric.key] = metric(one, two, **_those_of(metric, further))
         warnings += metric.warnings(one, two)
     comparison = Comparison(
         results,
@@ -276,6 +303,7 @@ def compare(
         two.statistics,
         # A set that is compared with itself would repeat its warnings.
         tuple(dict.fromkeys(warnings)),
+        {name: each.statistics for name, each in further.items()},
     )
     for name, value in comparison.values().items():
         if not np.isfinite(value):
@@ -285,6 +313,11 @@ def compare(
                 "they were made."
             )
     return comparison
+
+
+def _those_of(metric: Metric, further: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of the further sets that a metric takes."""
+    return {name: each for name, each in further.items() if name in metric.further}
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags
 from benchmarking import (
     DIMENSION,
+    Memory,
     Run,
     Work,
     installed,
@@ -50,6 +51,8 @@ from fid.files import InputError, check_writable, write_json
 from fid.program import Flags, run
 
 BATCH = 50
+# Images of each of two sets that are compared by their neighbours.
+NEIGHBOURS = 10_000
 
 
 # --- Contestants, each set up in its own process ----------------------------------
@@ -176,6 +179,80 @@ def our_folder(folder: pathlib.Path) -> dict[str, Work]:
         "folder": lambda: compute_statistics(folder / "png", inception).n,
         "alone": lambda: len(inception(images)),
     }
+
+
+def our_neighbours(folder: pathlib.Path) -> dict[str, Work]:
+    """All our metrics of neighbours of two sets, and the memory that they take."""
+    from fid.metrics import choose
+    from fid.metrics.metric import Measured
+    from fid.statistics import Statistics
+
+    statistics = Statistics(np.zeros(DIMENSION), np.eye(DIMENSION))
+    chosen = choose(("precision", "recall", "density", "coverage", "realism"), {})
+    real, generated = _two_sets(folder)
+
+    def work() -> list[float]:
+        sets = [Measured(statistics, features) for features in (generated, real)]
+        return [metric(*sets).mean for metric in chosen]
+
+    return {
+        "all": work,
+        "adm": lambda: [
+            metric(Measured(statistics, generated), Measured(statistics, real)).mean
+            for metric in choose("precision", {"variant": "adm"})
+        ],
+        "memory": lambda: Memory().during(work),
+        "products": lambda: [
+            float((x[start : start + 2000] @ y.T)[0, 0])
+            for x, y in ((real, real), (generated, generated), (real, generated))
+            for start in range(0, len(x), 2000)
+        ],
+    }
+
+
+def sklearn_neighbours(folder: pathlib.Path) -> dict[str, Work]:
+    """The way of prdc and dgm-eval: whole tables of distances, and a partition."""
+    from sklearn.metrics import pairwise_distances
+
+    def radii(x: np.ndarray, neighbours: int) -> np.ndarray:
+        table = pairwise_distances(x, x)
+        nearest = np.argpartition(table, neighbours + 1, axis=-1)[:, : neighbours + 1]
+        return np.take_along_axis(table, nearest, axis=-1).max(axis=-1)
+
+    real, generated = _two_sets(folder)
+
+    def work() -> list[float]:
+        of_real, of_generated = radii(real, 5), radii(generated, 5)
+        table = pairwise_distances(real, generated)
+        inside = table < of_real[:, None]
+        return [
+            float(inside.any(axis=0).mean()),
+            float((table < of_generated[None]).any(axis=1).mean()),
+            float(inside.sum(axis=0).mean() / 5),
+            float((table.min(axis=1) < of_real).mean()),
+        ]
+
+    return {"all": work}
+
+
+def torch_fidelity_neighbours(folder: pathlib.Path) -> dict[str, Work]:
+    """torch-fidelity's precision and recall."""
+    torch = importlib.import_module("torch")
+    module = importlib.import_module("torch_fidelity.metric_prc")
+    sets = [torch.from_numpy(features) for features in _two_sets(folder)]
+
+    def work() -> list[float]:
+        found = module.prc_features_to_metric(
+            *sets, prc_neighborhood=3, prc_batch_size=10_000, save_cpu_ram=False,
+            verbose=False,
+        )  # fmt: skip
+        return [found["precision"], found["recall"]]
+
+    return {"all": work}
+
+
+def _two_sets(folder: pathlib.Path) -> list[np.ndarray]:
+    return [np.load(folder / f"{name}.npy") for name in ("real", "generated")]
 
 
 def _torch_module(name: str) -> tuple[Any, Any]:
@@ -437,6 +514,65 @@ def _peak(connection: Connection, count: int) -> None:
     connection.send(peak_mb())
 
 
+def neighbours(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """Precision, recall, density, coverage and realism of two sets of 10,000."""
+    random = np.random.default_rng(0)
+    # As many directions as pool_3's features of a data set vary in, more or less.
+    mixing = random.normal(size=(64, DIMENSION)).astype(np.float32)
+    for name, scale in (("real", 1.0), ("generated", 0.9)):
+        latents = scale * random.normal(size=(NEIGHBOURS, 64)).astype(np.float32)
+        noise = random.normal(size=(NEIGHBOURS, DIMENSION)).astype(np.float32)
+        np.save(folder / f"{name}.npy", np.maximum(latents @ mixing / 8 + noise / 2, 0))
+    with workers((our_neighbours, folder)) as (us,):
+        taken = us.run("memory").result
+        names = ("all", "adm", "products")
+        runs: dict[str, list[Run]] = {name: [] for name in names}
+        for _ in range(min(rounds, 3)):
+            for name in names:
+                runs[name].append(us.run(name))
+    text, found = ratios(runs["all"], runs["products"])
+    seconds = np.median([run.seconds for run in runs["all"]])
+    yield (
+        "all five, beside three matrix products",
+        {
+            "text": f"{text} times their time, goal 1.3; {seconds:.2f} s; {taken:.0f} "
+            "MB beyond the features, goal below 500 MB",
+            "goal": 1.3,
+            "memory_mb": taken,
+            **found,
+        },
+    )
+    text, found = ratios(runs["adm"], runs["products"])
+    yield (
+        "with the float16 of the variant adm",
+        {"text": f"{text} times their time, no goal", **found},
+    )
+    peers = {
+        "scikit-learn, the way of dgm-eval": (sklearn_neighbours, "sklearn", 3),
+        "torch-fidelity": (torch_fidelity_neighbours, "torch_fidelity", 1.5),
+    }
+    for name, (contestant, package, goal) in peers.items():
+        if not installed(package):
+            yield name, "left out: pip install -r requirements-bench.txt"
+            continue
+        with workers((our_neighbours, folder), (contestant, folder)) as (us, them):
+            ours, theirs = [us.run("all")], [them.run("all")]
+            for _ in range(min(rounds, 3)):
+                ours.append(us.run("all"))
+                theirs.append(them.run("all"))
+        text, found = ratios(theirs[1:], ours[1:])
+        yield (
+            name,
+            {
+                "text": f"{text} times as fast, goal {goal}; ours "
+                f"{np.round(ours[0].result, 4).tolist()}, theirs "
+                f"{np.round(theirs[0].result, 4).tolist()}",
+                "goal": goal,
+                **found,
+            },
+        )
+
+
 def startup(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
     """Start-up of `python -m fid a.npz b.npz`: with 4 features, nearly all there is."""
     paths = []
@@ -481,6 +617,7 @@ ROWS = {
     "frechet": frechet,
     "folder": folder_of_pngs,
     "memory": memory,
+    "neighbours": neighbours,
     "startup": startup,
 }
 

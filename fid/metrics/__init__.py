@@ -11,12 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fid.files import InputError
+from fid.metrics.coverage import Coverage, Density
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
 from fid.metrics.kernel import Kernel
+from fid.metrics.memorisation import Authenticity, Copying
 from fid.metrics.metric import Metric, Option
+from fid.metrics.precision_recall import Precision, Recall
+from fid.metrics.realism import Realism
 
-__all__ = ["METRICS", "all_options", "choose", "needs_of", "title_of"]
+__all__ = [
+    "METRICS",
+    "all_options",
+    "choose",
+    "needs_of",
+    "needs_of_further",
+    "title_of",
+]
 
 #: All metrics by their keys, in the order in which they are computed and printed.
 METRICS: dict[str, type[Metric]] = {
@@ -25,6 +36,13 @@ METRICS: dict[str, type[Metric]] = {
         Frechet,
         Kernel,
         Score,
+        Precision,
+        Recall,
+        Density,
+        Coverage,
+        Realism,
+        Authenticity,
+        Copying,
     )
 }
 
@@ -39,7 +57,10 @@ def all_options() -> dict[str, Option]:
     for metric in METRICS.values():
         for option in metric.options():
             if option.name in found:
-                text = f"{found[option.name].help} {option.help}"
+                # Metrics of a kind say the same, which is said once.
+                text = found[option.name].help
+                if option.help not in text:
+                    text = f"{text} {option.help}"
                 option = dataclasses.replace(option, help=text)
             found[option.name] = option
     return found
@@ -105,6 +126,28 @@ def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
         for each in (metrics, of_both)
     )
     return first, second
+
+
+def needs_of_further(metrics: Iterable[Metric], names: Iterable[str]) -> list[set[str]]:
+    """Says what has to be known of the sets that metrics take beside the two.
+
+    Args:
+        metrics: What is going to be computed.
+        names: Of the sets, such as `train`.
+
+    Returns:
+        The fields of `Measured` that each has to have, in the order of the names.
+
+    Example:
+        >>> from fid.metrics import choose, needs_of_further
+        >>> needs_of_further(choose(("fid", "authpct"), {}), ["train"])
+        [{'features'}]
+    """
+    metrics = list(metrics)
+    return [
+        {need for each in metrics if name in each.further for need in each.needs}
+        for name in names
+    ]
 
 
 def title_of(name: str) -> str:

@@ -41,12 +41,17 @@ class Measured:
         features: The features, float32 (n, d) in the source's order, if kept.
         logits: Logits, float32 (n, classes) in the source's order, if kept.
         warnings: What a reader of a number should know of the images, a sentence each.
+        shared: What metrics have worked out of the set and share: by any key, here so
+            that it lives as long as the features do.
     """
 
     statistics: Statistics
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    shared: dict[Any, Any] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, statistics: Statistics) -> Measured:
@@ -146,6 +151,8 @@ class Metric:
         other_name: What a figure calls it on any other extractor.
         needs: Which fields of `Measured` it takes.
         of_first: Whether it is a metric of the first set alone.
+        further: Names of the sets that it takes beside these, as arguments of `compare`
+            and of `__call__` and as flags: `train`, `test`. Each has what it needs.
         larger_is_better: Whether a larger value is a better one.
         remark: What `--help` adds to the key in brackets.
     """
@@ -157,21 +164,32 @@ class Metric:
     other_name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("statistics",)
     of_first: ClassVar[bool] = False
+    further: ClassVar[tuple[str, ...]] = ()
     larger_is_better: ClassVar[bool] = False
     remark: ClassVar[str] = ""
 
-    def check(self, sets: Sequence[Statistics | Source]) -> None:
+    def check(
+        self, sets: Sequence[Statistics | Source], **further: Statistics | Source
+    ) -> None:
         """Refuses options and sets that cannot be used, before the images are read.
 
         Args:
             sets: The first set and the second one.
+            **further: Those that it takes beside these, by their names.
 
         Raises:
-            InputError: An option is out of bounds, or a set lacks what is needed.
+            InputError: An option is out of bounds, or a set is missing or lacks what is
+                needed.
         """
         for each in self.options():
             each.check(getattr(self, each.name))
-        for each in sets[:1] if self.of_first else sets:
+        for name in self.further:
+            if name not in further:
+                raise InputError(
+                    f"{self.abbreviation or self.name} needs the images of the {name} "
+                    f"set: give --{name}=SOURCE, or leave out the metric `{self.key}`."
+                )
+        for each in (*sets[: 1 if self.of_first else 2], *further.values()):
             self.check_set(each)
 
     def check_set(self, each: Statistics | Source) -> None:
@@ -188,6 +206,7 @@ class Metric:
         for need in self.needs:
             if getattr(Measured.of(each), need) is None:
                 whose = "the first set" if self.of_first else "both sets"
+                whose = "all sets" if self.further else whose
                 raise InputError(
                     f"{self.abbreviation or self.name} needs the {need} of {whose}, "
                     f"and {each.label} holds statistics without them: give the images, "
@@ -211,12 +230,13 @@ class Metric:
                 f"`{self.key}`."
             )
 
-    def __call__(self, first: Measured, second: Measured) -> Any:
+    def __call__(self, first: Measured, second: Measured, **further: Measured) -> Any:
         """Computes the metric.
 
         Args:
             first: The first set, with what is needed of it.
             second: Likewise, where the metric is one of both sets.
+            **further: Likewise, the sets that `further` names.
 
         Returns:
             A number, or a dataclass of numbers, of which the first that is not None

@@ -6,6 +6,7 @@ A new metric needs an entry in `ENTRIES`; the checks are the same for all.
 import dataclasses
 import json
 import re
+import statistics
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,14 @@ import fid
 from fid import cli
 from fid.comparison import Comparison
 from fid.metrics import METRICS, all_options, choose, needs_of, title_of
+from fid.metrics.coverage import Coverage, Density
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
 from fid.metrics.kernel import Kernel
+from fid.metrics.memorisation import Authenticity, Copying
 from fid.metrics.metric import Measured, Metric
+from fid.metrics.precision_recall import Precision, Recall
+from fid.metrics.realism import Realism
 
 pytestmark = pytest.mark.portable
 
@@ -46,6 +51,22 @@ class Entry:
     #: The numbers by what follows the metric's name.
     expected: dict[str, float]
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    #: The sets that the metric takes beside the two, by their names.
+    further: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# Real images on a line. With one neighbour the radii are 10, 10, 20 and 50; those below
+# their median, 15, are the first two. Generated ones have radii of 20, 20 and 150, and
+# lie in 0 to 20 and beyond 100.
+LINE = [[0, 0, 0], [10, 0, 0], [30, 0, 0], [80, 0, 0]]
+NEW = [[5, 0, 0], [25, 0, 0], [175, 0, 0]]
+ONE = {"neighbours": 1}
+
+
+def mean_of(*values):
+    """A mean and its standard error, by Python's own statistics."""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return {"_mean": statistics.mean(values), "_standard_error": error}
 
 
 ENTRIES = {
@@ -74,6 +95,42 @@ ENTRIES = {
             second=[[0, 0, 0]] * 2,
             expected={"_mean": (3 + 1) / 2, "_std": (3 - 1) / 2},
             options={"is_splits": 2},
+        ),
+        # 5 is 5 from 0 and from 10; 25 is 5 from 30; 175 is in no ball.
+        Entry(Precision, NEW, LINE, mean_of(1, 1, 0), ONE),
+        # 0, 10 and 30 are within 20 of 5 or 25, and 80 is within 150 of 175.
+        Entry(Recall, NEW, LINE, mean_of(1, 1, 1, 1), ONE),
+        # 5 is in the balls of 0 and 10; 25 in that of 30, and 80's reaches beyond 30.
+        Entry(Density, NEW, LINE, mean_of(2, 1, 0), ONE),
+        Entry(Coverage, NEW, LINE, mean_of(1, 1, 1, 0), ONE),
+        # 5 is 5 from radii of 10; 25 is 15, and 175 is 165 from 10.
+        Entry(Realism, NEW, LINE, mean_of(10 / 5, 10 / 15, 10 / 165), ONE),
+        # 5 is 5 from 0 or 10, which are 10 apart: a copy. 25 is 5 from 30, which has 10
+        # at 20: a copy. 175 is 95 from 80, which has 30 at 50: none.
+        Entry(
+            Authenticity,
+            NEW,
+            [[0, 0, 0]] * 2,
+            mean_of(0, 0, 100),
+            further={"train": LINE},
+        ),
+        # Three cells around 0, 100 and 200. All 21 generated images of the first are
+        # nearer than the 2 test images there, U = 0; all 21 of the second farther than
+        # the one there, U = 21; the third has 20, which are too few.
+        Entry(
+            Copying,
+            first=[*[[1, 0, 0]] * 21, *[[104, 0, 0]] * 21, *[[201, 0, 0]] * 20],
+            second=[[0, 0, 0]] * 2,
+            expected={
+                "": (
+                    2 * (0 - 20.5) / (42 * 24 / 12) ** 0.5 + 11 / (21 * 23 / 12) ** 0.5
+                )
+                / 3
+            },
+            further={
+                "train": [[0, 0, 0], [100, 0, 0], [200, 0, 0]],
+                "test": [[3, 0, 0], [4, 0, 0], [103, 0, 0], [202, 0, 0]],
+            },
         ),
     )
 }
@@ -109,6 +166,7 @@ def compare(key, extractor=None, **options):
         pixels(entry.second),
         extractor or Colours(),
         metrics=key,
+        **{name: pixels(rows) for name, rows in entry.further.items()},
         **(entry.options | options),
     )
 
@@ -150,7 +208,7 @@ class TestEveryMetric:
             (None, "inception_2015"): metric.other_key,
         }  # fmt: skip
         found = compare(key, Inception()).values()
-        assert all(re.fullmatch(rf"{key}(_[a-z]+)?", name) for name in found)
+        assert all(re.fullmatch(rf"{key}(_[a-z_]+)?", name) for name in found)
 
     def test_has_titles_that_name_any_other_extractor(self, key):
         metric = METRICS[key]
@@ -193,20 +251,22 @@ class TestEveryMetric:
         entry = ENTRIES[key]
         (metric,) = choose(key, entry.options)
         sets = []
-        for rows in (entry.first, entry.second):
+        for rows in (entry.first, entry.second, *entry.further.values()):
             features = np.asarray(rows, np.float32)
             moments = fid.Moments(3)
             moments.update(features)
             sets.append(Measured(moments.statistics(), features, features.copy()))
         before = [(s.features.copy(), s.logits.copy()) for s in sets]
-        assert metric(*sets) == metric(*sets)
+        further = dict(zip(entry.further, sets[2:], strict=True))
+        assert metric(*sets[:2], **further) == metric(*sets[:2], **further)
         for (features, logits), now in zip(before, sets, strict=True):
             np.testing.assert_array_equal(now.features, features)
             np.testing.assert_array_equal(now.logits, logits)
 
     def test_needs_what_one_pass_can_give(self, key):
         assert METRICS[key].needs
-        fields = {field.name for field in dataclasses.fields(Measured)} - {"warnings"}
+        fields = {field.name for field in dataclasses.fields(Measured)}
+        fields -= {"warnings", "shared"}
         assert set(METRICS[key].needs) <= fields
 
     def test_refuses_statistics_that_lack_what_it_needs_before_the_work(self, key):
@@ -219,12 +279,18 @@ class TestEveryMetric:
         bare = fid.Statistics(np.zeros(3), np.eye(3), n=5000, label="bare.npz")
         entry = ENTRIES[key]
         images = pixels(entry.first)
+        further = {name: pixels(rows) for name, rows in entry.further.items()}
+        for name in further:
+            with pytest.raises(fid.InputError, match=r"bare\.npz holds statistics"):
+                fid.compare(
+                    images, images, Slow(), metrics=key, **further | {name: bare}
+                )
         of_first, of_second = needs_of(choose(key, {}))
         for sets, needs in (((bare, images), of_first), ((images, bare), of_second)):
             if needs == {"statistics"} or not needs:
                 continue
             with pytest.raises(fid.InputError, match=r"bare\.npz holds statistics"):
-                fid.compare(*sets, Slow(), metrics=key, **entry.options)
+                fid.compare(*sets, Slow(), metrics=key, **further, **entry.options)
         if of_first | of_second == {"statistics"}:
             assert fid.compare(bare, bare, metrics=key).values()
 
@@ -242,6 +308,15 @@ class TestEveryMetric:
         import tf_ttur
 
         entry = ENTRIES[key]
+        if entry.further:
+            with pytest.raises(fid.InputError, match="needs the images of the train s"):
+                tf_ttur.FrechetDistance(
+                    pixels(entry.second),
+                    every=1,
+                    extractor=Colours(),
+                    metrics=("fid", key),
+                )
+            return
 
         class Generator:
             steps = 0
@@ -368,6 +443,7 @@ def test_the_readme_has_the_table_of_the_metrics():
     for key, metric in METRICS.items():
         what = " and ".join(needs[need] for need in metric.needs)
         whose = "A" if metric.of_first else "A and B"
+        whose = ", ".join([whose, *(f"`--{name}`" for name in metric.further)])
         expected.append(f"| `{key}` | {metric.name} | {what} of {whose} |")
     lines = (ROOT / "README.md").read_text().splitlines()
     start = lines.index("| metric | name | needs |")
@@ -414,7 +490,7 @@ def test_a_line_in_the_table_brings_a_metric_everywhere(with_means, tmp_path, ca
     text = " ".join(capsys.readouterr().out.split())
     assert "and md (the distance of means), with commas." in text
     assert cli.compute_fid([*argv[:-1], "--metrics=ppl"]) == 1
-    assert "choose from fid, kid, is, md." in capsys.readouterr().err
+    assert f"choose from {', '.join(METRICS)}." in capsys.readouterr().err
 
 
 def test_it_is_called_by_its_own_names_on_the_2015_graph(with_means):

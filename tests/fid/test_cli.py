@@ -123,6 +123,15 @@ def test_help_says_which_metrics_there_are_and_which_take_memory(capsys, monkeyp
         return found.partition("strings ")[2].partition(" [default")[0]
 
     assert of_metrics() == (
+        "Which of fid, kid, is (the Inception Score of A), precision, recall, density, "
+        "coverage, realism, authpct (the percentage of A that are no copies of "
+        "--train) and ct (below 0 where A copies --train), with commas. kid, "
+        "precision, recall, density, coverage, realism, authpct and ct keep the "
+        "features in memory: 8 KB an image."
+    )
+    for name in set(METRICS) - {"fid", "kid", "is"}:
+        monkeypatch.delitem(METRICS, name)
+    assert of_metrics() == (
         "Which of fid, kid and is (the Inception Score of A), with commas. kid keeps "
         "the features in memory: 8 KB an image."
     )

@@ -7,7 +7,8 @@ import pytest
 
 import fid
 from fid import InputError
-from fid.metrics import METRICS, all_options, choose, needs_of
+from fid.metrics import METRICS, all_options, choose, needs_of, needs_of_further
+from fid.metrics.kernel import Kernel
 from fid.metrics.metric import Measured, Metric, Option, extractor_name, option
 
 
@@ -77,6 +78,28 @@ def test_sets_that_lack_what_is_needed_are_refused():
         OfFirst().check([BARE, WITH_ROWS])
 
 
+def test_a_set_beside_the_two_must_be_there_and_have_what_is_needed():
+    class Beside(Spread):
+        key = "beside"
+        further = ("train", "test")
+
+    pair = [WITH_ROWS, WITH_ROWS]
+    Beside().check(pair, train=WITH_ROWS, test=WITH_ROWS)
+    with pytest.raises(InputError) as error:
+        Beside().check(pair, train=WITH_ROWS)
+    assert str(error.value) == (
+        "Spread of features needs the images of the test set: give --test=SOURCE, or "
+        "leave out the metric `beside`."
+    )
+    with pytest.raises(
+        InputError, match="the features of all sets, and bare.npz holds"
+    ):
+        Beside().check(pair, train=WITH_ROWS, test=BARE)
+    assert needs_of_further([Beside(), *choose("fid", {})], ["test", "other"]) == [
+        {"features"}, set()
+    ]  # fmt: skip
+
+
 def test_statistics_of_few_images_have_their_features():
     one = Measured.of(WITH_ROWS)
     assert Spread(parts=3)(one, Measured(BARE, features=ROWS[:1])) == 3 * (4 - 2)
@@ -117,7 +140,7 @@ def test_metrics_are_chosen_in_the_order_of_the_table_with_their_options():
     assert chosen[1].is_splits == 5
     assert choose("kid", {"kid_subsets": 7})[0].kid_subsets == 7
     for metrics, message in (
-        ("ppl", "^metrics is ppl; choose from fid, kid, is.$"),
+        ("ppl", f"^metrics is ppl; choose from {', '.join(METRICS)}.$"),
         (("fid", "ppl"), "^metrics is fid, ppl; choose"),
         ((), "^metrics is empty; choose"),
     ):
@@ -136,9 +159,15 @@ def test_the_second_set_needs_nothing_for_a_metric_of_the_first():
 
 def test_an_option_of_two_metrics_says_what_it_is_for_each(monkeypatch):
     assert list(all_options()) == [
-        "method", "kid_subsets", "kid_subset_size", "seed", "is_splits"
+        "method", "kid_subsets", "kid_subset_size", "seed", "is_splits", "neighbours",
+        "variant", "distances",
     ]  # fmt: skip
+    for name in list(METRICS):
+        monkeypatch.delitem(METRICS, name)
+    monkeypatch.setitem(METRICS, "kid", Kernel)
     monkeypatch.setitem(METRICS, "spread", Spread)
+    # One that says the same as another adds nothing.
+    monkeypatch.setitem(METRICS, "again", Spread)
     found = all_options()["seed"]
     assert found.help == "Seed of KID's subsets. Seed of the parts."
     assert (found.default, found.least, found.most) == (0, 0, 2**32 - 1)
