@@ -62,7 +62,7 @@ class Scores(StepCallback):
         ...     keras.layers.Flatten(), keras.layers.Dense(1)])
         >>> gan = tf_ttur.GAN(generator, discriminator, tf_ttur.NormalLatent(2))
         >>> gan.compile(**tf_ttur.ttur(discriminator=1e-3, generator=1e-3),
-        ...     jit_compile=False)
+        ...     loss="wasserstein", jit_compile=False)
         >>> scores = tf_ttur.Scores(
         ...     {"brightness": lambda images, labels: images.mean((1, 2, 3))},
         ...     every=2, num_samples=10)

@@ -177,8 +177,9 @@ class CosineScore(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
 
     Example:
+        >>> import tensorflow as tf
         >>> from tf_ttur.distillation.rewards import CosineScore
-        >>> f, g = [[3.0, 4.0]], [[2.0, 0.0]]
+        >>> f, g = tf.constant([[3.0, 4.0]]), tf.constant([[2.0, 0.0]])
         >>> round(float(CosineScore(log_scale=0.0)([f, g])[0, 0]), 6)
         0.6
     """

@@ -288,6 +288,7 @@ def test_images_that_are_held_out_are_never_learnt_from(monkeypatch):
     assert [len(each) for each in seen] == [4, 4]
 
 
+@pytest.mark.slow
 def test_xla_learns_as_well():
     network = latent_reward(teacher(3, multipliers=(1,)), 3)
     found = train(
