@@ -459,7 +459,7 @@ def _read_choices(path: pathlib.Path, shape: tuple[int, ...]) -> Choices:
                 columns = {name: index for index, name in enumerate(cells)}
                 if len(columns) < len(cells) or not {*_COLUMNS} <= {*columns}:
                     refuse(
-                        f"the columns are {','.join(cells)}",
+                        f"the columns are {printable(','.join(cells))}",
                         "The first line is to be winner,loser or winner,loser,label.",
                     )
                 continue
@@ -473,10 +473,10 @@ def _read_choices(path: pathlib.Path, shape: tuple[int, ...]) -> Choices:
                 if not name:
                     refuse(f"no {which}", "Name an image, or remove the line.")
             winner, loser = map(image, names)
-            if winner is loser:
+            if np.array_equal(winner, loser):
                 refuse(
-                    f"both sides are {printable(names[0])}",
-                    "Name two images, or remove the line.",
+                    f"{' and '.join(map(printable, names))} are one image",
+                    "Name two that differ, or remove the line.",
                 )
             label = cells[columns["label"]] if "label" in columns else "0"
             if not (label.isascii() and label.isdecimal() and len(label) < 10):

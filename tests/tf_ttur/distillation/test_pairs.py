@@ -311,8 +311,10 @@ HEADER = "winner,loser\n"
         (HEADER + "0.png,text.png\n", 2, "image text.png cannot be used: "),
         (HEADER + "0.png,.\n", 2, r"image . cannot be used: no regular file"),
         (HEADER + "0.png,a\0b\n", 2, r"the image 'a\\x00b' cannot be used"),
-        (HEADER + "\n0.png,0.png\n", 3, "both sides are 0.png. Name two images"),
-        (HEADER + "0.png,./0.png\n", 2, "both sides are 0.png"),
+        (HEADER + "\n0.png,0.png\n", 3, "0.png and 0.png are one image. Name two"),
+        (HEADER + "0.png,same.png\n", 2, "0.png and same.png are one image"),
+        ('"a\nb",loser\n', 2, r"the columns are 'a\\nb,loser'"),
+        (HEADER + "0.png,./0.png\n", 2, "0.png and ./0.png are one image"),
         (
             "winner,loser,label\n0.png,1.png,two\n",
             2,
@@ -332,6 +334,7 @@ def test_a_damaged_file_of_choices_is_refused_by_its_line(
     Image.new("L", (4, 2)).save(tmp_path / "large.png")
     Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
     (tmp_path / "text.png").write_text("nothing")
+    (tmp_path / "same.png").write_bytes((tmp_path / "0.png").read_bytes())
     expected = rf"choices\.csv, line {line}: .*{message}"
     with pytest.raises(InputError, match=f"(?i){expected}") as caught:
         choices(tmp_path, text)
