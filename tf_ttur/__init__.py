@@ -20,6 +20,7 @@ _HOMES = {
     "FrechetDistance": "callbacks",
     "NaNGuard": "callbacks",
     "NgramJSD": "callbacks",
+    "Scores": "callbacks",
 }
 
 __all__ = sorted(_HOMES)

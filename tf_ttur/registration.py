@@ -24,6 +24,7 @@ CLASSES = {
     "distillation.flash_dmd": ("FlashDMD",),
     "distillation.parametrisations": ("EDM", "VP", "Flow"),
     "distillation.prompts": ("PromptTable",),
+    "distillation.rewards": ("CosineScore",),
     "gan": ("GAN",),
     "latents": ("NormalLatent", "UniformLatent"),
     "layers": (

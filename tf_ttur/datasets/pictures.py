@@ -7,6 +7,7 @@ differ from Pillow's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from fid.files import InputError
 from fid.sources import decoding
 from fid.sources.imagefiles import read_file
 
-__all__ = ["check", "each_file", "listed", "picture"]
+__all__ = ["check", "each_file", "exact", "listed", "picture"]
 
 # One message lists as many bad files as this.
 _MAX_LISTED = 20
@@ -50,6 +51,41 @@ def picture(file: Any, crop: int | None, size: int, squash: bool = False) -> np.
         # resize(box=...) would let the filter see the pixels around the box.
         image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def exact(file: str | os.PathLike[str], shape: Sequence[int]) -> np.ndarray:
+    """Decodes an image that has the size which is wanted already.
+
+    Args:
+        file: Its path.
+        shape: (H, W, C), with C = 3, or C = 1 for an image whose colours are grey.
+
+    Returns:
+        uint8 (H, W, C).
+
+    Raises:
+        InputError: It is no image that can be used, or has another size or colours. The
+            message is a phrase without the file's name.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from tf_ttur.datasets import pictures
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "grey.png")
+        >>> Image.new("L", (4, 2), 7).save(path)
+        >>> pictures.exact(path, (2, 4, 1))[0, :, 0].tolist()
+        [7, 7, 7, 7]
+    """
+    height, width, channels = shape
+    pixels = decoding.decode(read_file(os.fspath(file))).pixels
+    if pixels.shape[:2] != (height, width):
+        raise InputError(
+            f"{pixels.shape[1]}x{pixels.shape[0]} pixels, and {width}x{height} are "
+            "wanted"
+        )
+    if channels == 1 and (pixels != pixels[..., :1]).any():
+        raise InputError("it has colours, and grey is wanted")
+    return pixels[..., :channels]
 
 
 def check(file: Any) -> None:

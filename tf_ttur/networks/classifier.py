@@ -40,11 +40,14 @@ class DigitsClassifier:
 
     Attributes:
         extractor: Its 64 features before the last layer, as `fid` wants them.
+        network: All of it: images float32 (n, size, size, 1) in [-1, 1] -> logits
+            (n, 10).
         accuracy: Share of the held-out digits it classifies rightly.
         path: Where it is kept.
     """
 
     extractor: KerasExtractor
+    network: keras.Model
     accuracy: float
     path: pathlib.Path
 
@@ -76,6 +79,7 @@ def digits_classifier(images: np.ndarray, labels: np.ndarray) -> DigitsClassifie
     features = keras.Model(model.inputs, model.get_layer("features").output)
     return DigitsClassifier(
         extractor=KerasExtractor(features, "digits"),
+        network=model,
         accuracy=record["accuracy"],
         path=path,
     )

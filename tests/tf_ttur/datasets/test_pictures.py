@@ -93,3 +93,23 @@ def test_too_little_memory_is_no_fault_of_an_image():
 
     with pytest.raises(MemoryError, match="for a"):
         pictures.each_file(fail, ["a"], ["a"])
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7, 1)])
+def test_an_image_of_the_exact_size_is_taken_as_it_is(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    Image.fromarray(pixels.squeeze()).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(pictures.exact(tmp_path / "x.png", shape), pixels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((7, 5, 3), "7x5 pixels, and 5x7 are wanted"),
+        ((5, 7, 1), "it has colours, and grey is wanted"),
+    ],
+)
+def test_an_image_of_another_size_or_of_colours_is_refused(tmp_path, shape, message):
+    Image.new("RGB", (7, 5), "red").save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=message):
+        pictures.exact(tmp_path / "x.png", shape)
