@@ -83,7 +83,7 @@ def _chosen(values: flags.FlagValues) -> presets.Preset:
     for setting in values.set:
         if (key := setting.partition("=")[0]) in _OVERRIDES:
             raise InputError(f"--set={setting}: {key} has a flag of its own: --{key}.")
-    preset = override(preset.override(**changes), values.set)
+    preset = override(preset, values.set, **changes)
     return preset.with_original_quirks() if values.original_quirks else preset
 
 
