@@ -215,7 +215,7 @@ def test_pairs_are_the_best_and_worst_of_candidates_of_one_estimate(num_classes)
     model.noise = noise
     pairs = model._pairs(replicas.share(tf.zeros((n, 1))))
     start, *labels, noises, chosen = drawn
-    labels = labels[0] if labels else None
+    labels = tf.constant(labels[0]) if labels else None
     assert noises.shape == (n, 2, k, *shape)
     assert set(chosen.ravel()) <= set(range(k))
     x, times = start, model._times.numpy()
@@ -315,6 +315,7 @@ def test_on_a_gaussian_student_a_quadratic_reward_leads_where_it_should():
         preference_ratio=1,
         preference_distillation=False,
         candidates=2,
+        pulling=1.0,
         beta=beta,
         reward=reward,
         jit_compile=False,
