@@ -274,7 +274,7 @@ class JointFlashDMD(FlashDMD):
                 reward raises, gives something else than a finite number for each
                 candidate, or finds all of them equal.
         """
-        if not self.compiled:
+        if not self.optimizers:
             raise ValueError("Call compile before begin_preferences.")
         if self.stage == 2:
             raise ValueError(
@@ -561,7 +561,8 @@ class JointFlashDMD(FlashDMD):
     def load_own_variables(self, store: Any) -> None:
         """Loads what was saved, and goes on in the stage that it was saved in."""
         super().load_own_variables(store)
-        if self.compiled:
+        # Keras calls a model compiled that was loaded without its teacher.
+        if self.optimizers:
             self._start_means()
 
     def get_compile_config(self) -> dict[str, Any]:
