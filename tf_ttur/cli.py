@@ -83,7 +83,7 @@ def _chosen(values: flags.FlagValues) -> presets.Preset:
     for setting in values.set:
         if (key := setting.partition("=")[0]) in _OVERRIDES:
             raise InputError(f"--set={setting}: {key} has a flag of its own: --{key}.")
-    preset = override(preset.override(**changes), values.set)
+    preset = override(preset, values.set, **changes)
     return preset.with_original_quirks() if values.original_quirks else preset
 
 
@@ -128,6 +128,7 @@ _OVERRIDES = (
     "loss",
     "discriminator_lr",
     "generator_lr",
+    "rl_from",
     "seed",
 )
 
@@ -164,6 +165,12 @@ def _define(flag: Flags) -> None:
         "diffusion, whose best checkpoint is taken, or a .keras file.",
     )
     flag.number("steps", None, "Generator updates in all.")
+    flag.number(
+        "rl_from",
+        None,
+        "The step from which a student learns preferences, too, of a --preset that "
+        "distils: a multiple of the setting every.",
+    )
     flag.batch_size("Images, or lines of text, per discriminator update.", None, None)
     flag.text(
         "loss",

@@ -207,17 +207,19 @@ def _fit(
 ) -> None:
     """Fits the model from a step on: one epoch of Keras is one interval."""
     steps = task.preset.steps
-    # The last interval may be shorter, so it has a `fit` of its own.
+    # The last interval may be shorter, so it has a `fit` of its own; and so has what
+    # follows a turn, where the data may be batched in another way.
     whole = steps - steps % every
-    for first, last, interval in ((0, whole, every), (whole, steps, None)):
+    for last in sorted({*task.turns, whole, steps}):
         if start >= last:
             continue
+        task.enter(gan, start)
         try:
             gan.fit(
                 task.batches(data, start),
                 initial_epoch=start // every,
                 epochs=-(-last // every),
-                steps_per_epoch=interval or last - first,
+                steps_per_epoch=min(every, last - start),
                 callbacks=in_order,
                 shuffle=False,
                 verbose=0,

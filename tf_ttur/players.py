@@ -236,7 +236,8 @@ class Players(keras.Model):
                 several by name. The one of
                 "student" becomes the attribute `student_optimizer`; those of
                 `{"student": {"matching": ..., "reward": ...}}` are called
-                "student_matching" and "student_reward", and named likewise.
+                "student_matching" and "student_reward", and named likewise; one under
+                the name "" is called "student".
             jit_compile: Compile the step by XLA. None, or Keras's "auto", means yes on
                 one device and no under a `tf.distribute` strategy, where CPU
                 collectives do not compile, or with `run_eagerly`.
@@ -292,11 +293,15 @@ class Players(keras.Model):
         self._asked_jit_compile = jit_compile
         self._looked_at = frozenset()
         self.gradient_norms = bool(norms)
+        self._start_means()
+
+    def _start_means(self) -> None:
+        """Makes the means that are logged, by the names that the game has now."""
         self._means = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
         self._norms = {
             optimizer: keras.metrics.Mean(name=name)
             for optimizer, name in self.gradient_names().items()
-            if norms
+            if self.gradient_norms
         }
 
     def _named(
@@ -312,7 +317,7 @@ class Players(keras.Model):
         for network, its in optimizers.items():
             several = isinstance(its, Mapping) and "class_name" not in its
             for which, optimizer in its.items() if several else [("", its)]:
-                name = f"{network}_{which}" if several else network
+                name = f"{network}_{which}" if which else network
                 optimizer = made_optimizer(optimizer, name)
                 for other, known in given.items():
                     if optimizer is known:

@@ -22,6 +22,7 @@ CLASSES = {
     "attention": ("PixelAttention", "SelfAttention"),
     "distillation.diffusion": ("Diffusion",),
     "distillation.flash_dmd": ("FlashDMD",),
+    "distillation.joint": ("JointFlashDMD",),
     "distillation.parametrisations": ("EDM", "VP", "Flow"),
     "distillation.prompts": ("PromptTable",),
     "distillation.rewards": ("CosineScore",),

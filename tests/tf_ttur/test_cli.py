@@ -22,6 +22,14 @@ def test_settings_can_be_looked_at(capsys):
     assert "--discriminator_lr=float" in capsys.readouterr().out
 
 
+def test_settings_that_need_each_other_are_changed_at_once(capsys):
+    argv = ["train.py", "--dry_run", "--preset=digits_flash_dmd", "--teacher=RUN"]
+    argv += ["--rl_from=250", "--set=every=50", "--steps=300"]
+    assert cli.train(argv) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert (settings["rl_from"], settings["every"], settings["steps"]) == (250, 50, 300)
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
@@ -38,6 +46,12 @@ def test_settings_can_be_looked_at(capsys):
         (["--dry_run", "--loss=hinged"], 1, "no loss 'hinged'"),
         (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
         (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
+        (
+            ["--dry_run", "--preset=digits_flash_dmd", "--rl_from=250"],
+            1,
+            "rl_from is 250 and every is 500",
+        ),
+        (["--dry_run", "--rl_from=500"], 1, "rl_from is 500, a setting of distillati"),
         (["--dry_run", "--set=image_size=0"], 1, "image_size is 0; it must be >= 1"),
         (["--dry_run", "--set=width=2.5"], 1, "expected a whole number; got '2.5'"),
         (["--dry_run", "--generator_lr=nan"], 1, "generator_lr is nan; it must be fin"),

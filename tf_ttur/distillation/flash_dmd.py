@@ -9,8 +9,8 @@ keep up with the student, so the two learn on two time scales.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -141,6 +141,7 @@ class FlashDMD(DiffusionPlayers):
         feature_layer: Name of a layer of the fake score, where there is no encoder.
         sampling: How images are made; by default by `renoise` in `anchors` steps.
         ema_decay: If not 0, images are made by a moving average of the student.
+        frozen: Further networks that a subclass only reads, by name.
         seed: Seed of everything random in training.
         **kwargs: As for `ImagePlayers`.
 
@@ -173,6 +174,8 @@ class FlashDMD(DiffusionPlayers):
     maker = "student"
     # A student makes images without its teacher.
     frozen_optional = True
+    #: Settings of `compile` that only a subclass has, and has checked.
+    further_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -189,6 +192,7 @@ class FlashDMD(DiffusionPlayers):
         feature_layer: str | None = None,
         sampling: Sampling | None = None,
         ema_decay: float = 0.0,
+        frozen: Mapping[str, keras.Model] | None = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -232,7 +236,8 @@ class FlashDMD(DiffusionPlayers):
                     f"{shape}: give pixels=False and a decoder of such latents, or "
                     "leave the decoder out."
                 )
-        frozen = {"teacher": teacher, "encoder": encoder, "decoder": decoder}
+        read = {"teacher": teacher, "encoder": encoder, "decoder": decoder}
+        read |= dict(frozen or {})
         super().__init__(
             {
                 "student": student,
@@ -243,7 +248,7 @@ class FlashDMD(DiffusionPlayers):
             sampling=sampling or Sampling(sampler="renoise", steps=found["anchors"]),
             sample_shape=shape,
             num_classes=num_classes,
-            frozen={k: v for k, v in frozen.items() if v is not None},
+            frozen={k: v for k, v in read.items() if v is not None},
             averages={"student": found["ema_decay"]},
             seed=seed,
             **kwargs,
@@ -306,13 +311,15 @@ class FlashDMD(DiffusionPlayers):
             steps_per_execution: Steps in one call of the compiled function.
             run_eagerly: Run the step line by line in Python, slowly, to debug it.
             gradient_norms: Log the squared norms of the gradients.
-            **others: None; those that Keras takes are refused with what to use instead.
+            **others: `further_settings` of a subclass, and no more; those that Keras
+                takes are refused with what to use instead.
 
         Raises:
             TypeError: There is no such argument.
             ValueError: An argument is out of its range, the teacher is missing, or
                 there are several replicas, on which it cannot be trained yet.
         """
+        further = {x: others.pop(x) for x in self.further_settings if x in others}
         refusals.refuse_others(others, f"{type(self).__name__}.compile")
         if (count := tf.distribute.get_strategy().num_replicas_in_sync) > 1:
             # Gradients cannot be added up over replicas within a loop of TensorFlow,
@@ -381,6 +388,7 @@ class FlashDMD(DiffusionPlayers):
             split=split,
             renoising=(float(low), float(high)),
             **settings,
+            **further,
         )
 
     def _check_teacher(self) -> None:
@@ -405,9 +413,14 @@ class FlashDMD(DiffusionPlayers):
         super().check_given(x, method)
 
     @property
+    def adversarial_weight(self) -> float:
+        """Weight of the student's adversarial loss now; 0 for no discriminator."""
+        return self.adversarial
+
+    @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the losses: of matching, adversarial, fake score, discriminator."""
-        both = ("adv_loss", "d_loss") if self.adversarial else ()
+        both = ("adv_loss", "d_loss") if self.adversarial_weight else ()
         return ("dm_loss", "fake_loss", *both)
 
     # ---- images of the student
@@ -420,11 +433,7 @@ class FlashDMD(DiffusionPlayers):
         """
         shape = (self.anchors + 1, *self.sample_shape)
         noises = self.noise(normal_of(shape), share)
-        labels = None
-        if self.num_classes is not None:
-            labels = self.noise(
-                lambda count, seed: classes.draw(count, self.num_classes, seed), share
-            )
+        labels = self.draw_labels(share)
         # The last anchor is the discriminator's alone where the split is hard.
         count = self.anchors - (self.split == "hard")
 
@@ -434,6 +443,18 @@ class FlashDMD(DiffusionPlayers):
 
         # One anchor for the whole batch, on all replicas.
         return _Drawn(noises, labels, self.noise(anchor, share)[0])
+
+    def draw_labels(self, share: replicas.Share) -> tf.Tensor | None:
+        """Draws labels of a batch, uniformly, int32 (n,); None without classes.
+
+        Args:
+            share: This replica's share of the batch.
+        """
+        if self.num_classes is None:
+            return None
+        return self.noise(
+            lambda count, seed: classes.draw(count, self.num_classes, seed), share
+        )
 
     def rollout(self, drawn: _Drawn) -> _Rollout:
         """Samples from the student; nothing in it is differentiable.
@@ -561,7 +582,7 @@ class FlashDMD(DiffusionPlayers):
             with tape.stop_recording():
                 fake, real = self.estimates(constant, drawn.labels)
         found = {"dm_loss": losses.distribution_matching(x, fake, real)}
-        if self.adversarial:
+        if self.adversarial_weight:
             y = x
             if made.low is not None:
                 t = self._times[self.anchors - 1]
@@ -570,7 +591,7 @@ class FlashDMD(DiffusionPlayers):
             found["adv_loss"] = losses.generator_loss(
                 self.logits(y, drawn.labels),
                 self.adversarial_loss,
-                self.adversarial * weight,
+                self.adversarial_weight * weight,
             )
         return found
 
@@ -637,26 +658,50 @@ class FlashDMD(DiffusionPlayers):
         minibatches = self.minibatches(
             self.prepared(data), self.ratio, "updates of the fake score"
         )
-        drawn, made, judged, share = self._images_for(minibatches[0])
+        self._distil(minibatches[0])
+        self._repeat(self._criticise, minibatches[1:])
+
+    def _distil(self, real: Any) -> replicas.Share:
+        """Updates the student, pulls, and updates what criticises it.
+
+        Args:
+            real: A minibatch of real images.
+
+        Returns:
+            This replica's share of it.
+        """
+        drawn, made, judged, share = self._images_for(real)
         self._update_student(drawn, made, share)
-        self._update_critics(minibatches[0], drawn, made, judged, share)
-        if self.ratio == 1:
+        self._update_critics(real, drawn, made, judged, share)
+        return share
+
+    def _criticise(self, real: Any) -> replicas.Share:
+        """Updates the fake score and the discriminator; as `_distil`."""
+        drawn, made, judged, share = self._images_for(real)
+        self._update_critics(real, drawn, made, judged, share)
+        return share
+
+    @staticmethod
+    def _repeat(update: Callable[[Any], Any], minibatches: Sequence[Any]) -> None:
+        """Makes an update on one minibatch after the other.
+
+        A loop holds the update once, and a program of five copies takes five times as
+        long to compile.
+        """
+        if not minibatches:
             return
-        # A loop holds the update once, and a program of five copies takes five times as
-        # long to compile.
-        rest = tf.nest.map_structure(lambda *parts: tf.stack(parts), *minibatches[1:])
+        count = len(minibatches)
+        stacked = tf.nest.map_structure(lambda *parts: tf.stack(parts), *minibatches)
 
         def body(index: Any) -> tuple[Any]:
-            real = tf.nest.map_structure(lambda parts: parts[index], rest)
-            drawn, made, judged, share = self._images_for(real)
-            self._update_critics(real, drawn, made, judged, share)
+            update(tf.nest.map_structure(lambda parts: parts[index], stacked))
             return (index + 1,)
 
         tf.while_loop(
-            lambda index: index < self.ratio - 1,
+            lambda index: index < count,
             body,
             (tf.constant(0),),
-            maximum_iterations=self.ratio - 1,
+            maximum_iterations=count,
         )
 
     def _images_for(
@@ -666,7 +711,7 @@ class FlashDMD(DiffusionPlayers):
         share = replicas.share(images_of(real))
         drawn = self.draw(share)
         made = self.rollout(drawn)
-        judged = self.judged(drawn, made) if self.adversarial else None
+        judged = self.judged(drawn, made) if self.adversarial_weight else None
         return drawn, made, judged, share
 
     def _update_student(
@@ -688,7 +733,7 @@ class FlashDMD(DiffusionPlayers):
         judged: tf.Tensor | None,
         share: replicas.Share,
     ) -> None:
-        shares = "encoder" not in self.frozen and self.adversarial > 0
+        shares = "encoder" not in self.frozen and self.adversarial_weight > 0
         with tf.GradientTape(persistent=shares) as tape:
             fake_loss = loss = self.fake_loss(drawn, made)
             if shares:
@@ -698,7 +743,7 @@ class FlashDMD(DiffusionPlayers):
             loss = self.objective(loss, "fake_score", share)
         self.apply(tape, loss, "fake_score")
         self.track({"fake_loss": fake_loss}, share)
-        if not self.adversarial:
+        if not self.adversarial_weight:
             return
         if not shares:
             with tf.GradientTape() as tape:
@@ -719,7 +764,7 @@ class FlashDMD(DiffusionPlayers):
         made = self.rollout(drawn)
         found = self.student_losses(drawn, made)
         found["fake_loss"] = self.fake_loss(drawn, made)
-        if self.adversarial:
+        if self.adversarial_weight:
             judged = self.judged(drawn, made)
             found["d_loss"] = self.discriminator_loss(real, drawn, judged)
         self.track(found, share)

@@ -547,6 +547,9 @@ class OfStudents(OfDiffusion):
 
     A step is one update of the student; see `distillation.flash_dmd.FlashDMD.compile`
     for the settings that have their names from there (`noise_split` is its `split`).
+    With `rl_from` the student learns preferences from a step on, beside distillation;
+    see `distillation.joint.JointFlashDMD`. Without it the settings below it have no
+    effect.
 
     Attributes:
         width: Channels of the discriminator's heads.
@@ -569,10 +572,30 @@ class OfStudents(OfDiffusion):
         fake_score_lr: The fake score's.
         discriminator_lr: That of the discriminator's heads.
         guidance: The teacher's scale of classifier-free guidance; 1 for none.
+        rl_from: The step that the second stage, preference learning, begins at; a
+            multiple of `every`. None for no second stage.
+        rl_ratio: Updates by preferences in a step of the second stage, and of the fake
+            score and the discriminator beside them.
+        rl_distillation: Whether distillation goes on there.
+        rl_anchors: At how many of the noisiest anchors pairs are made.
+        rl_adversarial: Weight of the student's adversarial loss in the second stage;
+            None for `adversarial`, 0 for no discriminator there.
+        rl_lr: The student's learning rate in updates by preferences, a constant.
+        rl_clip: How their gradients are clipped; see `optimizers.clipping`.
+        candidates: How many candidates a pair is chosen from.
+        beta: How sharply the preference loss judges.
+        ratio_clip: How far the ratio of two likelihoods counts.
+        gate: By how much the softmax of both scores has to differ for a pair to count.
+        reward: What scores candidates: `latent`, a network that is trained on an
+            oracle's judgement before the run; or `discriminator`.
+        oracle: That judgement, of the `latent` reward.
+        reward_pairs: Pairs that the latent reward learns from.
+        reward_steps: In how many steps.
     """
 
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "noise_split": ("none", "hard", "soft"),
+        "reward": ("latent", "discriminator"),
         **OfImages.choices,
     }
     #: What `encoder` may be.
@@ -593,6 +616,21 @@ class OfStudents(OfDiffusion):
     student_lr: Rate = 1e-4
     fake_score_lr: Rate = 1e-4
     discriminator_lr: Rate = 2e-4
+    rl_from: Count | None = None
+    rl_ratio: Count = 5
+    rl_distillation: bool = True
+    rl_anchors: Count = 2
+    rl_adversarial: Annotated[float, Between(0)] | None = None
+    rl_lr: Rate = 1e-5
+    rl_clip: str = "global_norm:1.0"
+    candidates: Annotated[int, Between(2)] = 4
+    beta: Annotated[float, Between(above=0)] = 500.0
+    ratio_clip: Annotated[float, Between(1e-6, below=1)] = 0.1
+    gate: Annotated[float, Between(0, below=1)] = 0.0
+    reward: str = "latent"
+    oracle: str = "digits"
+    reward_pairs: Count = 4000
+    reward_steps: Count = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -620,6 +658,44 @@ class OfStudents(OfDiffusion):
                 f"{self.adversarial:g}; the lowest anchor is the discriminator's alone "
                 "there, so it needs two anchors and a weight. Give "
                 "--set=noise_split=none."
+            )
+        if self.rl_from is not None:
+            self._check_second_stage()
+
+    def _check_second_stage(self) -> None:
+        if self.rl_from >= self.steps:
+            raise InputError(
+                f"rl_from is {self.rl_from} and steps is {self.steps}; the second "
+                "stage has to begin before the last step. Give more --steps, or a "
+                "lower --rl_from."
+            )
+        if self.rl_from % self.every:
+            raise InputError(
+                f"rl_from is {self.rl_from} and every is {self.every}; the second "
+                "stage begins at a checkpoint. Give a multiple of every: --rl_from="
+                f"{self.every * max(1, self.rl_from // self.every)}, or another "
+                "--set=every=STEPS."
+            )
+        if self.rl_anchors >= self.anchors:
+            raise InputError(
+                f"rl_anchors is {self.rl_anchors} and anchors is {self.anchors}; pairs "
+                "are of the noise that follows an anchor, and none follows the last. "
+                f"Give --set=rl_anchors={self.anchors - 1} at most, with at least two "
+                "anchors."
+            )
+        if self.reward == "discriminator" and not (
+            self.adversarial or self.rl_adversarial
+        ):
+            raise InputError(
+                "reward is 'discriminator' and adversarial is 0, so there is none. "
+                "Give --set=reward=latent, or a weight."
+            )
+        alike = self.rl_ratio == self.ratio or not self.rl_distillation
+        if self.schedule != "constant" and not alike:
+            raise InputError(
+                f"schedule is {self.schedule!r}, ratio is {self.ratio} and rl_ratio is "
+                f"{self.rl_ratio}; a schedule counts steps of as many updates each. "
+                f"Give --set=rl_ratio={self.ratio}, or --set=schedule=constant."
             )
 
     @property

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fid.files import InputError
@@ -22,12 +22,14 @@ _NAMES = ("name", "summary", "seed")
 _FIXED = ("discriminator_lr", "generator_lr", *_NAMES)
 
 
-def override(preset: Preset, settings: Sequence[str]) -> Preset:
+def override(preset: Preset, settings: Sequence[str], **others: Any) -> Preset:
     """Replaces settings of a preset by ones given as text.
 
     Args:
         preset: The preset.
         settings: Each `KEY=VALUE`, KEY an attribute of the preset.
+        **others: Further ones as values, of other attributes; those that are None
+            change nothing. All are set at once, since one may need another.
 
     Returns:
         The changed preset.
@@ -40,11 +42,19 @@ def override(preset: Preset, settings: Sequence[str]) -> Preset:
         >>> override(presets.get("digits_dcgan_ttur"), ["ema_decay=0"]).ema_decay
         0.0
     """
-    return _override(preset, settings, _FIXED)
+    return _override(preset, settings, _FIXED, others)
 
 
-def _override(preset: Preset, settings: Sequence[str], fixed: Sequence[str]) -> Preset:
+def _override(
+    preset: Preset,
+    settings: Sequence[str],
+    fixed: Sequence[str],
+    others: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Preset:
     mine, values = _types(type(preset)), {}
+    others = {key: value for key, value in others.items() if value is not None}
+    for key in [key for key in others if key not in mine]:
+        preset.refuse_other(key, others.pop(key))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -66,7 +76,7 @@ def _override(preset: Preset, settings: Sequence[str], fixed: Sequence[str]) -> 
     preset = preset.with_dataset(values.get("dataset", preset.dataset))
     # All at once, since one may need another; and not by `override`, to which None is
     # no change.
-    return dataclasses.replace(preset, **values)
+    return dataclasses.replace(preset, **others, **values)
 
 
 def changes(preset: Preset, settings: Sequence[str]) -> dict[str, Any]:

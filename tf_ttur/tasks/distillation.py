@@ -104,6 +104,7 @@ class StudentTask(ImageTask):
     # Each is read or trained once a run.
     _data: ImageData | None = None
     _encoder: keras.Model | None = None
+    _reward: keras.Model | None = None
 
     @staticmethod
     def model() -> type[FlashDMD]:
@@ -122,6 +123,7 @@ class StudentTask(ImageTask):
         adversarial_loss(preset.loss)
         optimizers.named(preset.optimizer)
         optimizers.clipping(preset.clip)
+        optimizers.clipping(preset.rl_clip)
         schedules.get(preset.schedule, preset.student_lr)
 
     def load(self) -> ImageData:
@@ -155,13 +157,37 @@ class StudentTask(ImageTask):
                 self._encoder = dense_encoder(_examples(data)).network
         return self._encoder
 
+    def reward_network(self) -> keras.Model:
+        """Returns the network that scores candidates in the second stage.
+
+        Raises:
+            InputError: It cannot be made.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks reward_network.")
+
+    @property
+    def reward(self) -> keras.Model | None:
+        """The frozen reward, made at the first look; None where a run has none."""
+        preset = self.preset
+        if preset.rl_from is None or preset.reward != "latent":
+            return None
+        if self._reward is None:
+            self._reward = self.reward_network()
+        return self._reward
+
     def config(self, data: ImageData) -> dict[str, Any]:
         """Returns the settings, facts, and fingerprints of what is only read."""
         from fid.extractors.extractor import weights_sha256
 
-        encoder = self.encoder()
-        sha256 = None if encoder is None else weights_sha256(encoder)
-        return super().config(data) | {"encoder_sha256": sha256}
+        found = super().config(data)
+        read = {"encoder": self.encoder()}
+        # A run without a second stage says what it has always said.
+        if self.preset.rl_from is not None:
+            read["reward"] = self.reward
+        return found | {
+            f"{name}_sha256": None if network is None else weights_sha256(network)
+            for name, network in read.items()
+        }
 
     def build(self, shape: tuple[int, ...]) -> FlashDMD:
         """Builds and compiles the model; see `Task.build`.
@@ -191,6 +217,8 @@ class StudentTask(ImageTask):
     ) -> FlashDMD:
         """Makes the model of its networks, and compiles it with the settings.
 
+        It is a `JointFlashDMD` where the settings have a second stage.
+
         Args:
             student: As for `FlashDMD`.
             fake_score: Likewise.
@@ -198,11 +226,16 @@ class StudentTask(ImageTask):
             **others: As for `FlashDMD`: what the settings do not say.
         """
         from tf_ttur import optimizers, schedules
-        from tf_ttur.distillation.flash_dmd import FlashDMD
         from tf_ttur.networks.heads import heads
 
-        preset = self.preset
-        model = FlashDMD(
+        preset, kind, further = self.preset, self.model(), {}
+        if preset.rl_from is not None:
+            from tf_ttur.distillation.joint import JointFlashDMD
+
+            kind = JointFlashDMD
+            others["reward"] = self.reward
+            further = self._second_stage()
+        model = kind(
             student,
             fake_score,
             heads(
@@ -243,16 +276,79 @@ class StudentTask(ImageTask):
             renoising=(preset.renoise_from, preset.renoise_to),
             loss=preset.loss,
             jit_compile=preset.jit_compile,
+            **further,
         )
         return model
 
+    def _second_stage(self) -> dict[str, Any]:
+        """Returns what `JointFlashDMD.compile` takes beside `FlashDMD`'s settings."""
+        from tf_ttur import optimizers
+
+        preset = self.preset
+        return {
+            "preference_optimizer": optimizers.make(
+                preset.optimizer,
+                preset.rl_lr,
+                beta_1=preset.beta_1,
+                beta_2=preset.beta_2,
+                epsilon=preset.epsilon,
+                clip=preset.rl_clip,
+                name="preference",
+            ),
+            "preference_ratio": preset.rl_ratio,
+            "preference_distillation": preset.rl_distillation,
+            "preference_anchors": preset.rl_anchors,
+            "preference_adversarial": preset.rl_adversarial,
+            "candidates": preset.candidates,
+            "beta": preset.beta,
+            "ratio_clip": preset.ratio_clip,
+            "gate": preset.gate,
+            "reward": {"latent": "network"}.get(preset.reward, preset.reward),
+        }
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The step that preference learning begins at, where it does."""
+        return () if self.preset.rl_from is None else (self.preset.rl_from,)
+
+    def enter(self, model: Any, step: int) -> None:
+        """Begins the second stage where its step is reached; see `Task.enter`."""
+        begins = self.preset.rl_from
+        if begins is None:
+            return
+        if step == begins and model.stage == 1:
+            _log.info("Step %d: the student begins to learn preferences.", step)
+            model.begin_preferences()
+        expected = 1 if step < begins else 2
+        if model.stage != expected:
+            raise InputError(
+                f"The checkpoint of step {step} is of stage {model.stage}, and with "
+                f"rl_from={begins} it is of stage {expected}: bring the run's own "
+                "checkpoint back, or delete it to go on from the one before it."
+            )
+
+    def minibatches(self, start: int) -> int:
+        """Returns how many minibatches a step takes.
+
+        Args:
+            start: The step. From `rl_from` on it is another number, and the data go on
+                where they would be if it had always been so: they depend on the seed
+                and the step alone.
+        """
+        begins = self.preset.rl_from
+        second = begins is not None and start >= begins
+        return self.preset.rl_ratio if second else self.preset.ratio
+
     def batches(self, data: Any, start: int = 0) -> Any:
-        """Gives endless batches, one for each of the fake score's updates in a step."""
+        """Gives endless batches, with a minibatch for each repeated update in a step.
+
+        They are of the stage that the step is in, so each stage asks for its own.
+        """
         return data.training(
             self.preset.batch_size,
             self.preset.seed,
             start_step=start,
-            discriminator_steps=self.preset.ratio,
+            discriminator_steps=self.minibatches(start),
             labels=self.num_classes is not None,
         )
 
@@ -262,12 +358,20 @@ class StudentTask(ImageTask):
         encoder = {"none": "the fake score's maps", "dense": "a dense encoder"}.get(
             preset.encoder, preset.encoder
         )
+        second = ""
+        if preset.rl_from is not None:
+            joined = "with" if preset.rl_distillation else "without"
+            second = (
+                f"; from step {preset.rl_from} preferences by the {preset.reward} "
+                f"reward, ratio {preset.rl_ratio}, {joined} distillation, learning "
+                f"rate {preset.rl_lr:.3g}"
+            )
         return (
             f"{self.describe_data(data, measurement)}; {preset.anchors} steps; split "
             f"{preset.noise_split}, ratio {preset.ratio}, pull {preset.pulling:g}, "
             f"adversarial {preset.adversarial:g} on {encoder}; learning rates "
             f"{preset.student_lr:.3g}, {preset.fake_score_lr:.3g}, "
-            f"{preset.discriminator_lr:.3g}"
+            f"{preset.discriminator_lr:.3g}{second}"
         )
 
     @classmethod
@@ -323,6 +427,30 @@ class DistillationTask(StudentTask):
             "teacher": str(self.teacher),
             "teacher_sha256": self.teacher_model.fingerprint,
         }
+
+    def reward_network(self) -> keras.Model:
+        """Returns a reward on the teacher's own features, trained on the oracle.
+
+        Raises:
+            InputError: As for `distillation.rewards.trained`.
+        """
+        from tf_ttur.distillation import rewards
+
+        preset, teacher = self.preset, self.teacher_model
+        found = rewards.trained(
+            teacher=teacher.network,
+            parametrisation=teacher.parametrisation,
+            num_classes=preset.num_classes,
+            oracle=preset.oracle,
+            shape=self.data.shape,
+            pairs=preset.reward_pairs,
+            steps=preset.reward_steps,
+            seed=preset.seed,
+            fingerprint=teacher.fingerprint,
+        )
+        said = ", ".join(f"{k} {v:.3f}" for k, v in found.accuracy.items())
+        _log.info("The reward's accuracy on held-out pairs: %s.", said)
+        return found.network
 
     def _build(self, shape: tuple[int, ...]) -> FlashDMD:
         from tf_ttur.distillation.diffusion import sample_shape

@@ -184,6 +184,24 @@ class Task(abc.ABC):
             InputError: The data do not fill a batch.
         """
 
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Steps, multiples of `every`, from which on a model trains in another way."""
+        return ()
+
+    def enter(self, model: Any, step: int) -> None:  # noqa: B027
+        """Is called before a model is fitted from a step on; it may change the model.
+
+        That is where a run starts, where it resumes, and at each of `turns`.
+
+        Args:
+            model: The model.
+            step: Its step.
+
+        Raises:
+            InputError: The model is not what it should be at this step.
+        """
+
     @abc.abstractmethod
     def config(self, data: Any) -> dict[str, Any]:
         """Returns all that a run depends on, for config.json.

@@ -91,6 +91,17 @@ class TextToImageTask(StudentTask):
 
         return sd3.embed(*self.parts, texts, _cache())
 
+    def reward_network(self) -> Any:
+        """Refuses the latent reward, which there is none of yet.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"{self.preset.name} has reward 'latent', and there is no such reward of "
+            "Stable Diffusion 3's latents yet. Give --set=reward=discriminator."
+        )
+
     def _build(self, shape: tuple[int, ...]) -> FlashDMD:
         from tf_ttur.distillation import sd3
 
@@ -141,14 +152,18 @@ class TextToImageTask(StudentTask):
             guided=preset.guidance != 1,
         )
         # An adapter, its gradient and Adam's two moments are in float32.
-        adapters = 2 * 4 * 4 * found.adapter
+        adapters, which, step = 2 * 4 * 4 * found.adapter, "two adapters", "a step"
+        if preset.rl_from is not None:
+            # The reference, and the moments of the student's second optimizer.
+            adapters += 3 * 4 * found.adapter
+            which, step = "three adapters", f"a step before step {preset.rl_from}"
         return (
             "By counting, without the autoencoder and the discriminator: the "
             f"transformer has {found.parameters:.3g} parameters, "
-            f"{_bytes(found.parameters * each)}; two adapters of "
+            f"{_bytes(found.parameters * each)}; {which} of "
             f"{found.adapter:.3g} take {_bytes(adapters)}; a batch of {batch} "
-            f"keeps at least {_bytes(batch * found.activations)} for gradients; a "
-            f"step is {passes * batch * found.flops:.2g} operations. If that is more "
+            f"keeps at least {_bytes(batch * found.activations)} for gradients; "
+            f"{step} is {passes * batch * found.flops:.2g} operations. If that is more "
             "than the device has, lower --batch_size."
         )
 
@@ -166,7 +181,7 @@ class TextToImageTask(StudentTask):
             preset.batch_size,
             preset.seed,
             start,
-            preset.ratio,
+            self.minibatches(start),
         )
 
     def config(self, data: CaptionedImages) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+import types
 
 import keras
 import numpy as np
@@ -9,8 +11,10 @@ import plain_denoisers
 import pytest
 from small_runs import cut_before_the_end
 
+from fid.extractors.extractor import weights_sha256
 from fid.files import InputError
-from tf_ttur import experiment, presets, tasks
+from tf_ttur import distillation, experiment, presets, tasks, termination
+from tf_ttur.distillation.joint import JointFlashDMD
 from tf_ttur.networks import dense_encoder, unet
 from tf_ttur.runs import RunFolder
 from tf_ttur.studies.kill_drill import differences
@@ -251,3 +255,188 @@ def test_fewer_steps_can_be_asked_for_and_guidance_cannot(whole, tmp_path):
     assert sampled("a.png") != sampled("c.png", steps=2)
     with pytest.raises(InputError, match="guidance is 2"):
         sampled("d.png", guidance=2.0)
+
+
+# ---- the second stage
+
+BEGINS = 2
+
+
+def in_two_stages(**changes):
+    changes = {"steps": 6, "rl_from": BEGINS, "rl_ratio": 2, "ratio": 1} | changes
+    return preset("digits_flash_dmd_rl", **changes)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A reward that was never trained, in the place of one that was; what it got."""
+    got = {}
+
+    def trained(*, teacher, **given):
+        got.update(given)
+        x = keras.layers.Flatten()(teacher.inputs[0])
+        told = keras.layers.Reshape((1,))(teacher.inputs[1])
+        score = keras.layers.Dense(1)(keras.layers.Concatenate()([x, 0 * told]))
+        network = keras.Model(teacher.inputs, score)
+        random = np.random.default_rng(0)
+        network.set_weights([random.normal(size=w.shape) for w in network.weights])
+        return types.SimpleNamespace(network=network, accuracy={"all": 0.75})
+
+    fake = types.ModuleType("tf_ttur.distillation.rewards")
+    fake.trained = trained
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(distillation, "rewards", fake, raising=False)
+    return got
+
+
+def test_a_second_stage_begins_where_the_settings_say(teacher, asked, caplog):
+    task = DistillationTask(in_two_stages(), teacher=teacher)
+    with caplog.at_level("INFO"):
+        model = task.build((8, 8, 1))
+    assert "accuracy on held-out pairs: all 0.750" in caplog.text
+    assert isinstance(model, JointFlashDMD)
+    found = open_teacher(teacher)
+    assert asked["fingerprint"] == found.fingerprint
+    assert asked["parametrisation"] == found.parametrisation
+    told = {"num_classes": 10, "oracle": "digits", "shape": (8, 8, 1), "seed": 0}
+    told |= {"pairs": 4000, "steps": 1000}
+    assert told.items() <= asked.items()
+    data = task.load()
+    sizes = [next(iter(task.batches(data, i)))[0].shape[0] for i in (0, 1, 2, 5)]
+    assert sizes == [4, 4, 8, 8]
+    sha256 = weights_sha256(model.frozen["reward"])
+    assert task.config(data)["reward_sha256"] == sha256
+    assert task.turns == (BEGINS,)
+    assert "from step 2 preferences by the latent reward" in task.describe(data, None)
+    assert model.student_preference_optimizer.global_clipnorm == 1.0
+    for step in (0, 1):
+        task.enter(model, step)
+        assert model.stage == 1
+    task.enter(model, BEGINS)
+    assert model.stage == 2
+    for step in (BEGINS, 4):
+        task.enter(model, step)
+
+
+def test_a_checkpoint_of_the_wrong_stage_is_refused(teacher, asked):
+    task = DistillationTask(in_two_stages(), teacher=teacher)
+    model = task.build((8, 8, 1))
+    with pytest.raises(InputError, match="of step 4 is of stage 1, and with rl_from=2"):
+        task.enter(model, 4)
+    task.enter(model, BEGINS)
+    with pytest.raises(InputError, match="of step 0 is of stage 2"):
+        task.enter(model, 0)
+
+
+def test_a_run_without_a_second_stage_says_nothing_of_a_reward(teacher):
+    task = DistillationTask(preset(), teacher=teacher)
+    assert "reward_sha256" not in task.config(task.load())
+    assert type(task.build((8, 8, 1))) is task.model()
+    assert task.turns == ()
+    changed = in_two_stages(reward="discriminator")
+    task = DistillationTask(changed, teacher=teacher)
+    assert task.config(task.load())["reward_sha256"] is None
+    assert task.build((8, 8, 1)).reward == "discriminator"
+
+
+@pytest.fixture(scope="module")
+def whole_of_both(teacher, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("joint") / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillationTask, "reward_network", lambda self: None)
+        experiment.run(in_two_stages(reward="discriminator"), folder, teacher=teacher)
+    return folder
+
+
+@pytest.mark.slow
+def test_rows_have_what_their_stage_logs(whole_of_both):
+    rows = whole_of_both.rows()
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    logged = ["preference_loss" in row for row in rows]
+    assert logged == [False, False, True, True]
+    assert all(np.isfinite(row["dm_loss"]) for row in rows[1:])
+    model = tasks.of_run(whole_of_both).open(whole_of_both, "last")
+    assert (model.steps, model.stage) == (6, 2)
+
+
+# A step is stopped before it is saved: the last checkpoint is before the boundary, at
+# it, and after it.
+@pytest.mark.slow
+@pytest.mark.parametrize(("stopped", "saved"), [(2, 0), (3, BEGINS), (5, 4)])
+def test_a_run_that_is_stopped_anywhere_equals_the_whole_one(
+    stopped, saved, whole_of_both, teacher, tmp_path, monkeypatch
+):
+    cut, steps = RunFolder(tmp_path / "cut"), []
+
+    def check():
+        steps.append(None)
+        if len(steps) == stopped:
+            raise termination.Terminated
+
+    changed = in_two_stages(reward="discriminator")
+    with monkeypatch.context() as patch:
+        patch.setattr(termination, "check", check)
+        with pytest.raises(termination.Terminated):
+            experiment.run(changed, cut, teacher=teacher)
+    assert cut.rows()[-1]["step"] == saved
+    experiment.run(changed, cut, teacher=teacher)
+    assert differences(whole_of_both.path, cut.path) == []
+
+
+@pytest.mark.slow
+def test_another_reward_is_refused_on_resume(teacher, asked, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    experiment.run(in_two_stages(steps=3), folder, teacher=teacher)
+    fake = sys.modules["tf_ttur.distillation.rewards"]
+    trained = fake.trained
+
+    def other(**given):
+        found = trained(**given)
+        found.network.set_weights([2 * w for w in found.network.get_weights()])
+        return found
+
+    fake.trained = other
+    with pytest.raises(InputError, match="reward_sha256"):
+        experiment.run(in_two_stages(steps=3), folder, teacher=teacher)
+
+
+def test_a_run_of_one_stage_does_not_become_one_of_two(whole, teacher, asked):
+    before = said(whole)
+    with pytest.raises(InputError, match="another configuration: .*rl_from"):
+        experiment.run(preset(rl_from=BEGINS), whole, teacher=teacher)
+    assert said(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rl_from": 3}, "rl_from is 3 and every is 2; .* --rl_from=2"),
+        ({"rl_from": 6}, "rl_from is 6 and steps is 6; the second stage has to begin"),
+        ({"rl_from": 0}, "rl_from is 0; it must be >= 1"),
+        ({"rl_anchors": 4}, "rl_anchors is 4 and anchors is 4"),
+        ({"anchors": 2}, "Give --set=rl_anchors=1 at most"),
+        ({"candidates": 1}, "candidates is 1; it must be >= 2"),
+        ({"ratio_clip": 1.0}, "ratio_clip is 1"),
+        ({"gate": 1.0}, "gate is 1"),
+        ({"beta": 0.0}, "beta is 0"),
+        ({"rl_adversarial": -1.0}, "rl_adversarial is -1"),
+        ({"reward": "best"}, "choose from latent, discriminator"),
+        (
+            {
+                "reward": "discriminator",
+                "adversarial": 0.0,
+                "noise_split": "none",
+                "encoder": "none",
+            },
+            "reward is 'discriminator' and adversarial is 0",
+        ),
+        ({"schedule": "cosine:6"}, "a schedule counts steps of as many updates each"),
+    ],
+)
+def test_settings_of_a_second_stage_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        in_two_stages(**changes)
+
+
+def test_settings_of_a_second_stage_that_there_is_none_of_are_let_through():
+    assert preset(anchors=2, rl_anchors=3, schedule="cosine:4").rl_from is None

@@ -98,6 +98,31 @@ def test_a_run_names_its_backbone_and_texts_and_trains_adapters_alone(whole, ope
     assert sum(sizes) == 3 * (2 * adapter + heads) + 3 * 32 + 2 + 1 + 3 * 2
 
 
+@pytest.mark.slow
+def test_a_run_in_two_stages_has_one_adapter_more_and_resumes(images, tmp_path):
+    changes = {"steps": 4, "rl_from": 2, "rl_ratio": 2, "rl_anchors": 1}
+    changed = preset(reward="discriminator", **changes)
+    folder = RunFolder(tmp_path / "whole")
+    experiment.run(changed, folder, data_dir=str(images))
+    rows = folder.rows()
+    assert ["preference_loss" in row for row in rows] == [False, False, True]
+    assert np.isfinite(rows[-1]["preference_loss"])
+    model = tasks.of_run(folder).open(folder, "last")
+    assert (model.steps, model.stage) == (4, 2)
+    adapters = [x.get_weights() for x in (model.student, model.reference)]
+    assert [w.shape for w in adapters[0]] == [w.shape for w in adapters[1]]
+    assert all(np.any(a != b) for a, b in zip(*adapters, strict=True))
+    cut = cut_before_the_end(folder, tmp_path / "cut")
+    experiment.run(changed, cut, data_dir=str(images))
+    assert differences(folder.path, cut.path) == []
+
+
+def test_there_is_no_latent_reward_yet(images):
+    task = TextToImageTask(presets.get(f"{NAME}_rl"), data_dir=str(images))
+    with pytest.raises(InputError, match="Give --set=reward=discriminator"):
+        task.reward_network()
+
+
 def test_training_sees_latents_and_the_numbers_of_texts(images):
     task = TextToImageTask(preset(), data_dir=str(images))
     data = task.load()
