@@ -71,6 +71,7 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
         folder.claim(config)
         measurement = task.measurement(data, folder)
         samples = task.samples(data, folder)
+        scores = task.scores(data)
         identity = folder.identity()
         checkpoints = callbacks.Checkpoints(
             folder.checkpoints,
@@ -94,7 +95,9 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
                 folder.tidy()
                 folder.diverged.unlink(missing_ok=True)
                 if start is None:
-                    start = _begin(gan, task, folder, measurement, metrics, checkpoints)
+                    start = _begin(
+                        gan, task, folder, measurement, scores, metrics, checkpoints
+                    )
 
                 def stop_where_reached(*_: Any) -> None:
                     stop = _reached(task, folder, measurement.key) is not None
@@ -109,6 +112,7 @@ def train(task: tasks.Task, folder: RunFolder) -> dict[str, Any]:
                     callbacks.NaNGuard(),
                     measurement,
                     held,  # and again before each that takes a while after another
+                    *([] if scores is None else [scores, held]),
                     samples,
                     held,
                     metrics,
@@ -184,6 +188,7 @@ def _begin(
     task: tasks.Task,
     folder: RunFolder,
     measurement: callbacks.Measurement,
+    scores: callbacks.Scores | None,
     metrics: callbacks.MetricsLog,
     checkpoints: callbacks.Checkpoints,
 ) -> int:
@@ -191,8 +196,9 @@ def _begin(
     measurement.announce(gan)
     value = measurement.measure(gan)
     _log.info("step 0/%d  %s %.4g", task.preset.steps, measurement.key, value)
+    further = {} if scores is None else scores.measure(gan)
     folder.check_held()
-    metrics.write(0, {measurement.key: value, **measurement.further})
+    metrics.write(0, {measurement.key: value, **measurement.further, **further})
     checkpoints.save(gan, 0, value)
     return 0
 

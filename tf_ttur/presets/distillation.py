@@ -212,8 +212,7 @@ PRESETS: dict[str, Preset] = {
         name="digits_flash_dmd_rl",
         summary="digits_flash_dmd, then preferences beside distillation",
         ratio=2,
-        steps=6000,
-        rl_from=4000,
+        rl_from=750,
     ),
     "digits_dmd2": _digits_student(
         name="digits_dmd2",
@@ -235,14 +234,14 @@ PRESETS: dict[str, Preset] = {
     ),
     "sd3_medium_flash_dmd_rl": _sd3_student(
         name="sd3_medium_flash_dmd_rl",
-        summary="sd3_medium_flash_dmd, then preferences of people beside it",
+        summary="sd3_medium_flash_dmd, then the discriminator's preferences beside it",
         # Restated by several readers: 2,000 iterations more, five updates by
         # preferences for one by distillation, and pairs at the two noisiest anchors.
         steps=6000,
         rl_from=4000,
-        # The paper's reward learnt from people's choices (Pick-a-Pic); a file of them
-        # is to be given.
-        oracle="choices:choices.csv",
+        # The paper's reward learnt from people's choices (Pick-a-Pic). There is no
+        # latent reward of this transformer here, so AdvDMD's takes its place.
+        reward="discriminator",
     ),
 }
 """Every one of these presets by its name."""

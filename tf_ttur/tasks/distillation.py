@@ -19,6 +19,7 @@ from tf_ttur.runs import RunFolder
 from tf_ttur.tasks.diffusion import choose_sampling
 from tf_ttur.tasks.of_images import ImageTask
 from tf_ttur.tasks.task import (
+    MEASUREMENT_SEED,
     SampleRequest,
     building,
     check_kind,
@@ -29,6 +30,7 @@ from tf_ttur.tasks.task import (
 if TYPE_CHECKING:
     import keras
 
+    from tf_ttur.callbacks import Scores
     from tf_ttur.datasets import ImageData
     from tf_ttur.distillation.flash_dmd import FlashDMD
 
@@ -306,6 +308,36 @@ class StudentTask(ImageTask):
             "reward": {"latent": "network"}.get(preset.reward, preset.reward),
         }
 
+    def scores(self, data: ImageData) -> Scores | None:
+        """Watches what preferences do; see `Task.scores`.
+
+        That is the oracle itself, which scores clean images, how far images of a class
+        are from each other, and for digits another judge of them, that nothing learns
+        from.
+        """
+        preset = self.preset
+        if preset.rl_from is None:
+            return None
+        from tf_ttur import callbacks
+        from tf_ttur.distillation import oracles, pairs
+
+        functions: dict[str, Any] = {"diversity": oracles.diversity}
+        if preset.oracle == "digits" and data.name == "digits":
+            functions["judge"] = oracles.digits_judge(data.shape)
+        if preset.oracle != "digits" or data.name == "digits":
+            oracle = pairs.oracle_of(preset.oracle, data.shape)
+            # A file of choices has no score for other images.
+            if isinstance(oracle, pairs.ScoreOracle):
+                functions["oracle"] = oracle
+        return callbacks.Scores(
+            functions,
+            every=min(preset.every, preset.steps),
+            num_samples=preset.num_samples,
+            seed=MEASUREMENT_SEED,
+            batch_size=preset.sample_batch,
+            last=preset.steps,
+        )
+
     @property
     def turns(self) -> tuple[int, ...]:
         """The step that preference learning begins at, where it does."""
@@ -437,7 +469,7 @@ class DistillationTask(StudentTask):
         from tf_ttur.distillation import rewards
 
         preset, teacher = self.preset, self.teacher_model
-        found = rewards.trained(
+        return rewards.trained(
             teacher=teacher.network,
             parametrisation=teacher.parametrisation,
             num_classes=preset.num_classes,
@@ -447,10 +479,7 @@ class DistillationTask(StudentTask):
             steps=preset.reward_steps,
             seed=preset.seed,
             fingerprint=teacher.fingerprint,
-        )
-        said = ", ".join(f"{k} {v:.3f}" for k, v in found.accuracy.items())
-        _log.info("The reward's accuracy on held-out pairs: %s.", said)
-        return found.network
+        ).network
 
     def _build(self, shape: tuple[int, ...]) -> FlashDMD:
         from tf_ttur.distillation.diffusion import sample_shape

@@ -15,7 +15,7 @@ from tf_ttur.presets import Preset, kind_of
 from tf_ttur.runs import RunFolder, check_step, step_of
 
 if TYPE_CHECKING:
-    from tf_ttur.callbacks import Measurement, Samples
+    from tf_ttur.callbacks import Measurement, Samples, Scores
 
 __all__ = [
     "GRID_SEED",
@@ -227,6 +227,14 @@ class Task(abc.ABC):
             data: What `load` returned.
             folder: The run folder.
         """
+
+    def scores(self, data: Any) -> Scores | None:
+        """Makes the callback that scores samples beside the measurement, if any.
+
+        Args:
+            data: What `load` returned.
+        """
+        return None
 
     @abc.abstractmethod
     def describe(self, data: Any, measurement: Measurement) -> str:
