@@ -210,19 +210,39 @@ class PerStep(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         schedule: The schedule, of steps.
         updates: Updates in a step; >= 1.
+        turn: A step from which on there are `then` updates in each; None for none.
+        then: How many.
+
+    Raises:
+        InputError: A number is out of its range, or only one of `turn` and `then` is
+            given.
 
     Example:
         >>> schedule = PerStep(PowerLaw(0.5, exponent=1.0), updates=2)
         >>> [float(schedule(update)) for update in range(4)]
         [0.5, 0.5, 0.25, 0.25]
+        >>> schedule = PerStep(PowerLaw(1.0, exponent=1.0), updates=1, turn=1, then=3)
+        >>> [float(schedule(update)) for update in range(5)]
+        [1.0, 0.5, 0.5, 0.5, 0.3333333432674408]
     """
 
     def __init__(
-        self, schedule: keras.optimizers.schedules.LearningRateSchedule, updates: int
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        updates: int,
+        turn: int | None = None,
+        then: int | None = None,
     ):
         super().__init__()
         self.schedule = schedule
-        self.updates = checked({"updates": Count}, updates=updates)["updates"]
+        if (turn is None) != (then is None):
+            raise InputError(
+                f"turn is {turn} and then is {then}; give both of them, or neither."
+            )
+        kinds = {"updates": Count, "turn": Count | None, "then": Count | None}
+        self.updates, self.turn, self.then = checked(
+            kinds, updates=updates, turn=turn, then=then
+        ).values()
 
     def __call__(self, step: Any) -> Any:
         """Returns the rate of an update.
@@ -233,12 +253,20 @@ class PerStep(keras.optimizers.schedules.LearningRateSchedule):
         Returns:
             Float32, of the shape of `step`.
         """
-        return self.schedule(keras.ops.floor_divide(step, self.updates))
+        found = keras.ops.floor_divide(step, self.updates)
+        if self.turn is not None:
+            after = step - self.turn * self.updates
+            later = self.turn + keras.ops.floor_divide(after, self.then)
+            found = keras.ops.where(after < 0, found, later)
+        return self.schedule(found)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, for Keras serialisation."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "updates": self.updates}
+        config = {"schedule": schedule, "updates": self.updates}
+        if self.turn is not None:
+            config |= {"turn": self.turn, "then": self.then}
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PerStep:
@@ -248,7 +276,7 @@ class PerStep(keras.optimizers.schedules.LearningRateSchedule):
             config: What `get_config` returned.
         """
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(schedule, config["updates"])
+        return cls(**config | {"schedule": schedule})
 
 
 def _exponential(
@@ -287,7 +315,9 @@ _FORMS = ", ".join(
 )
 
 
-def get(text: str, rate: float, updates: int = 1) -> Any:
+def get(
+    text: str, rate: float, updates: int = 1, turn: tuple[int, int] | None = None
+) -> Any:
     """Makes a schedule of a learning rate from its name.
 
     Args:
@@ -303,6 +333,7 @@ def get(text: str, rate: float, updates: int = 1) -> Any:
               evenly over N steps first; see `Warmup`.
         rate: The rate at the start, or after the warmup; > 0.
         updates: Updates of the optimizer in a step; see `PerStep`.
+        turn: A step from which on there are others, and how many.
 
     Returns:
         The rate itself where it is constant, else a schedule.
@@ -332,8 +363,8 @@ def get(text: str, rate: float, updates: int = 1) -> Any:
         if not isinstance(made, keras.optimizers.schedules.LearningRateSchedule):
             made = PowerLaw(made, 0)
         made = Warmup(made, *rising)
-    if updates > 1 and made is not rate:
-        made = PerStep(made, updates)
+    if made is not rate and (updates > 1 or turn):
+        made = PerStep(made, updates, *(turn or ()))
     return made
 
 

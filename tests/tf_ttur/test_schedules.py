@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import rounding
+import tensorflow as tf
 
 import tf_ttur
 from fid.files import InputError
@@ -161,3 +162,19 @@ def test_steps_of_a_warmup_are_a_whole_number(steps):
     with pytest.raises(InputError, match=f"steps is {steps!r}; it must be"):
         schedules.Warmup(schedules.PowerLaw(1, 0), steps)
     assert schedules.Warmup(schedules.PowerLaw(1, 0), np.int64(3)).steps == 3
+
+
+def test_the_updates_of_a_step_may_be_others_from_a_step_on():
+    # By hand: three steps of two updates, then steps of five.
+    steps = [0, 0, 1, 1, 2, 2, *[3] * 5, *[4] * 5, 5]
+    schedule = schedules.get("linear:10", 1.0, updates=2, turn=(3, 5))
+    updates = tf.range(len(steps))
+    expected = [1 - step / 10 for step in steps]
+    np.testing.assert_allclose(schedule(updates), expected, rtol=1e-6)
+    config = keras.saving.serialize_keras_object(schedule)
+    again = keras.saving.deserialize_keras_object(config)
+    np.testing.assert_array_equal(again(updates), schedule(updates))
+    # At a constant rate there is nothing to count.
+    assert schedules.get("constant", 0.5, updates=2, turn=(3, 5)) == 0.5
+    with pytest.raises(InputError, match="turn is 3 and then is None; give both"):
+        schedules.PerStep(schedule, 2, turn=3)

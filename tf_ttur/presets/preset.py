@@ -690,13 +690,6 @@ class OfStudents(OfDiffusion):
                 "reward is 'discriminator' and adversarial is 0, so there is none. "
                 "Give --set=reward=latent, or a weight."
             )
-        alike = self.rl_ratio == self.ratio or not self.rl_distillation
-        if self.schedule != "constant" and not alike:
-            raise InputError(
-                f"schedule is {self.schedule!r}, ratio is {self.ratio} and rl_ratio is "
-                f"{self.rl_ratio}; a schedule counts steps of as many updates each. "
-                f"Give --set=rl_ratio={self.ratio}, or --set=schedule=constant."
-            )
 
     @property
     def pace(self) -> tuple[str, str, str]:

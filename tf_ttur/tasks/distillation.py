@@ -253,11 +253,14 @@ class StudentTask(ImageTask):
         )
 
         def made(name: str) -> Any:
-            rate = getattr(preset, f"{name}_lr")
-            updates = 1 if name == "student" else preset.ratio
+            rate, updates, turn = getattr(preset, f"{name}_lr"), 1, None
+            if name != "student":
+                updates = preset.ratio
+                if preset.rl_from is not None:
+                    turn = (preset.rl_from, preset.rl_ratio)
             return optimizers.make(
                 preset.optimizer,
-                schedules.get(preset.schedule, rate, updates),
+                schedules.get(preset.schedule, rate, updates, turn),
                 beta_1=preset.beta_1,
                 beta_2=preset.beta_2,
                 epsilon=preset.epsilon,
