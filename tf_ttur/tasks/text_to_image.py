@@ -156,16 +156,19 @@ class TextToImageTask(StudentTask):
             hard=preset.noise_split == "hard",
             guided=preset.guidance != 1,
         )
+        kept = ""
+        if preset.noise_split == "hard":
+            kept = "The hard split keeps two passes at a time, so twice that memory. "
         # An adapter, its gradient and Adam's two moments are in float32.
         adapters = 2 * 4 * 4 * found.adapter
         return (
             "By counting, without the autoencoder and the discriminator: the "
             f"transformer has {found.parameters:.3g} parameters, "
             f"{_bytes(found.parameters * each)}; two adapters of "
-            f"{found.adapter:.3g} take {_bytes(adapters)}; a batch of {batch} "
-            f"keeps at least {_bytes(batch * found.activations)} for gradients; a "
-            f"step is {passes * batch * found.flops:.2g} operations. If that is more "
-            "than the device has, lower --batch_size."
+            f"{found.adapter:.3g} take {_bytes(adapters)}; a pass of a batch of "
+            f"{batch} keeps at least {_bytes(batch * found.activations)} for "
+            f"gradients; a step is {passes * batch * found.flops:.2g} operations. "
+            f"{kept}If that is more than the device has, lower --batch_size."
         )
 
     def batches(self, data: CaptionedImages, start: int = 0) -> Any:

@@ -302,6 +302,10 @@ def pictures(folder):
     return sorted(folder.iterdir())
 
 
+def zeros(backbone, images):
+    return tf.zeros((tf.shape(images)[0], *LATENTS), tf.float16)
+
+
 def test_latents_are_encoded_once_and_kept_by_contents(parts, tmp_path, monkeypatch):
     backbone = parts[0]
     (tmp_path / "images").mkdir()
@@ -331,7 +335,7 @@ def test_latents_are_encoded_once_and_kept_by_contents(parts, tmp_path, monkeypa
     path.write_bytes(whole)
     # Each of these is made of something else.
     with monkeypatch.context() as patch:
-        patch.setattr(sd3, "_mean_latents", lambda _, x: tf.zeros((1, *LATENTS), "f2"))
+        patch.setattr(sd3, "_mean_latents", zeros)
         names = {kept.fingerprint, sd3.latents(backbone, files[:1], folder).fingerprint}
         for part in (backbone.vae.encoder, backbone.image_rescaling):
             with computing_in(part, "mixed_bfloat16"):
@@ -344,7 +348,7 @@ def test_latents_are_encoded_once_and_kept_by_contents(parts, tmp_path, monkeypa
 def test_a_disk_that_is_full_is_told_and_leaves_nothing(parts, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     files, folder = pictures(tmp_path / "images"), tmp_path / "cache"
-    monkeypatch.setattr(sd3, "_mean_latents", lambda _, x: tf.ones((1, *LATENTS), "f2"))
+    monkeypatch.setattr(sd3, "_mean_latents", zeros)
     limits, picture = resource.getrlimit(resource.RLIMIT_FSIZE), sd3.pictures.picture
     read = []
 

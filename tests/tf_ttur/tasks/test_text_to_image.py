@@ -151,7 +151,7 @@ def test_text_encoders_and_images_are_named_in_the_configuration(
         sd3, "cached", lambda _, name, made: types.SimpleNamespace(fingerprint=name)
     )
     monkeypatch.setattr(
-        sd3, "_mean_latents", lambda _, x: tf.zeros((2, SIDE // 8, SIDE // 8, 16), "f2")
+        sd3, "_mean_latents", lambda _, x: tf.zeros((tf.shape(x)[0], 4, 4, 16), "half")
     )
     monkeypatch.setenv("TTUR_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "images"
@@ -253,6 +253,9 @@ def test_what_it_takes_is_said_before_there_are_weights(
     assert "2.08e+09 parameters, 4.2 GB;" in caplog.text
     # What is said of the preset is what is counted.
     said = TextToImageTask(presets.get(NAME)).cost()
+    assert "The hard split keeps two passes at a time, so twice that memory." in said
+    soft = presets.get(NAME).override(noise_split="soft")
+    assert "twice" not in TextToImageTask(soft).cost()
     told = presets.describe(NAME)
     assert "at least 212 GB for gradients; a step is 1.2e+15 operations" in said
     for figure in ("2.08e9 parameters, 4.2 GB", "1.2e15 operations", "need 212 GB"):
