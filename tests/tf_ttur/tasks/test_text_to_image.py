@@ -146,7 +146,8 @@ def test_another_backbone_or_other_texts_are_refused_on_resume(
 def test_text_encoders_and_images_are_named_in_the_configuration(
     images, tmp_path, monkeypatch
 ):
-    # Neither embeddings nor latents are made.
+    # Neither embeddings nor latents are made, nor is an encoder trained.
+    monkeypatch.setattr(TextToImageTask, "encoder", lambda _: None)
     monkeypatch.setattr(
         sd3, "cached", lambda _, name, made: types.SimpleNamespace(fingerprint=name)
     )
