@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "read_json_lines",
     "read_object",
+    "read_text",
     "sha256_of_file",
     "temporary_files",
     "turn",
@@ -424,6 +425,41 @@ def read_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
         what = f" with {', '.join(keys)}" if keys else ""
         raise InputError(f"{printable(path)} is damaged: expected a JSON object{what}.")
     return value
+
+
+def read_text(path: str | os.PathLike[str], most: int = 10**6) -> str:
+    """Reads a text in UTF-8 that somebody wrote.
+
+    Args:
+        path: The file. A pipe, which might never end, is not opened.
+        most: So many characters it has at most.
+
+    Returns:
+        The text, in which every kind of line end is a line feed.
+
+    Raises:
+        ValueError: It cannot be read. The message is a phrase, for a line that names
+            the file.
+
+    Example:
+        >>> read_text("no/such/file.txt")
+        Traceback (most recent call last):
+        ValueError: No such file or directory
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("it is no regular file")
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8") from error
+    if len(text) > most:
+        raise ValueError(f"it has more than {most:,} characters")
+    if "\0" in text:
+        raise ValueError("it has NUL bytes; save it as UTF-8")
+    return text
 
 
 def read_json_lines(path: str | os.PathLike[str], *keys: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = ["DAMAGE", "opened", "read_header", "reading"]
 # Python's syntax.
 DAMAGE = (
     ArithmeticError,
+    AttributeError,  # NumPy returns what an archive holds, though it is no array.
     EOFError,
     LookupError,
     RuntimeError,  # NotImplementedError and RecursionError are among its kinds.
@@ -111,7 +112,26 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
         open(path, "rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
-        yield arrays
+        yield _Arrays(arrays)
+
+
+class _Arrays(Mapping[str, np.ndarray]):
+    """The arrays of an archive. What else it holds, NumPy would give as bytes."""
+
+    def __init__(self, archive: Mapping[str, Any]):
+        self._archive = archive
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        found = self._archive[name]
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"what it holds as {name} is no array")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._archive)
+
+    def __len__(self) -> int:
+        return len(self._archive)
 
 
 def _other_kind(path: str | os.PathLike[str]) -> tuple[str, str] | None:

@@ -74,6 +74,8 @@ _FACTS = {
     "extractor_sha256": str,
     "text_shape": list[Count],
     "text_sha256": str,
+    "embeddings_sha256": str,
+    "latents_sha256": str,
 }
 # Those of them that say where something is.
 _PLACES = ("data_dir", "teacher", "backbone")

@@ -260,3 +260,25 @@ def test_all_differences_are_told_by_name():
         files.check_same(
             {"a": 1, "c": 0}, {"b": "3", "a": 2, "c": 0}, "It differs", "Mend."
         )
+
+
+def test_a_text_is_read_and_what_is_none_is_said_in_a_phrase(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffein Bär\r\nb\rc".encode())
+    assert files.read_text(path) == "ein Bär\nb\nc"
+    assert files.read_text(path, most=11) == "ein Bär\nb\nc"
+    os.mkfifo(tmp_path / "pipe.txt")
+    for name, most, message in (
+        ("text.txt", 10, "it has more than 10 characters"),
+        ("pipe.txt", 10, "it is no regular file"),
+        ("none.txt", 10, "No such file or directory"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            files.read_text(tmp_path / name, most)
+    for data, message in (
+        ("text".encode("utf-16-le"), "it has NUL bytes; save it as UTF-8"),
+        (b"\xff\xfe", "it is no text in UTF-8"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            files.read_text(path)

@@ -129,3 +129,20 @@ def test_an_archive_gives_its_arrays_and_no_python_objects(tmp_path):
         opened(tmp_path / "a.npz") as arrays,
     ):
         arrays["two"]
+
+
+def test_what_is_no_array_in_an_archive_is_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("one.npy", b"no array")
+    with (
+        pytest.raises(InputError, match="is damaged .* holds as one is no array"),
+        opened(tmp_path / "a.npz") as arrays,
+    ):
+        arrays["one"]
+    np.save(tmp_path / "b.npz.npy", np.arange(3))
+    os.rename(tmp_path / "b.npz.npy", tmp_path / "b.npz")
+    with (
+        pytest.raises(InputError, match=r"b\.npz is damaged"),
+        opened(tmp_path / "b.npz"),
+    ):
+        pytest.fail("it was entered")

@@ -6,6 +6,7 @@ It is how sets of images with captions are usually kept. The images are those of
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fid.files import InputError, printable
+from fid.files import InputError, printable, read_text
 from fid.mistaken import local_path
 from tf_ttur.datasets import batches, folder, pictures
 
@@ -60,8 +61,8 @@ def load(
 
     Raises:
         InputError: There is no such folder, no image in it, or there are files that
-            are none; or texts are missing, empty or not in UTF-8. The message names
-            the files.
+            are none; or texts are missing, empty or no text in UTF-8 of a sensible
+            size, or are beside two images. The message names the files.
 
     Example:
         >>> import numpy as np, pathlib, tempfile
@@ -77,19 +78,22 @@ def load(
     path = local_path(path)
     names = folder.names_in(path, beside=".txt")
     files = [os.path.join(path, name) for name in names]
+    stems = collections.Counter(os.path.splitext(file)[0] for file in files)
+    if shared := [printable(f"{x}.txt") for x, count in stems.items() if count > 1]:
+        raise InputError(
+            f"{len(shared)} texts stand beside more than one image: "
+            f"{pictures.listed(shared)}. Give each image a text of its own: rename all "
+            "but one image of a name."
+        )
     texts, faults = [], []
     for file in files:
         caption = pathlib.Path(file).with_suffix(".txt")
         try:
-            text = " ".join(caption.read_text("utf-8-sig").split())
-            fault = "" if text else "it is empty"
-        except UnicodeDecodeError:
-            text, fault = "", "it is no text in UTF-8"
-        except OSError as error:
-            text, fault = "", error.strerror or str(error)
-        texts.append(text)
-        if fault:
-            faults.append(f"{printable(caption)} ({fault})")
+            if not (text := " ".join(read_text(caption).split())):
+                raise ValueError("it is empty")
+            texts.append(text)
+        except ValueError as error:
+            faults.append(f"{printable(caption)} ({error})")
     if faults:
         raise InputError(
             f"Cannot read the texts of {len(faults)} of {len(files)} images: "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fid.files import InputError
+from fid.files import InputError, printable
 from fid.sources import decoding
 from fid.sources.imagefiles import read_file
 
@@ -135,7 +135,7 @@ def each_file(
 
     results = list(apply(attempt, files))
     failures = [
-        f"{name} ({' '.join(str(result).split())})"
+        f"{printable(name)} ({' '.join(str(result).split())})"
         for name, result in zip(names, results, strict=True)
         if isinstance(result, Exception)
     ]

@@ -1,8 +1,8 @@
 """Texts as conditions: embedded once, kept on disk, and gathered by number.
 
 A network that is told a text takes embeddings of it. The texts of a training are known
-beforehand, so each is embedded once. From then on a text is a whole number, its line in
-the file, as a class is; the number behind the last stands for the empty text, which
+beforehand, so each is embedded once. From then on a text is a whole number, its place
+in the list, as a class is; the number behind the last stands for the empty text, which
 guidance needs. So whatever is trained on labels is trained on texts as it stands: with
 `num_classes` texts, and a network that begins with a `PromptTable`.
 """
@@ -10,12 +10,11 @@ guidance needs. So whatever is trained on labels is trained on texts as it stand
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -24,13 +23,16 @@ import numpy as np
 import tensorflow as tf
 
 from fid import npz
-from fid.files import InputError, atomic_write, printable
+from fid.files import InputError, atomic_write, printable, read_text
 from fid.mistaken import local_path
 
 __all__ = ["PromptTable", "Prompts", "cached", "read"]
 
 # Embeddings in this type take half the memory; those of CLIP are made in it.
 _STORED = "float16"
+# So many characters a file of prompts has at most: the embeddings of more texts would
+# not fit into memory.
+_MOST = 10**8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Prompts:
             width), without the zeros at the ends of the two last axes.
         pooled: An embedding of a whole text, float32 (texts + 1, d).
         shape: The tokens and the width of `context` with its zeros.
+        fingerprint: Hexadecimal digits that say what the embeddings were made of: the
+            encoders, and the texts. A saved model names its texts by them. None: by
+            the embeddings' SHA-256, which another processor's rounding changes.
 
     Raises:
         InputError: The arrays do not go together, or hold what is no finite number.
@@ -59,6 +64,7 @@ class Prompts:
     context: np.ndarray
     pooled: np.ndarray
     shape: tuple[int, int]
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         right = (
@@ -101,12 +107,40 @@ class Prompts:
         Raises:
             InputError: As for the class.
         """
-        shape = tuple(context.shape[1:])
-        used = [np.flatnonzero(context.any(axes)) for axes in ((0, 2), (0, 1))]
-        tokens, width = (int(x[-1]) + 1 if len(x) else 1 for x in used)
-        with np.errstate(over="ignore"):  # An infinity is refused.
-            kept = context[:, :tokens, :width].astype(_STORED)
-        return cls(kept, pooled.astype("float32"), shape)
+        return cls.of_blocks([(context, pooled)])
+
+    @classmethod
+    def of_blocks(
+        cls,
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+        fingerprint: str | None = None,
+    ) -> Prompts:
+        """Makes it of the embeddings of some texts after the other.
+
+        It takes the memory of what is kept twice, and that of one block.
+
+        Args:
+            blocks: One at least, each as `of` takes all.
+            fingerprint: As for the class.
+
+        Raises:
+            InputError: As for the class.
+        """
+        kept, pooled = [], []
+        for block, whole in blocks:
+            shape = tuple(block.shape[1:])
+            used = [np.flatnonzero(block.any(axes)) for axes in ((0, 2), (0, 1))]
+            tokens, width = (int(x[-1]) + 1 if len(x) else 1 for x in used)
+            with np.errstate(over="ignore"):  # An infinity is refused.
+                kept.append(block[:, :tokens, :width].astype(_STORED))
+            pooled.append(whole.astype("float32"))
+        most = (max(sizes) for sizes in zip(*(x.shape[1:] for x in kept), strict=True))
+        context = np.zeros((sum(map(len, kept)), *most), _STORED)
+        last = 0
+        for each in kept:
+            first, last = last, last + len(each)
+            context[first:last, : each.shape[1], : each.shape[2]] = each
+        return cls(context, np.concatenate(pooled), shape, fingerprint)
 
 
 def read(path: str | os.PathLike[str]) -> list[str]:
@@ -123,11 +157,11 @@ def read(path: str | os.PathLike[str]) -> list[str]:
     """
     label = printable(path)
     try:
-        lines = local_path(path).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        # Only line ends end a prompt: str.splitlines() knows ten more characters.
+        lines = read_text(local_path(path), _MOST).split("\n")
+    except ValueError as error:
         raise InputError(
-            f"Cannot read the texts of {label}: {said}. Name a text file with one "
+            f"Cannot read the texts of {label}: {error}. Name a text file with one "
             "prompt a line."
         ) from error
     if not (texts := [line.strip() for line in lines if line.strip()]):
@@ -174,7 +208,7 @@ def cached(
                 file, record=np.array(json.dumps(record)), context=made.context,
                 pooled=made.pooled,
             )  # fmt: skip
-        return made
+        return dataclasses.replace(made, fingerprint=fingerprint)
     label = printable(path)
     with npz.opened(path) as file:
         record = json.loads(str(file["record"]))
@@ -184,30 +218,35 @@ def cached(
                 "delete it, and it is made again."
             )
         shape = tuple(map(int, record["shape"]))
-        return Prompts(file["context"], file["pooled"], shape)
+        return Prompts(file["context"], file["pooled"], shape, fingerprint)
 
 
-# Embeddings by their SHA-256, for layers that are made again.
+# Embeddings by their names, for layers that are made again.
 _TABLES: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 class _Tables:
-    """The embeddings where networks compute, once for all of them."""
+    """The embeddings where networks compute, once for all of them.
+
+    The arrays that they were made of are not held beside them.
+    """
 
     def __init__(self, prompts: Prompts):
-        self.prompts = prompts
+        self.name = prompts.fingerprint or _sha256(prompts)
+        self.shape = prompts.shape
         # Outside of whatever function is being traced, or they would be its own.
         with tf.init_scope():
             self.context = tf.constant(prompts.context)
             self.pooled = tf.constant(prompts.pooled)
 
-    @functools.cached_property
-    def sha256(self) -> str:
-        digest = hashlib.sha256(repr(self.prompts.shape).encode())
-        for each in (self.prompts.context, self.prompts.pooled):
-            digest.update(f"{each.shape}\n".encode())
-            digest.update(np.ascontiguousarray(each).tobytes())
-        return digest.hexdigest()
+
+def _sha256(prompts: Prompts) -> str:
+    digest = hashlib.sha256(repr(prompts.shape).encode())
+    for each in (prompts.context, prompts.pooled):
+        digest.update(f"{each.shape}\n".encode())
+        # As it stands, since a copy in bytes is as large again.
+        digest.update(memoryview(np.ascontiguousarray(each)).cast("B"))
+    return digest.hexdigest()
 
 
 @keras.saving.register_keras_serializable("tf_ttur")
@@ -215,8 +254,9 @@ class PromptTable(keras.layers.Layer):
     """Turns the numbers of texts into their embeddings.
 
     It has no weights: the embeddings are constants, and several layers that are made
-    by `sharing` hold them once. A saved model names them by their SHA-256. To load it,
-    make a table of the same embeddings first, and call `remember`.
+    by `sharing` hold them once. A saved model names them by what they were made of, or
+    by their SHA-256 (see `Prompts`). To load it, make a table of the same embeddings
+    first, and call `remember`.
 
     Args:
         prompts: The embeddings.
@@ -254,23 +294,23 @@ class PromptTable(keras.layers.Layer):
         """
         tables = self._held["tables"]
         context = tf.cast(tf.gather(tables.context, numbers), tf.float32)
-        shape, kept = tables.prompts.shape, tables.prompts.context.shape[1:]
+        shape, kept = tables.shape, tables.context.shape[1:]
         ends = [(0, most - n) for most, n in zip(shape, kept, strict=True)]
         return tf.pad(context, [(0, 0), *ends]), tf.gather(tables.pooled, numbers)
 
     def compute_output_spec(self, numbers: Any) -> tuple[Any, Any]:
         """Returns both outputs, without numbers."""
-        prompts = self._held["tables"].prompts
-        shapes = (*prompts.shape,), prompts.pooled.shape[1:]
+        tables = self._held["tables"]
+        shapes = tables.shape, tables.pooled.shape[1:]
         return tuple(
             keras.KerasTensor((numbers.shape[0], *shape), "float32") for shape in shapes
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the embeddings' SHA-256 and the arguments of any layer."""
-        sha256 = self._held["tables"].sha256
-        _TABLES[sha256] = self._held["tables"]
-        return {**super().get_config(), "prompts": sha256}
+        """Returns the embeddings' name and the arguments of any layer."""
+        tables = self._held["tables"]
+        _TABLES[tables.name] = tables
+        return {**super().get_config(), "prompts": tables.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PromptTable:
@@ -285,7 +325,7 @@ class PromptTable(keras.layers.Layer):
         tables = _TABLES.get(config["prompts"])
         if tables is None:
             raise InputError(
-                "The file does not hold the embeddings of its texts (SHA-256: "
+                "The file does not hold the embeddings of its texts (their name: "
                 f"{config['prompts'][:16]}...); embed the same texts by the same "
                 "encoders, and call remember() of a PromptTable of them."
             )
@@ -295,6 +335,6 @@ class PromptTable(keras.layers.Layer):
         """Makes the embeddings known, so that a model with them can be loaded.
 
         Returns:
-            Their SHA-256.
+            Their name.
         """
         return self.get_config()["prompts"]

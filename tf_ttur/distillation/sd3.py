@@ -14,17 +14,17 @@ where the preset has it. `networks` makes of them what `FlashDMD` takes:
   decoded from their latents, too, or the autoencoder's traces would tell them apart.
 
 Texts and images are encoded once, into files of a folder. The parametrisation is
-`"flow:3"`, and latents are no pixels: `FlashDMD(..., pixels=False)`.
+`parametrisation(backbone)`, and latents are no pixels: `FlashDMD(..., pixels=False)`.
 
     backbone, preprocessor = sd3.load("stable_diffusion_3_medium", (512, 512, 3))
     texts = prompts.read("prompts.txt")
     embedded = sd3.embed(backbone, preprocessor, texts, "cache")
-    real = sd3.latents(backbone, files, "cache")
+    real = sd3.latents(backbone, files, "cache").values
     made = sd3.networks(backbone, embedded, sam.load("sam_base_sa1b", (512, 512, 3)))
     model = FlashDMD(
         made.student, made.fake_score, heads, made.teacher, made.encoder,
-        made.decoder, parametrisation="flow:3", num_classes=embedded.count,
-        pixels=False)
+        made.decoder, parametrisation=sd3.parametrisation(backbone),
+        num_classes=embedded.count, pixels=False)
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import string
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ import tensorflow as tf
 
 from fid import npz
 from fid.extractors.extractor import weights_sha256
-from fid.files import InputError, atomic_path, printable, sha256_of_file
+from fid.files import InputError, atomic_write, printable, sha256_of_file
 from fid.mistaken import local_path
 from tf_ttur.datasets import pictures
 from tf_ttur.distillation.prompts import Prompts, PromptTable, cached
@@ -51,6 +52,7 @@ from tf_ttur.networks import hub, lora
 
 __all__ = [
     "Cost",
+    "Latents",
     "Networks",
     "cost",
     "decoder",
@@ -59,11 +61,13 @@ __all__ = [
     "latents",
     "load",
     "networks",
+    "parametrisation",
     "passes",
     "sizes",
     "small",
 ]
 
+_log = logging.getLogger(__name__)
 _ADVICE = (
     "The weights of Stable Diffusion 3 Medium are under Stability AI's community "
     "licence: accept it at huggingface.co/stabilityai/stable-diffusion-3-medium, and "
@@ -96,6 +100,21 @@ class Networks:
     decoder: keras.Model
 
 
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Encoded images.
+
+    Attributes:
+        values: Float16 (n, H / 8, W / 8, 16), as the transformer knows latents; a file
+            that is read as it is used.
+        fingerprint: Hexadecimal digits that say what they were made of: the encoder,
+            and the images.
+    """
+
+    values: np.ndarray
+    fingerprint: str
+
+
 def load(
     preset: str | os.PathLike[str], image_shape: tuple[int, int, int], **options: Any
 ) -> tuple[Any, Any]:
@@ -106,9 +125,11 @@ def load(
             folder.
         image_shape: The shape of images, multiples of 8 (and of the transformer's
             patches) high and wide; what the model was trained at is (1024, 1024, 3).
-        **options: As `from_preset` of Keras Hub takes them. `dtype="bfloat16"` halves
-            the memory, but then Keras Hub rounds the time that the transformer is told,
-            up to 1000, to multiples of 4.
+        **options: As `from_preset` of Keras Hub takes them. `dtype` is the
+            transformer's; the text encoders and the autoencoder of a saved preset keep
+            the types that are written there. `"bfloat16"` halves the memory, but then
+            Keras Hub rounds the time that the transformer is told, up to 1000, to
+            multiples of 4.
 
     Returns:
         The backbone, and what makes tokens of texts.
@@ -327,6 +348,24 @@ def _denoiser(diffuser: Any, called: Any, table: PromptTable, name: str) -> kera
     return keras.Model([given, time, numbers], output, name=name)
 
 
+def parametrisation(backbone: Any) -> str:
+    """Says what the transformer's output means, and for which noise it was trained.
+
+    Args:
+        backbone: What `load` or `small` returned.
+
+    Returns:
+        What `Denoiser` takes: a flow, with the shift that the backbone is sampled with.
+
+    Example:
+        >>> from tf_ttur.distillation import sd3
+        >>> backbone, _ = sd3.small()
+        >>> sd3.parametrisation(backbone)
+        'flow:3'
+    """
+    return f"flow:{float(backbone.scheduler.shift):g}"
+
+
 def decoder(backbone: Any) -> keras.Model:
     """Makes the network that turns latents into images.
 
@@ -354,12 +393,14 @@ def embed(
 ) -> Prompts:
     """Embeds texts, and the empty one; or reads what was embedded before.
 
+    How many texts fill all of CLIP's tokens is logged: what does not fit is cut off.
+
     Args:
         backbone: What `load` or `small` returned.
         preprocessor: Likewise.
         texts: The texts, at least one.
         folder: Where embeddings are kept, in a file that is named by the encoders'
-            weights and the texts' tokens. None: nowhere.
+            weights and type of computation, and the texts' tokens. None: nowhere.
 
     Returns:
         The embeddings.
@@ -374,12 +415,27 @@ def embed(
         name: np.asarray(each, "int32")
         for name, each in preprocessor.generate_preprocess([*texts, ""]).items()
     }
+    # This tokenizer fills up with what is no text's end.
+    filling = preprocessor.clip_g_preprocessor.tokenizer.pad_token_id
+    if full := int(np.count_nonzero(tokens["clip_g"][:, -1] != filling)):
+        _log.warning(
+            "%d of %d texts have all %d tokens that CLIP looks at, or more: what is "
+            "behind these is cut off.",
+            full,
+            len(texts),
+            tokens["clip_g"].shape[1],
+        )
     parts = [getattr(backbone, name) for name in ("clip_l", "clip_g", "t5")]
     parts += [backbone.clip_l_projection, backbone.clip_g_projection]
+    told = [
+        f"{weights_sha256(part)} {part.compute_dtype}"
+        for part in parts
+        if part is not None
+    ]
+    fingerprint = _fingerprint(told, [tokens[name] for name in sorted(tokens)])
 
-    def made() -> Prompts:
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         encode = tf.function(backbone.encode_text_step)
-        context, pooled = [], []
         count = len(texts) + 1
         for first in range(0, count, _TEXTS):
             # The last ones are filled up, so that one program is for all. It has two
@@ -388,16 +444,13 @@ def embed(
             halves = np.split(rows, 2)
             one, two = ({k: v[half] for k, v in tokens.items()} for half in halves)
             found = [np.asarray(x, "float32") for x in encode(one, two)]
-            context += found[:2]
-            pooled += found[2:]
-        joined = np.concatenate(context)[:count], np.concatenate(pooled)[:count]
-        return Prompts.of(*joined)
+            context, pooled = np.concatenate(found[:2]), np.concatenate(found[2:])
+            yield context[: count - first], pooled[: count - first]
 
-    if folder is None:
-        return made()
-    weights = [weights_sha256(part) for part in parts if part is not None]
-    arrays = [tokens[name] for name in sorted(tokens)]
-    return cached(folder, _fingerprint(weights, arrays), made)
+    def made() -> Prompts:
+        return Prompts.of_blocks(blocks(), fingerprint)
+
+    return made() if folder is None else cached(folder, fingerprint, made)
 
 
 def latents(
@@ -405,7 +458,7 @@ def latents(
     files: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     batch_size: int = 4,
-) -> np.ndarray:
+) -> Latents:
     """Encodes images; or opens what was encoded before.
 
     Of each image the central square is scaled, and the mean of the latents that the
@@ -415,16 +468,15 @@ def latents(
         backbone: What `load` or `small` returned, for square images.
         files: Image files, in the order of the latents.
         folder: Where latents are kept, in a file that is named by the encoder's
-            weights and the images' contents.
+            weights and type of computation, and the images' contents.
         batch_size: Images at a time.
 
     Returns:
-        Float16 (n, H / 8, W / 8, 16), as the transformer knows latents; a file that is
-        read as it is used.
+        The latents.
 
     Raises:
-        InputError: There are no images, some cannot be read, or the file of latents is
-            damaged or cannot be written.
+        InputError: There are no images, some cannot be read or encoded in finite
+            numbers, or the file of latents is damaged or cannot be written.
     """
     height, width, _ = backbone.input["images"].shape[1:]
     if height != width or not files:
@@ -433,31 +485,41 @@ def latents(
             f"images for a model of {height}x{width}."
         )
     vae, shape = backbone.vae, (len(files), *backbone.latent_shape[1:])
-    told = [weights_sha256(vae.encoder), f"{vae.scale} {vae.shift} {shape}"]
+    types = f"{vae.encoder.compute_dtype} {backbone.image_rescaling.compute_dtype}"
+    told = [weights_sha256(vae.encoder), types, f"{vae.scale} {vae.shift} {shape}"]
     told += pictures.each_file(sha256_of_file, files, files)
-    name = f"latents-{_fingerprint(told, [])[:16]}.npy"
-    path = local_path(folder, writing=True) / name
+    fingerprint = _fingerprint(told, [])
+    path = local_path(folder, writing=True) / f"latents-{fingerprint[:16]}.npy"
     if not path.exists():
         encode = tf.function(lambda x: _mean_latents(backbone, x))
-        with atomic_path(path) as temporary:
-            kept = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+        # It is written from its start to its end. In a file that is mapped into memory
+        # a full disk would kill the process.
+        with atomic_write(path) as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for first in range(0, len(files), batch_size):
                 some = files[first : first + batch_size]
                 read = pictures.each_file(
                     lambda each: pictures.picture(each, None, height), some, some
                 )
                 x = np.stack(read).astype("float32") / 127.5 - 1.0
-                kept[first : first + len(some)] = encode(x)
-            kept.flush()
-            del kept
+                block = encode(x).numpy()
+                if not np.isfinite(block).all():
+                    raise InputError(
+                        "The latents of some of these images are no finite numbers in "
+                        f"float16: {pictures.listed([*map(printable, some)])}. Remove "
+                        "these images; if it is so of all, the autoencoder lacks its "
+                        "weights, or its type is too small."
+                    )
+                file.write(block.astype("<f2").tobytes())
     with npz.reading(path, ".npy"):
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="r")
         if found.shape != shape or found.dtype != np.float16:
             raise InputError(
                 f"{printable(path)} has {found.dtype} {found.shape}, and float16 "
                 f"{shape} is due: delete it, and it is made again."
             )
-    return found
+    return Latents(found, fingerprint)
 
 
 def _mean_latents(backbone: Any, images: Any) -> Any:

@@ -10,7 +10,9 @@ import os
 from types import ModuleType
 from typing import Any
 
-from fid.files import InputError, printable
+import tensorflow as tf
+
+from fid.files import InputError, printable, user_path
 
 __all__ = ["from_preset", "imported"]
 
@@ -45,7 +47,7 @@ def from_preset(
     Args:
         kind: A class of `keras_hub.models`, such as `"Backbone"`.
         preset: A name that Keras Hub knows, an address (`kaggle://`, `hf://`), or a
-            folder that a preset was saved in.
+            folder that a preset was saved in, in which `~` is the home folder.
         advice: What to accept and to download, for where that fails: sentences.
         **options: As `from_preset` of the class takes them, such as `dtype`.
 
@@ -54,6 +56,7 @@ def from_preset(
 
     Raises:
         InputError: Keras Hub is not installed, or could not load the preset.
+        MemoryError: There is not enough memory.
 
     Example:
         >>> from tf_ttur.networks import hub
@@ -65,6 +68,8 @@ folder, and Keras Hub knows no such name. Name another one.
     made = getattr(imported().models, kind)
     preset, label = os.fspath(preset), printable(preset)
     known = "://" in preset or preset in made.presets
+    if not known:
+        preset = os.fspath(user_path(preset))
     if not known and not os.path.isdir(preset):
         raise InputError(
             f"Cannot load the preset {label}: there is no such folder, and Keras Hub "
@@ -72,6 +77,13 @@ folder, and Keras Hub knows no such name. Name another one.
         )
     try:
         return made.from_preset(preset, **options)
+    except MemoryError:
+        raise
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(
+            f"Cannot load the preset {label}: the device has not enough memory for it. "
+            "Use one with more, a smaller preset, or a smaller type, such as bfloat16."
+        ) from error
     # Downloads, archives and configurations of others fail in any way they like.
     except Exception as error:
         said = " ".join(str(error).split())[:_LONGEST].rstrip(".")

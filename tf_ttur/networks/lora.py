@@ -21,7 +21,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ from keras import ops
 from fid import npz
 from fid.extractors.extractor import weights_sha256
 from fid.files import InputError, atomic_write, printable
-from fid.values import Count
+from fid.values import Between, Count
 from tf_ttur import refusals
 
 __all__ = ["Adapted", "load", "remember", "save", "sha256"]
@@ -46,7 +46,7 @@ def sha256(base: Any) -> str:
     """Returns the SHA-256 of a base's weights, and remembers it: they are frozen.
 
     Args:
-        base: A built Keras model or layer.
+        base: A built Keras model or layer. What is loaded into it later is not seen.
     """
     if base not in _SHA256S:
         _SHA256S[base] = weights_sha256(base)
@@ -77,9 +77,10 @@ class Adapted(keras.layers.Layer):
     before the layer is made again.
 
     Args:
-        base: A built Keras model or layer.
+        base: A built Keras model or layer, with its weights loaded: it is frozen, and
+            the SHA-256 of its weights is taken once.
         rank: The columns of A and rows of B.
-        alpha: The product is multiplied by alpha / rank.
+        alpha: The product is multiplied by alpha / rank. Positive.
         targets: How the names of the layers begin that are adapted; those in other
             layers are found, too. Empty: all dense layers.
         seed: Seed of A, which is as in Keras's LoRA (He et al. 2015, uniform).
@@ -111,9 +112,11 @@ class Adapted(keras.layers.Layer):
     ):
         super().__init__(**{"dtype": "float32"} | kwargs)
         try:
-            refusals.checked({"rank": Count}, rank=rank)
+            kinds = {"rank": Count, "alpha": Annotated[float, Between(above=0)]}
+            refusals.checked(kinds, rank=rank, alpha=alpha)
         except ValueError as error:
             raise InputError(str(error)) from error
+        base.trainable = False
         # Keras visits a dict among the attributes when it saves, and not this view: so
         # the base stays out of files and of this layer's weights.
         self._held = MappingProxyType({"base": base})

@@ -746,9 +746,10 @@ class TextToImagePreset(OfStudents):
         image_size: Side of the images, a multiple of 16.
         backbone: The teacher: a preset of Keras Hub, such as
             `stable_diffusion_3_medium`, or the folder of one; or `small`, a small and
-            random one, to try everything out.
-        dtype: The type of its weights and of the computation; adapters and heads are in
-            float32.
+            random one, to try everything out. It brings the shift of its noise.
+        dtype: The type of its transformer's weights and computation. The other parts of
+            a saved preset keep the types that are written there; adapters and heads are
+            in float32.
         rank: The adapters' rank.
         alpha: The adapters' scale is alpha / rank.
         encoder: As for the others, but for `none`: the transformer's own maps are not

@@ -19,12 +19,11 @@ from tf_ttur.tasks.task import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tf_ttur.callbacks import SampleGrid
     from tf_ttur.datasets.captioned import CaptionedImages
     from tf_ttur.distillation.flash_dmd import FlashDMD
     from tf_ttur.distillation.prompts import Prompts
+    from tf_ttur.distillation.sd3 import Latents
 
 __all__ = ["TextToImageTask"]
 
@@ -32,10 +31,9 @@ _log = logging.getLogger(__name__)
 _SMALL = "small"
 # Of this one `sd3.cost` knows everything before there are weights.
 _MEDIUM = "stable_diffusion_3_medium"
-# The shift that the model was trained and is sampled with; the paper's is unknown.
-_FORM = "flow:3"
 # Pictures over time have as many columns as a square of so many images.
 _SAMPLES = 16
+_MOVED = "resume with train.py --set=backbone=FOLDER, which notes the new place"
 
 
 class TextToImageTask(StudentTask):
@@ -52,7 +50,8 @@ class TextToImageTask(StudentTask):
     _data: CaptionedImages | None = None
     # Each is loaded or made once a run.
     _parts: tuple[Any, Any] | None = None
-    _latents: np.ndarray | None = None
+    _latents: Latents | None = None
+    _embeddings: str | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -89,7 +88,23 @@ class TextToImageTask(StudentTask):
         """
         from tf_ttur.distillation import sd3
 
-        return sd3.embed(*self.parts, texts, _cache())
+        found = sd3.embed(*self.parts, texts, _cache())
+        # Not the embeddings: the networks have these, and they are large.
+        self._embeddings = found.fingerprint
+        return found
+
+    @property
+    def latents(self) -> Latents:
+        """The latents of the images; made, or read from the cache, at the first look.
+
+        Raises:
+            InputError: As for `sd3.latents`.
+        """
+        from tf_ttur.distillation import sd3
+
+        if self._latents is None:
+            self._latents = sd3.latents(self.parts[0], self.data.files, _cache())
+        return self._latents
 
     def reward_network(self) -> Any:
         """Refuses the latent reward, which there is none of yet.
@@ -129,7 +144,8 @@ class TextToImageTask(StudentTask):
             teacher=made.teacher,
             encoder=made.encoder,
             decoder=made.decoder,
-            parametrisation=_FORM,
+            # The paper's shift is unknown: that which the backbone was trained with.
+            parametrisation=sd3.parametrisation(backbone),
             num_classes=embedded.count,
             pixels=False,
         )
@@ -151,6 +167,9 @@ class TextToImageTask(StudentTask):
             hard=preset.noise_split == "hard",
             guided=preset.guidance != 1,
         )
+        kept = ""
+        if preset.noise_split == "hard":
+            kept = "The hard split keeps two passes at a time, so twice that memory. "
         # An adapter, its gradient and Adam's two moments are in float32.
         adapters, which, step = 2 * 4 * 4 * found.adapter, "two adapters", "a step"
         if preset.rl_from is not None:
@@ -161,22 +180,19 @@ class TextToImageTask(StudentTask):
             "By counting, without the autoencoder and the discriminator: the "
             f"transformer has {found.parameters:.3g} parameters, "
             f"{_bytes(found.parameters * each)}; {which} of "
-            f"{found.adapter:.3g} take {_bytes(adapters)}; a batch of {batch} "
-            f"keeps at least {_bytes(batch * found.activations)} for gradients; "
-            f"{step} is {passes * batch * found.flops:.2g} operations. If that is more "
-            "than the device has, lower --batch_size."
+            f"{found.adapter:.3g} take {_bytes(adapters)}; a pass of a batch of "
+            f"{batch} keeps at least {_bytes(batch * found.activations)} for "
+            f"gradients; {step} is {passes * batch * found.flops:.2g} operations. "
+            f"{kept}If that is more than the device has, lower --batch_size."
         )
 
     def batches(self, data: CaptionedImages, start: int = 0) -> Any:
         """Gives endless batches of latents and of the numbers of their texts."""
         from tf_ttur.datasets import batches
-        from tf_ttur.distillation import sd3
 
-        if self._latents is None:
-            self._latents = sd3.latents(self.parts[0], data.files, _cache())
         preset = self.preset
         return batches.rows(
-            self._latents,
+            self.latents.values,
             f"{data.name} ({data.split}) has {data.num_examples} images",
             preset.batch_size,
             preset.seed,
@@ -185,12 +201,16 @@ class TextToImageTask(StudentTask):
         )
 
     def config(self, data: CaptionedImages) -> dict[str, Any]:
-        """Returns the settings, facts, and fingerprints of backbone and texts."""
+        """Returns the settings, facts, and fingerprints of what is only read."""
         from tf_ttur.networks import lora
 
+        if self._embeddings is None:
+            self.embedded(list(data.texts))
         return super().config(data) | {
             "teacher_sha256": lora.sha256(self.parts[0].diffuser),
             "text_sha256": data.digest,
+            "embeddings_sha256": self._embeddings,
+            "latents_sha256": self.latents.fingerprint,
         }
 
     def samples(self, data: CaptionedImages, folder: RunFolder) -> SampleGrid:
@@ -230,12 +250,16 @@ class TextToImageTask(StudentTask):
         texts, task = _texts(folder), cls(preset)
         from tf_ttur.distillation import sd3
 
-        backbone, _ = task.parts
+        try:
+            backbone, _ = task.parts
+        except InputError as error:
+            raise InputError(f"{error} If it was moved, {_MOVED}.") from error
         with sd3.known(backbone, task.embedded(texts)):
             model = load_checkpoint(
                 path,
-                "Give the backbone, and the cache folder ($TTUR_CACHE), that it was "
-                "trained with, or choose another --checkpoint.",
+                f"Bring back {printable(preset.backbone)}, the backbone that it was "
+                f"trained on; if it was moved, {_MOVED}; or choose another "
+                "--checkpoint.",
                 {"decoder": sd3.decoder(backbone)},
             )
         if not isinstance(model, cls.model()):

@@ -1,6 +1,7 @@
 """Folders of images with a text beside each."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,8 @@ def test_a_text_that_belongs_to_no_image_is_told_as_left_out(tmp_path, caplog):
         (None, "No such file or directory"),
         (b" \n", "it is empty"),
         (b"\xff\xfe\x00", "it is no text in UTF-8"),
+        ("a cat".encode("utf-16-le"), "it has NUL bytes; save it as UTF-8"),
+        (b"x" * (10**6 + 1), "it has more than 1,000,000 characters"),
     ],
 )
 def test_an_image_without_a_text_is_named(text, fault, tmp_path):
@@ -83,3 +86,16 @@ def test_many_faults_are_counted_and_some_named(tmp_path):
         captioned.load(tmp_path, 8)
     with pytest.raises(InputError, match="is not a folder"):
         captioned.load(tmp_path / "nix", 8)
+
+
+def test_a_text_that_is_a_pipe_is_not_waited_for(tmp_path):
+    write(tmp_path, {"a.png": None})
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt \(it is no regular file\)"):
+        captioned.load(tmp_path, 8)
+
+
+def test_two_images_have_no_text_in_common(tmp_path):
+    write(tmp_path, {"a/x.jpg": b"one", "a/x.png": b"other", "b/x.png": b"third"})
+    with pytest.raises(InputError, match=r"^1 texts stand .*: \S*/a/x\.txt\. Give "):
+        captioned.load(tmp_path, 8)

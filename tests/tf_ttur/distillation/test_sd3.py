@@ -4,7 +4,10 @@ The weights of the real one were not available; what is tested is what does not 
 on their values.
 """
 
+import contextlib
 import io
+import logging
+import resource
 import zipfile
 
 import h5py
@@ -88,6 +91,55 @@ def test_embeddings_are_kept_by_encoders_and_texts(parts, tmp_path, monkeypatch)
     assert len([*tmp_path.iterdir()]) == 3
     with pytest.raises(InputError, match="no texts"):
         sd3.embed(backbone, preprocessor, [], tmp_path)
+
+
+@contextlib.contextmanager
+def computing_in(part, dtype):
+    """Says that a part computes in another type; it is not called."""
+    before = part.dtype_policy
+    part.dtype_policy = keras.DTypePolicy(dtype)
+    try:
+        yield
+    finally:
+        part.dtype_policy = before
+
+
+def test_embeddings_are_named_by_encoders_texts_and_the_type_of_the_computation(
+    parts, monkeypatch
+):
+    backbone, preprocessor, embedded = parts
+    monkeypatch.setattr(sd3, "cached", lambda folder, fingerprint, made: fingerprint)
+
+    def name(texts=TEXTS):
+        return sd3.embed(backbone, preprocessor, texts, "cache")
+
+    # Those that are kept nowhere have the same name.
+    assert name() == name() == embedded.fingerprint
+    assert name(TEXTS[1:]) != embedded.fingerprint
+    for part in (backbone.clip_l, backbone.clip_g, backbone.clip_g_projection):
+        with computing_in(part, "mixed_bfloat16"):
+            assert name() != embedded.fingerprint
+    assert name() == embedded.fingerprint
+
+
+def test_texts_that_are_cut_off_are_counted(parts, monkeypatch, caplog):
+    backbone, preprocessor, _ = parts
+    monkeypatch.setattr(sd3, "cached", lambda folder, fingerprint, made: fingerprint)
+    # CLIP's tokenizer is for 8 tokens here, of which two are the start and the end.
+    with caplog.at_level(logging.WARNING):
+        sd3.embed(backbone, preprocessor, ["a b c d e"], "cache")
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        sd3.embed(backbone, preprocessor, ["a", "1 2 3 4 5 6 7", "a cat zoo"], "cache")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 of 3 texts have all 8 tokens")
+
+
+def test_the_parametrisation_has_the_shift_of_the_backbone(parts, monkeypatch):
+    backbone = parts[0]
+    assert sd3.parametrisation(backbone) == "flow:3"
+    monkeypatch.setattr(backbone.scheduler, "shift", 1.5)
+    assert sd3.parametrisation(backbone) == "flow:1.5"
 
 
 def test_the_teacher_is_the_base_and_so_are_students_at_their_start(parts, networks):
@@ -250,11 +302,16 @@ def pictures(folder):
     return sorted(folder.iterdir())
 
 
+def zeros(backbone, images):
+    return tf.zeros((tf.shape(images)[0], *LATENTS), tf.float16)
+
+
 def test_latents_are_encoded_once_and_kept_by_contents(parts, tmp_path, monkeypatch):
     backbone = parts[0]
     (tmp_path / "images").mkdir()
     files, folder = pictures(tmp_path / "images"), tmp_path / "cache"
-    found = sd3.latents(backbone, files, folder, batch_size=2)
+    kept = sd3.latents(backbone, files, folder, batch_size=2)
+    found = kept.values
     assert (found.shape, found.dtype) == ((3, *LATENTS), np.float16)
     x = np.stack([np.asarray(PIL.Image.open(f)) for f in files]) / 127.5 - 1
     moments = np.asarray(backbone.vae.encoder(x.astype("float32")))
@@ -265,12 +322,62 @@ def test_latents_are_encoded_once_and_kept_by_contents(parts, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(sd3, "_mean_latents", None)
         again = sd3.latents(backbone, files, folder)
-        np.testing.assert_array_equal(again, found)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=path.name):
-        sd3.latents(backbone, files, folder)
+        np.testing.assert_array_equal(again.values, found)
+    assert again.fingerprint == kept.fingerprint
+    assert path.name == f"latents-{kept.fingerprint[:16]}.npy"
+    whole = path.read_bytes()
+    archive = io.BytesIO()
+    np.savez(archive, found)
+    for damaged in (whole[:-10], b"", archive.getvalue()):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{path.name} is damaged"):
+            sd3.latents(backbone, files, folder)
+    path.write_bytes(whole)
+    # Each of these is made of something else.
+    with monkeypatch.context() as patch:
+        patch.setattr(sd3, "_mean_latents", zeros)
+        names = {kept.fingerprint, sd3.latents(backbone, files[:1], folder).fingerprint}
+        for part in (backbone.vae.encoder, backbone.image_rescaling):
+            with computing_in(part, "mixed_bfloat16"):
+                names.add(sd3.latents(backbone, files, folder).fingerprint)
+    assert len(names) == 4
     with pytest.raises(InputError, match="Received: 0 images"):
         sd3.latents(backbone, [], folder)
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(parts, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    files, folder = pictures(tmp_path / "images"), tmp_path / "cache"
+    monkeypatch.setattr(sd3, "_mean_latents", zeros)
+    limits, picture = resource.getrlimit(resource.RLIMIT_FSIZE), sd3.pictures.picture
+    read = []
+
+    def full(*arguments):
+        read.append(arguments)
+        if len(read) == 2:
+            # Two of three images' latents fit. A file that was made as large as it is
+            # to be, with nothing in it, would not be stopped.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 512, limits[1]))
+        return picture(*arguments)
+
+    monkeypatch.setattr(sd3.pictures, "picture", full)
+    try:
+        with pytest.raises(
+            InputError, match=r"Cannot write .*latents-.*File too large"
+        ):
+            sd3.latents(parts[0], files, folder, batch_size=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*folder.iterdir()]
+
+
+def test_latents_that_are_no_finite_numbers_are_refused(parts, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    files, folder = pictures(tmp_path / "images"), tmp_path / "cache"
+    monkeypatch.setattr(sd3, "_mean_latents", lambda *given: zeros(*given) + np.inf)
+    with pytest.raises(InputError, match=r"no finite numbers in float16: .*/0\.png\. "):
+        sd3.latents(parts[0], files, folder, batch_size=1)
+    assert not [*folder.iterdir()]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import sys
 
 import keras
 import pytest
+import tensorflow as tf
 
 from fid.files import InputError
 from tf_ttur.networks import hub
@@ -58,3 +59,26 @@ def test_a_preset_in_a_folder_has_its_weights(backbone, tmp_path):
     assert isinstance(loaded, keras.Model)
     for one, other in zip(made.get_weights(), loaded.get_weights(), strict=True):
         assert (one == other).all()
+
+
+def test_a_lack_of_memory_is_not_told_as_a_lack_of_a_licence(backbone, monkeypatch):
+    def ended(error):
+        def from_preset(*_, **__):
+            raise error
+
+        monkeypatch.setattr(backbone, "from_preset", from_preset)
+        hub.from_preset("Backbone", "sam_base_sa1b", "Accept the licence.")
+
+    with pytest.raises(MemoryError):
+        ended(MemoryError())
+    full = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    with pytest.raises(InputError, match="the device has not enough memory") as error:
+        ended(full)
+    assert "licence" not in str(error.value)
+
+
+def test_a_folder_may_be_in_the_home_folder(backbone, monkeypatch, tmp_path):
+    (tmp_path / "preset").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(backbone, "from_preset", lambda preset: preset)
+    assert hub.from_preset("Backbone", "~/preset", "") == str(tmp_path / "preset")

@@ -118,6 +118,16 @@ def test_only_targets_are_adapted():
         network(make_base(), targets=("nothing_",))
     with pytest.raises(InputError, match="rank"):
         network(make_base(), rank=0)
+    for alpha in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="alpha"):
+            network(make_base(), alpha=alpha)
+
+
+def test_the_base_is_frozen_by_its_first_adapter():
+    base = make_base()
+    base.trainable = True
+    network(base)
+    assert not base.trainable_variables
 
 
 def test_equal_seeds_start_equal_adapters_and_layers_differ():

@@ -1,16 +1,20 @@
 """Runs of students of Stable Diffusion 3, small and random, on captioned images."""
 
+import dataclasses
 import functools
 import io
 import json
 import logging
 import shutil
+import types
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 from captioned_folders import TEXTS, write_captioned
+from PIL import Image
 from small_runs import cut_before_the_end
 
 from fid.extractors.extractor import weights_sha256
@@ -158,9 +162,56 @@ def test_another_backbone_or_other_texts_are_refused_on_resume(
         experiment.run(preset(), cut, data_dir=str(images))
     # Nor can the run's adapters be sampled from on it.
     with pytest.raises(
-        InputError, match="'decoder' is another .* Give the backbone, and"
+        InputError,
+        match="'decoder' is another .* Bring back small, .* --set=backbone=FOLDER",
     ):
         TextToImageTask.open(cut, "last")
+
+
+def test_text_encoders_and_images_are_named_in_the_configuration(
+    images, tmp_path, monkeypatch
+):
+    # Neither embeddings nor latents are made, nor is an encoder trained.
+    monkeypatch.setattr(TextToImageTask, "encoder", lambda _: None)
+    monkeypatch.setattr(
+        sd3, "cached", lambda _, name, made: types.SimpleNamespace(fingerprint=name)
+    )
+    monkeypatch.setattr(
+        sd3, "_mean_latents", lambda _, x: tf.zeros((tf.shape(x)[0], 4, 4, 16), "half")
+    )
+    monkeypatch.setenv("TTUR_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+
+    def config():
+        task = TextToImageTask(preset(), data_dir=str(folder))
+        return task.config(task.load())
+
+    before = config()
+    weight = backbone().clip_g_projection.weights[0]
+    values = weight.numpy()
+    weight.assign(values + 1)
+    changed = config()
+    weight.assign(values)
+    assert {k for k in before if before[k] != changed[k]} == {"embeddings_sha256"}
+    pixels = np.asarray(Image.open(folder / "3.png")).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(folder / "3.png")
+    assert config()["latents_sha256"] != before["latents_sha256"]
+
+
+def test_a_backbone_that_was_moved_can_be_named_by_a_resume(images, tmp_path):
+    changed = preset(backbone=str(tmp_path / "gone"))
+    folder = RunFolder(tmp_path / "run")
+    settings = dataclasses.asdict(changed) | {"data_dir": str(images)}
+    folder.path.mkdir()
+    folder.config.write_text(json.dumps(settings))
+    folder.texts.write_text(json.dumps(TEXTS))
+    path = tmp_path / "step_4.keras"
+    with zipfile.ZipFile(path, "w"):
+        pass
+    with pytest.raises(InputError, match=r"gone: .* train.py --set=backbone=FOLDER"):
+        TextToImageTask.open(folder, path)
 
 
 @pytest.mark.slow
@@ -228,6 +279,9 @@ def test_what_it_takes_is_said_before_there_are_weights(
     assert "2.08e+09 parameters, 4.2 GB;" in caplog.text
     # What is said of the preset is what is counted.
     said = TextToImageTask(presets.get(NAME)).cost()
+    assert "The hard split keeps two passes at a time, so twice that memory." in said
+    soft = presets.get(NAME).override(noise_split="soft")
+    assert "twice" not in TextToImageTask(soft).cost()
     told = presets.describe(NAME)
     assert "at least 212 GB for gradients; a step is 1.2e+15 operations" in said
     for figure in ("2.08e9 parameters, 4.2 GB", "1.2e15 operations", "need 212 GB"):
