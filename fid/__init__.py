@@ -20,6 +20,7 @@ _HOMES = {
     "Statistics": "statistics",
     "merge_statistics": "statistics",
     "frechet_distance": "metrics.frechet",
+    "influence": "metrics.influence",
     "kernel_distance": "metrics.kernel",
     "KernelDistance": "metrics.kernel",
     "InceptionScore": "metrics.inception_score",

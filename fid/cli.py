@@ -43,6 +43,8 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
         comparison = measure.compare(
             *args,
             metrics=values.metrics,
+            standard_errors=values.standard_errors,
+            influence=values.influence,
             strict=values.strict,
             **{name: values[name].value for name in all_options()},
             **_measuring(values),
@@ -57,6 +59,18 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
     def define(flag: Flags) -> None:
         _define_measuring(flag)
         flag.texts("metrics", ["fid"], _which())
+        flag.switch(
+            "standard_errors",
+            "Also print how far each number may be off. It keeps the features in "
+            "memory: 8 KB an image.",
+        )
+        flag.number(
+            "influence",
+            0,
+            "Name so many images of A that raise the Fréchet distance most, and so "
+            "many that lower it most.",
+            least=0,
+        )
         flag.switch("json", "Print the values and how they came about as JSON.")
         flag.switch("strict", "Refuse to compare sets that were not measured alike.")
         for name, option in all_options().items():

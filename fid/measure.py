@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fid.comparison import Comparison
+from fid.comparison import Comparison, Influences
 from fid.extractors.extractor import check_interface
 from fid.files import InputError
 from fid.metrics import all_options, choose, needs_of
-from fid.metrics.metric import Measured
+from fid.metrics.influence import influences, why_none
+from fid.metrics.metric import Measured, Option
+from fid.metrics.transport import transport
 from fid.sources.images import (
     GeneratorSource,
     Source,
@@ -128,6 +130,7 @@ def measure(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
+        names=source.names,
         warnings=(*source.warnings, *_lossy(source)),
     )
 
@@ -175,6 +178,8 @@ def compare(
     extractor: Extractor | None = None,
     *,
     metrics: str | Sequence[str] = ("fid",),
+    standard_errors: bool = False,
+    influence: int = 0,
     strict: bool = False,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
@@ -192,6 +197,10 @@ def compare(
             of `fid.metrics.METRICS`. `kid` needs the features of both sets, so images,
             or statistics of no more images than features. `is` is the score of the
             first set, which must be images.
+        standard_errors: Whether to say how far each number may be off. It keeps the
+            features of both sets, 8 KB an image; see `Comparison.errors`.
+        influence: How many images of the first set to name of those that raise the
+            distance most, and of those that lower it most; see `fid.influence`.
         strict: Whether to refuse statistics whose protocols differ.
         inception: As for `compute_statistics`.
         batch_size: Images at a time.
@@ -225,6 +234,7 @@ def compare(
         check_interface(extractor)
     of_metrics, reading = _divided(options)
     chosen = choose(metrics, of_metrics)
+    Option("influence", 0, "", least=0).check(influence)
     # Everything is opened before anything is computed: a bad second set is found
     # before the first one is worked on for an hour.
     sets = [
@@ -236,6 +246,11 @@ def compare(
             _check_count(each.label, each.count)
     for metric in chosen:
         metric.check(sets)
+    if influence and isinstance(sets[0], Statistics):
+        raise InputError(
+            f"The influence is one of images, and {sets[0].label} holds statistics: "
+            "give the images first, or leave out --influence."
+        )
     if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
         for metric in chosen:
@@ -243,6 +258,9 @@ def compare(
         for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
+    of_first, of_second = needs_of(chosen, standard_errors)
+    if influence:
+        of_first.add("features")
     one, two = (
         measure(
             each,
@@ -253,7 +271,7 @@ def compare(
         )
         if isinstance(each, Source)
         else Measured.of(each)
-        for each, needs in zip(sets, needs_of(chosen), strict=True)
+        for each, needs in zip(sets, (of_first, of_second), strict=True)
     )
     differences = protocol_differences(one.statistics, two.statistics)
     if strict and differences:
@@ -266,9 +284,12 @@ def compare(
         *one.warnings,
         *two.warnings,
     ]
-    results = {}
+    results, errors = {}, {}
     for metric in chosen:
-        results[metric.key] = metric(one, two)
+        if standard_errors:
+            results[metric.key], errors[metric.key] = metric.with_errors(one, two)
+        else:
+            results[metric.key] = metric(one, two)
         warnings += metric.warnings(one, two)
     comparison = Comparison(
         results,
@@ -276,8 +297,11 @@ def compare(
         two.statistics,
         # A set that is compared with itself would repeat its warnings.
         tuple(dict.fromkeys(warnings)),
+        errors,
+        _influences(one, two, influence) if influence else None,
     )
-    for name, value in comparison.values().items():
+    numbers = comparison.values() | comparison.error_values()
+    for name, value in numbers.items():
         if not np.isfinite(value):
             raise InputError(
                 f"{name} of {one.statistics.label} and {two.statistics.label} is "
@@ -285,6 +309,16 @@ def compare(
                 "they were made."
             )
     return comparison
+
+
+def _influences(first: Measured, second: Measured, count: int) -> Influences:
+    """Returns which images of the first set move the distance most."""
+    one, two = first.statistics, second.statistics
+    found = transport(one, two)
+    if found is None:
+        raise InputError(f"No image has an influence: {why_none(one, two)}.")
+    phi = influences(first.features, one, two, found.forward)
+    return Influences.of(phi, first.names, count)
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -83,11 +83,14 @@ def choose(metrics: str | Sequence[str], values: Mapping[str, Any]) -> list[Metr
     ]
 
 
-def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
+def needs_of(
+    metrics: Iterable[Metric], errors: bool = False
+) -> tuple[set[str], set[str]]:
     """Says what has to be known of the two sets.
 
     Args:
         metrics: What is going to be computed of them.
+        errors: Whether their errors are, too.
 
     Returns:
         The fields of `Measured` that the first set has to have, and the second one.
@@ -98,12 +101,14 @@ def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
         >>> sorted(of_first), sorted(of_second)
         (['logits', 'statistics'], ['statistics'])
     """
-    metrics = list(metrics)
-    of_both = [metric for metric in metrics if not metric.of_first]
-    first, second = (
-        {need for metric in each for need in metric.needs}
-        for each in (metrics, of_both)
-    )
+    first: set[str] = set()
+    second: set[str] = set()
+    for metric in metrics:
+        of_errors = metric.error_needs if errors else ()
+        first.update(metric.needs, of_errors)
+        if not metric.of_first:
+            of_second = metric.needs_of_second
+            second.update(metric.needs if of_second is None else of_second, of_errors)
     return first, second
 
 

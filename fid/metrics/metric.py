@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fid.extractors.extractor import Extractor
     from fid.sources.source import Source
 
-__all__ = ["Measured", "Metric", "Option", "extractor_name", "option"]
+__all__ = ["Error", "Measured", "Metric", "Option", "extractor_name", "option"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +40,63 @@ class Measured:
         statistics: Mean and covariance of the features.
         features: The features, float32 (n, d) in the source's order, if kept.
         logits: Logits, float32 (n, classes) in the source's order, if kept.
+        names: What the images are called, in the same order; None where the source has
+            no names.
         warnings: What a reader of a number should know of the images, a sentence each.
     """
 
     statistics: Statistics
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    names: Sequence[str] | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, statistics: Statistics) -> Measured:
         """Returns what statistics hold: features only where there are few of them."""
         return cls(statistics, features=statistics.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """How far a number may be from the one of all images there could be.
+
+    Attributes:
+        value: The error, in the number's own unit; None where it cannot be known.
+        origin: How it came about, or why it cannot be known: a text for people,
+            without its full stop.
+        part: The field of the metric's result that it is the error of; empty for a
+            result that is a number.
+        kind: `standard_error`, or `bias`: the mean of the estimate less the truth.
+
+    Example:
+        >>> error = Error(0.25, "jackknife", part="mean")
+        >>> error.name("kid"), error.line("KID")
+        ('kid_mean_standard_error', 'KID mean standard error: 0.250000 (jackknife)')
+        >>> Error(None, "one image").line("FID")
+        'FID standard error: none (one image)'
+    """
+
+    value: float | None
+    origin: str
+    part: str = ""
+    kind: str = "standard_error"
+
+    def name(self, name: str) -> str:
+        """Returns what JSON calls the error of a metric that it calls `name`."""
+        return "_".join(filter(None, (name, self.part, self.kind)))
+
+    def line(self, title: str) -> str:
+        """Returns what is printed for people; `title` is the metric's there."""
+        words = " ".join(filter(None, (title, self.part, self.kind.replace("_", " "))))
+        value = "none" if self.value is None else f"{self.value:{self._format}}"
+        return f"{words}: {value} ({self.origin})"
+
+    @property
+    def _format(self) -> str:
+        # Six decimals, and more of a small number: at least four digits are shown.
+        small = self.value and abs(self.value) < 1e-2
+        return ".3e" if small and abs(self.value) < 1e-4 else ".8f" if small else ".6f"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +190,9 @@ class Metric:
         other_key: Its key on any other extractor, before the extractor's name.
         other_name: What a figure calls it on any other extractor.
         needs: Which fields of `Measured` it takes.
+        needs_of_second: Which of the second set, where they are others than `needs`.
+        error_needs: Which fields its errors take beside those; where a set does not
+            have them, its share is left out, and the text of the error says so.
         of_first: Whether it is a metric of the first set alone.
         larger_is_better: Whether a larger value is a better one.
         remark: What `--help` adds to the key in brackets.
@@ -156,6 +204,8 @@ class Metric:
     other_key: ClassVar[str]
     other_name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("statistics",)
+    needs_of_second: ClassVar[tuple[str, ...] | None] = None
+    error_needs: ClassVar[tuple[str, ...]] = ()
     of_first: ClassVar[bool] = False
     larger_is_better: ClassVar[bool] = False
     remark: ClassVar[str] = ""
@@ -171,7 +221,8 @@ class Metric:
         """
         for each in self.options():
             each.check(getattr(self, each.name))
-        for each in sets[:1] if self.of_first else sets:
+        alike = not self.of_first and self.needs_of_second is None
+        for each in sets if alike else sets[:1]:
             self.check_set(each)
 
     def check_set(self, each: Statistics | Source) -> None:
@@ -187,7 +238,8 @@ class Metric:
             return
         for need in self.needs:
             if getattr(Measured.of(each), need) is None:
-                whose = "the first set" if self.of_first else "both sets"
+                alike = not self.of_first and self.needs_of_second is None
+                whose = "both sets" if alike else "the first set"
                 raise InputError(
                     f"{self.abbreviation or self.name} needs the {need} of {whose}, "
                     f"and {each.label} holds statistics without them: give the images, "
@@ -227,6 +279,21 @@ class Metric:
         """
         raise NotImplementedError
 
+    def with_errors(
+        self, first: Measured, second: Measured
+    ) -> tuple[Any, tuple[Error, ...]]:
+        """Computes the metric, and how far it may be off.
+
+        Args:
+            first: As for `__call__`, with what `error_needs` says, where it has that.
+            second: Likewise.
+
+        Returns:
+            What `__call__` returns (up to rounding, where the work is shared), and the
+            errors; none by default.
+        """
+        return self(first, second), ()
+
     def warnings(self, first: Measured, second: Measured) -> list[str]:
         """Says what a reader of the result should know.
 
@@ -256,12 +323,13 @@ class Metric:
             name: What the metric is called there; see `metric_name`.
 
         Returns:
-            The number under `name`, or those of a dataclass under `name_field`.
+            The number under `name`, or those of a dataclass under `name_field`; its
+            field `value` is under `name` alone.
         """
         if not dataclasses.is_dataclass(result):
             return {name: result}
         return {
-            f"{name}_{part}": value
+            name if part == "value" else f"{name}_{part}": value
             for part, value in dataclasses.asdict(result).items()
             if value is not None
         }
