@@ -11,10 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fid.files import InputError
+from fid.metrics.diagonal import Diagonal
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
+from fid.metrics.infinity import Infinity
 from fid.metrics.kernel import Kernel
+from fid.metrics.mean_only import MeanOnly
 from fid.metrics.metric import Metric, Option
+from fid.metrics.monge import Mind
+from fid.metrics.vendi import Vendi
 
 __all__ = ["METRICS", "all_options", "choose", "needs_of", "title_of"]
 
@@ -25,6 +30,11 @@ METRICS: dict[str, type[Metric]] = {
         Frechet,
         Kernel,
         Score,
+        Infinity,
+        Mind,
+        Vendi,
+        MeanOnly,
+        Diagonal,
     )
 }
 

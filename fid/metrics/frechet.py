@@ -22,7 +22,7 @@ from fid.metrics.metric import Error, Measured, Metric, option
 from fid.metrics.transport import Transport, cholesky, transport
 from fid.statistics import INDEFINITE, LARGEST, Statistics
 
-__all__ = ["METHODS", "Frechet", "frechet_distance"]
+__all__ = ["METHODS", "Frechet", "check_comparable", "factor", "frechet_distance"]
 
 METHODS = ("eigen", "sqrtm")
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Frechet(Metric):
         order vanishes.
         """
         one, two = first.statistics, second.statistics
-        _check_comparable(one, two)
+        check_comparable(one, two)
         found = transport(one, two)
         equal = _are_equal(one, two)
         if found is None or equal or self.method != "eigen":
@@ -127,7 +127,7 @@ def frechet_distance(
     """
     if method not in METHODS:
         raise InputError(f"The method is {method!r}; choose from {', '.join(METHODS)}.")
-    _check_comparable(first, second)
+    check_comparable(first, second)
     shift = first.mu - second.mu
     rest = shift @ shift + np.trace(first.sigma) + np.trace(second.sigma)
     if method == "sqrtm":
@@ -138,7 +138,16 @@ def frechet_distance(
     return max(float(rest - 2.0 * _trace_of_root(first, second)), 0.0)
 
 
-def _check_comparable(first: Statistics, second: Statistics) -> None:
+def check_comparable(first: Statistics, second: Statistics) -> None:
+    """Refuses statistics of which no distance can be computed.
+
+    Args:
+        first: Of one set.
+        second: Of the other.
+
+    Raises:
+        InputError: The dimensions differ, or a value is not finite or above 1e100.
+    """
     if first.dimension != second.dimension:
         raise InputError(
             f"The features of {first.label} have {first.dimension} dimensions and "
@@ -200,17 +209,17 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     lower = None if _has_rows(first) else cholesky(first.sigma)
     mixed = None
     if lower is not None:
-        factor = lower.T
+        one = lower.T
         # It takes d³ flops, matrix products 4 d³. It sets the lower triangle only.
         product, _ = scipy.linalg.lapack.dsygst(second.sigma.T, lower, itype=2, lower=1)
     elif _has_rows(first) and not _has_rows(second):
-        factor = _factor_from_rows(first.rows)
-        product = factor @ second.sigma @ factor.T
+        one = _factor_from_rows(first.rows)
+        product = one @ second.sigma @ one.T
     else:
-        factor = _factor(first)
+        one = factor(first)
         # S_2 is factored as well, since F_1 S_2 F_1' would not show a negative
         # eigenvalue of it in a direction that S_1 lacks.
-        mixed = factor @ _factor(second).T
+        mixed = one @ factor(second).T
         product = mixed @ mixed.T
     if 0 in product.shape:
         return 0.0
@@ -225,7 +234,7 @@ def _trace_of_root(first: Statistics, second: Statistics) -> float:
     # Rounding turns zero eigenvalues e into noise, and sqrt(e) makes that noise large.
     # The singular values of the product of the factors are free of this.
     if mixed is None:
-        mixed = factor @ _factor(second).T
+        mixed = one @ factor(second).T
     return float(scipy.linalg.svdvals(mixed, check_finite=False).sum())
 
 
@@ -239,8 +248,18 @@ def _height(statistics: Statistics) -> int:
     return (len(statistics.rows) - 1) if _has_rows(statistics) else statistics.dimension
 
 
-def _factor(statistics: Statistics) -> np.ndarray:
-    """Returns F of shape (r, d) with F'F = sigma; r is n - 1, d or the rank."""
+def factor(statistics: Statistics) -> np.ndarray:
+    """Factors a covariance, by the cheapest exact form there is.
+
+    Args:
+        statistics: Mean and covariance, dimension d.
+
+    Returns:
+        F of shape (r, d), float64, with F'F = sigma; r is n - 1, d or the rank.
+
+    Raises:
+        InputError: The covariance has negative eigenvalues.
+    """
     if _has_rows(statistics):
         return _factor_from_rows(statistics.rows)
     lower = cholesky(statistics.sigma)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fid.files import InputError
-from fid.metrics.metric import Error, Measured, Metric, option
+from fid.metrics.metric import Error, Measured, Metric, checked_features, option
 from fid.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _distance_and_variance(
     x: np.ndarray, y: np.ndarray, subsets: int, subset_size: int, seed: int
 ) -> tuple[KernelDistance, float]:
     """Returns the distance, and the variance of its estimate from all features."""
-    x, y = _features(x, "first"), _features(y, "second")
+    x, y = checked_features(x, "first"), checked_features(y, "second")
     if x.shape[1] != y.shape[1]:
         raise InputError(
             f"The first set has {x.shape[1]} features an image and the second "
@@ -205,22 +205,6 @@ def _distance_and_variance(
     sums = (xx.by_subset, yy.by_subset, xy.by_subset)
     each = _unbiased(*sums, subset_size, subset_size)
     return KernelDistance(float(each.mean()), float(each.std()), full), variance
-
-
-def _features(features: np.ndarray, which: str) -> np.ndarray:
-    features = np.asarray(features)
-    if features.ndim != 2 or features.dtype.kind != "f" or len(features) < 2:
-        raise InputError(
-            f"The features of the {which} set are {features.dtype} of shape "
-            f"{features.shape}; expected floats (n, d) of at least 2 images."
-        )
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"The features of image {int(np.argmin(finite))} (counted from 0) of the "
-            f"{which} set are not finite; look at that image."
-        )
-    return features
 
 
 def _choose(

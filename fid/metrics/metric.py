@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from fid.extractors.extractor import Extractor
     from fid.sources.source import Source
 
-__all__ = ["Error", "Measured", "Metric", "Option", "extractor_name", "option"]
+__all__ = [
+    "Error",
+    "Measured",
+    "Metric",
+    "Option",
+    "checked_features",
+    "extractor_name",
+    "option",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,13 +331,12 @@ class Metric:
             name: What the metric is called there; see `metric_name`.
 
         Returns:
-            The number under `name`, or those of a dataclass under `name_field`; its
-            field `value` is under `name` alone.
+            The number under `name`, or those of a dataclass under `name_field`.
         """
         if not dataclasses.is_dataclass(result):
             return {name: result}
         return {
-            name if part == "value" else f"{name}_{part}": value
+            f"{name}_{part}": value
             for part, value in dataclasses.asdict(result).items()
             if value is not None
         }
@@ -388,6 +395,37 @@ class Metric:
     def is_name(cls, name: str) -> bool:
         """Says whether a name is one that `metric_name` gives."""
         return name in (cls.key, cls.other_key) or name.startswith(f"{cls.other_key}_")
+
+
+def checked_features(
+    features: np.ndarray, which: str = "first", least: int = 2
+) -> np.ndarray:
+    """Refuses features that no metric can be computed of.
+
+    Args:
+        features: Of a set of images.
+        which: The set: `first` or `second`.
+        least: How many images are needed.
+
+    Returns:
+        The features as an array, floating point (n, d), finite, n >= `least`.
+
+    Raises:
+        InputError: They have another type or shape, or a value is not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) < least:
+        raise InputError(
+            f"The features of the {which} set are {features.dtype} of shape "
+            f"{features.shape}; expected floats (n, d) of at least {least} images."
+        )
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"The features of image {int(np.argmin(finite))} (counted from 0) of the "
+            f"{which} set are not finite; look at that image."
+        )
+    return features
 
 
 def extractor_name(statistics: Statistics) -> str | None:
