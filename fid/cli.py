@@ -107,11 +107,11 @@ def _which() -> str:
         f"{key} ({metric.remark})" if metric.remark else key
         for key, metric in METRICS.items()
     )
-    keeping = [key for key, metric in METRICS.items() if "features" in metric.needs]
-    keep = "keep" if len(keeping) > 1 else "keeps"
+    *those, also = (key for key, m in METRICS.items() if "features" in m.needs)
+    keep = f"{', '.join(those)} and {also} keep" if those else f"{also} keeps"
     return (
-        f"Which of {', '.join(others)} and {last}, with commas. {' and '.join(keeping)}"
-        f" {keep} the features in memory: 8 KB an image."
+        f"Which of {', '.join(others)} and {last}, with commas. {keep} the features in "
+        "memory: 8 KB an image."
     )
 
 

@@ -26,26 +26,26 @@ _POINTS = 15
 _LEAST = 3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Extrapolation:
     """What `frechet_infinity` returns.
 
     Attributes:
         value: The distance where 1 / size is 0.
         slope: The bias of the distance of n images is about `slope` / n.
-        sizes: Sizes of the subsets, int (15,), ascending.
-        distances: Their distances from the reference, float64 (15,).
+        sizes: Sizes of the 15 subsets, ascending.
+        distances: Their distances from the reference.
     """
 
     value: float
     slope: float
-    sizes: np.ndarray
-    distances: np.ndarray
+    sizes: tuple[int, ...]
+    distances: tuple[float, ...]
 
     def regression_error(self) -> float:
         """Returns the standard error of the intercept, from the points' residuals."""
-        inverse = 1.0 / self.sizes
-        residuals = self.distances - self.value - self.slope * inverse
+        inverse = 1.0 / np.array(self.sizes)
+        residuals = np.array(self.distances) - self.value - self.slope * inverse
         variance = residuals @ residuals / (len(inverse) - 2)
         return float(np.sqrt(variance) * np.linalg.norm(_weights(self.sizes)))
 
@@ -56,7 +56,7 @@ class Infinity(Metric):
 
     key, other_key = "fid_infinity", "infinity"
     name, other_name = "FID-infinity", "extrapolated Fréchet distance"
-    needs = ("features", "statistics")
+    needs = ("features",)
     needs_of_second = ("statistics",)
     error_needs = ("features",)
     remark = "the FID of infinitely many images of A, extrapolated"
@@ -103,8 +103,8 @@ class Infinity(Metric):
         found = transport(one, two)
         if found is None:
             return result, (Error(None, why_none(one, two)), regression)
-        m, weights = result.sizes[-1], _weights(result.sizes)
-        spread = 1.0 + weights**2 @ (m / result.sizes - 1.0)
+        sizes = np.array(result.sizes)
+        spread = 1.0 + _weights(sizes) ** 2 @ (sizes[-1] / sizes - 1.0)
         phi = influences(first.features, one, two, found.forward)
         variance = spread * variance_of_mean(phi)
         origin = "influence function of both sets, and the draw of the subsets"
@@ -185,10 +185,10 @@ def frechet_infinity(
         trace = (squares[rows].sum() - n * (own @ own)) / (n - 1)
         root = _trace_of_root(through, every, rows)
         way = shift + own
-        distances.append(way @ way + trace + constant - 2.0 * root)
-    distances = np.array(distances)
+        distances.append(float(way @ way + trace + constant - 2.0 * root))
     slope, value = np.polyfit(1.0 / sizes, distances, 1)
-    return Extrapolation(float(value), float(slope), sizes, distances)
+    sizes = tuple(sizes.tolist())
+    return Extrapolation(float(value), float(slope), sizes, tuple(distances))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -228,8 +228,8 @@ def _trace_of_root(through: np.ndarray, every: _Sums, rows: np.ndarray) -> float
     return float(np.sqrt(np.maximum(values, 0.0) / (n - 1)).sum())
 
 
-def _weights(sizes: np.ndarray) -> np.ndarray:
+def _weights(sizes: Sequence[int]) -> np.ndarray:
     """Returns what the distances are multiplied by in the intercept, sum 1."""
-    inverse = 1.0 / sizes
+    inverse = 1.0 / np.array(sizes)
     away = inverse - inverse.mean()
     return 1.0 / len(sizes) - inverse.mean() * away / (away @ away)
