@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fid.files import printable
 from fid.metrics import METRICS
 from fid.metrics.inception_score import InceptionScore
 from fid.metrics.kernel import KernelDistance
@@ -57,11 +56,10 @@ class Influences:
         return cls(ranked(1.0), ranked(-1.0))
 
     def lines(self) -> list[str]:
-        """Returns what is printed for people, a line an image."""
+        """Returns what is printed for people: `influence +0.0125: 007.png`."""
         return [
-            f"{verb} by {abs(value):.3e}: {printable(str(name))}"
-            for verb, images in (("raises", self.highest), ("lowers", self.lowest))
-            for name, value in images
+            f"influence {value:+.6g}: {name}"
+            for name, value in (*self.highest, *self.lowest)
         ]
 
     def as_json(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class _EncodedSource(Source):
         self.count, self.lossy = self._seen.count, self._lossy
 
     def _note(self, name: str, image: Decoded) -> None:
-        self.names.append(name)
+        self.names.append(printable(name))
         self._seen.add(image.pixels)
         self._formats.add(image.format)
         self._treatments.update(image.treatments)
