@@ -168,64 +168,61 @@ def frechet_infinity(
     m = len(features)
     sizes = np.linspace(min(5000, max(m // 10, 2)), m, _POINTS).astype(int)
     random = np.random.RandomState(seed)
-    subsets = [random.choice(m, size, replace=False) for size in sizes]
+    chosen = np.zeros((_POINTS, m), bool)
+    for row, size in zip(chosen, sizes, strict=True):
+        row[random.choice(m, size, replace=False)] = True
     # All is centred by the mean of all images first, or a large mean would cost digits.
     mean = features.mean(axis=0, dtype=np.float64)
     check_comparable(Statistics(mean, np.eye(1), label="the first set"), reference)
     centred = features - mean
-    squares = np.einsum("nd,nd->n", centred, centred)
-    through = centred @ factor(reference).T
-    every = _Sums.of(through)
-    shift = mean - reference.mu
-    constant = np.trace(reference.sigma)
-    distances = []
-    for rows in subsets:
-        n = len(rows)
-        own = centred[rows].mean(axis=0)
-        trace = (squares[rows].sum() - n * (own @ own)) / (n - 1)
-        root = _trace_of_root(through, every, rows)
-        way = shift + own
-        distances.append(float(way @ way + trace + constant - 2.0 * root))
+    own = chosen @ centred / sizes[:, np.newaxis]
+    squares = chosen @ np.einsum("nd,nd->n", centred, centred)
+    traces = squares - sizes * np.einsum("kd,kd->k", own, own)
+    way = own + (mean - reference.mu)
+    distances = np.einsum("kd,kd->k", way, way)
+    distances += traces / (sizes - 1) + np.trace(reference.sigma)
+    distances -= 2.0 * _traces_of_roots(centred @ factor(reference).T, chosen)
     slope, value = np.polyfit(1.0 / sizes, distances, 1)
-    sizes = tuple(sizes.tolist())
-    return Extrapolation(float(value), float(slope), sizes, tuple(distances))
+    points = tuple(sizes.tolist()), tuple(distances.tolist())
+    return Extrapolation(float(value), float(slope), *points)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums of rows, and of their products, which are made when they are first used."""
+def _traces_of_roots(through: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Returns Tr((S_k S_ref)^(1/2)) of each subset k.
 
-    rows: np.ndarray
-    products: np.ndarray | None
-
-    @classmethod
-    def of(cls, rows: np.ndarray) -> _Sums:
-        few = len(rows) <= rows.shape[1]
-        return cls(rows.sum(axis=0), None if few else rows.T @ rows)
-
-
-def _trace_of_root(through: np.ndarray, every: _Sums, rows: np.ndarray) -> float:
-    """Returns Tr((S_subset S_ref)^(1/2)), `through` being all features times F'."""
-    n, rank = len(rows), through.shape[1]
+    Args:
+        through: All features, centred, times F': float64 (m, r).
+        chosen: Which of them each subset has, booleans (subsets, m).
+    """
+    m, rank = through.shape
+    found = np.zeros(len(chosen))
     if not rank:
-        return 0.0
-    if n <= rank:
-        chosen = through[rows] - through[rows].mean(axis=0)
-        product = chosen @ chosen.T
-    else:
-        if 2 * n <= len(through):
-            chosen = through[rows]
-            product, total = chosen.T @ chosen, chosen.sum(axis=0)
+        return found
+    every = _products(through) if m > rank else None
+    for k, some in enumerate(chosen):
+        n = int(some.sum())
+        total = some @ through
+        if n <= rank:
+            product = _products((through[some] - total / n).T)
         else:
-            left = np.ones(len(through), bool)
-            left[rows] = False
-            rest = through[left]
-            product = every.products - rest.T @ rest
-            total = every.rows - rest.sum(axis=0)
-        product -= np.outer(total, total / n)
-    values = scipy.linalg.eigvalsh(product, overwrite_a=True, check_finite=False)
-    # What is below zero is a zero and rounding.
-    return float(np.sqrt(np.maximum(values, 0.0) / (n - 1)).sum())
+            if 2 * n <= m:
+                product = _products(through[some])
+            else:
+                product = every - _products(through[~some]) if n < m else every.copy()
+            product -= np.outer(total, total / n)
+        values = scipy.linalg.eigvalsh(
+            product, lower=True, overwrite_a=True, check_finite=False
+        )
+        # What is below zero is a zero and rounding.
+        found[k] = np.sqrt(np.maximum(values, 0.0) / (n - 1)).sum()
+    return found
+
+
+def _products(rows: np.ndarray) -> np.ndarray:
+    """Returns the lower triangle of rows' rows, by BLAS's syrk."""
+    if rows.flags.c_contiguous:
+        return scipy.linalg.blas.dsyrk(1.0, rows.T, lower=1)
+    return scipy.linalg.blas.dsyrk(1.0, rows, trans=1, lower=1)
 
 
 def _weights(sizes: Sequence[int]) -> np.ndarray:
