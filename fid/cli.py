@@ -44,6 +44,8 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
         comparison = measure.compare(
             *args,
             metrics=values.metrics,
+            standard_errors=values.standard_errors,
+            influence=values.influence,
             strict=values.strict,
             train=values.train,
             test=values.test,
@@ -60,6 +62,18 @@ def compute_fid(argv: Sequence[str] | None = None) -> int:
     def define(flag: Flags) -> None:
         _define_measuring(flag)
         flag.texts("metrics", ["fid"], _which())
+        flag.switch(
+            "standard_errors",
+            "Also print how far each number may be off. It keeps the features in "
+            "memory: 8 KB an image.",
+        )
+        flag.number(
+            "influence",
+            0,
+            "Name so many images of A that raise the Fréchet distance most, and so "
+            "many that lower it most.",
+            least=0,
+        )
         flag.switch("json", "Print the values and how they came about as JSON.")
         flag.switch("strict", "Refuse to compare sets that were not measured alike.")
         flag.text("train", None, f"The images that A's generator has seen: {_WHO}.")
@@ -98,11 +112,11 @@ def _which() -> str:
         f"{key} ({metric.remark})" if metric.remark else key
         for key, metric in METRICS.items()
     )
-    *several, one = (k for k, metric in METRICS.items() if "features" in metric.needs)
-    keeping = f"{', '.join(several)} and {one} keep" if several else f"{one} keeps"
+    *those, also = (key for key, m in METRICS.items() if "features" in m.needs)
+    keep = f"{', '.join(those)} and {also} keep" if those else f"{also} keeps"
     return (
-        f"Which of {', '.join(others)} and {last}, with commas. {keeping} the features "
-        "in memory: 8 KB an image."
+        f"Which of {', '.join(others)} and {last}, with commas. {keep} the features in "
+        "memory: 8 KB an image."
     )
 
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fid.comparison import Comparison
+from fid.comparison import Comparison, Influences
 from fid.extractors.extractor import check_interface
 from fid.files import InputError
 from fid.metrics import all_options, choose, needs_of, needs_of_further
-from fid.metrics.metric import Measured, Metric
+from fid.metrics.influence import influences, why_none
+from fid.metrics.metric import Measured, Metric, Option
+from fid.metrics.transport import transport
 from fid.sources.images import (
     GeneratorSource,
     Source,
@@ -128,6 +130,7 @@ def measure(
         statistics=moments.statistics(provenance(source.provenance, extractor)),
         features=np.concatenate(kept) if kept else None,
         logits=np.concatenate(kept_logits) if kept_logits else None,
+        names=source.names,
         warnings=(*source.warnings, *_lossy(source)),
     )
 
@@ -175,6 +178,8 @@ def compare(
     extractor: Extractor | None = None,
     *,
     metrics: str | Sequence[str] = ("fid",),
+    standard_errors: bool = False,
+    influence: int = 0,
     strict: bool = False,
     inception: str | os.PathLike[str] | None = None,
     batch_size: int = 50,
@@ -194,6 +199,10 @@ def compare(
             of `fid.metrics.METRICS`. `kid` needs the features of both sets, so images,
             or statistics of no more images than features. `is` is the score of the
             first set, which must be images.
+        standard_errors: Whether to say how far each number may be off. It keeps the
+            features of both sets, 8 KB an image; see `Comparison.errors`.
+        influence: How many images of the first set to name of those that raise the
+            distance most, and of those that lower it most; see `fid.influence`.
         strict: Whether to refuse statistics whose protocols differ.
         inception: As for `compute_statistics`.
         batch_size: Images at a time.
@@ -230,6 +239,7 @@ def compare(
         check_interface(extractor)
     of_metrics, reading = _divided(options)
     chosen = choose(metrics, of_metrics)
+    Option("influence", 0, "", least=0).check(influence)
     further = {
         name: each
         for name, each in (("train", train), ("test", test))
@@ -255,6 +265,11 @@ def compare(
             _check_count(each.label, each.count)
     for metric in chosen:
         metric.check(sets[:2], **_those_of(metric, further))
+    if influence and isinstance(sets[0], Statistics):
+        raise InputError(
+            f"The influence is one of images, and {sets[0].label} holds statistics: "
+            "give the images first, or leave out --influence."
+        )
     if any(isinstance(each, Source) for each in sets):
         extractor = extractor or _inception(inception, batch_size)
         for metric in chosen:
@@ -262,6 +277,10 @@ def compare(
         for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
+    of_first, of_second = needs_of(chosen, standard_errors)
+    of_further = needs_of_further(chosen, further, standard_errors)
+    if influence:
+        of_first.add("features")
     one, two, *others = (
         measure(
             each,
@@ -272,9 +291,7 @@ def compare(
         )
         if isinstance(each, Source)
         else Measured.of(each)
-        for each, needs in zip(
-            sets, (*needs_of(chosen), *needs_of_further(chosen, further)), strict=True
-        )
+        for each, needs in zip(sets, (of_first, of_second, *of_further), strict=True)
     )
     further = dict(zip(further, others, strict=True))
     differences = [
@@ -293,9 +310,14 @@ def compare(
         *two.warnings,
         *(text for each in others for text in each.warnings),
     ]
-    results = {}
+    results, errors = {}, {}
     for metric in chosen:
-        results[metric.key] = metric(one, two, **_those_of(metric, further))
+        beside = _those_of(metric, further)
+        if standard_errors:
+            found = metric.with_errors(one, two, **beside)
+            results[metric.key], errors[metric.key] = found
+        else:
+            results[metric.key] = metric(one, two, **beside)
         warnings += metric.warnings(one, two)
     comparison = Comparison(
         results,
@@ -303,9 +325,12 @@ def compare(
         two.statistics,
         # A set that is compared with itself would repeat its warnings.
         tuple(dict.fromkeys(warnings)),
+        errors,
+        _influences(one, two, influence) if influence else None,
         {name: each.statistics for name, each in further.items()},
     )
-    for name, value in comparison.values().items():
+    numbers = comparison.values() | comparison.error_values()
+    for name, value in numbers.items():
         if not np.isfinite(value):
             raise InputError(
                 f"{name} of {one.statistics.label} and {two.statistics.label} is "
@@ -318,6 +343,16 @@ def compare(
 def _those_of(metric: Metric, further: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those of the further sets that a metric takes."""
     return {name: each for name, each in further.items() if name in metric.further}
+
+
+def _influences(first: Measured, second: Measured, count: int) -> Influences:
+    """Returns which images of the first set move the distance most."""
+    one, two = first.statistics, second.statistics
+    found = transport(one, two)
+    if found is None:
+        raise InputError(f"No image has an influence: {why_none(one, two)}.")
+    phi = influences(first.features, one, two, found.forward)
+    return Influences.of(phi, first.names, count)
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -168,6 +168,57 @@ def scipy_sqrtm(folder: pathlib.Path) -> dict[str, Work]:
     }
 
 
+def our_metrics(folder: pathlib.Path) -> dict[str, Work]:
+    """What is computed of two sets of features at hand."""
+    from fid.metrics.frechet import Frechet
+    from fid.metrics.infinity import frechet_infinity
+    from fid.metrics.metric import Measured
+    from fid.metrics.monge import mind
+    from fid.statistics import Moments
+
+    x, y = (np.load(folder / f"features_{name}.npy") for name in "xy")
+
+    def measured(rows: np.ndarray) -> Measured:
+        moments = Moments(rows.shape[1])
+        moments.update(rows)
+        return Measured(moments.statistics(), features=rows)
+
+    one, two = measured(x), measured(y)
+    return {
+        "moments": lambda: len((measured(x), measured(y))),
+        "distance": lambda: Frechet()(one, two),
+        "errors": lambda: Frechet().with_errors(one, two)[0],
+        "infinity": lambda: frechet_infinity(x, two.statistics).value,
+        "mind": lambda: mind(x, y),
+    }
+
+
+def scipy_roots(folder: pathlib.Path) -> dict[str, Work]:
+    """15 distances by scipy.linalg.sqrtm, of covariances that are there already."""
+    import scipy.linalg
+
+    x, y = (np.load(folder / f"features_{name}.npy") for name in "xy")
+    product = np.cov(x, rowvar=False) @ np.cov(y, rowvar=False)
+
+    def fifteen() -> float:
+        return sum(np.trace(scipy.linalg.sqrtm(product).real) for _ in range(15))
+
+    return {"fifteen": fifteen}
+
+
+def torch_fidelity_mind(folder: pathlib.Path) -> dict[str, Work]:
+    """torch-fidelity's MIND of features at hand."""
+    torch, module = _torch_module("torch_fidelity.metric_mind")
+    x, y = (torch.from_numpy(np.load(folder / f"features_{name}.npy")) for name in "xy")
+    settings = {"mind_num_projections": 1000, "rng_seed": 2020, "cuda": False}
+
+    def run() -> float:
+        found = module.mind_features_to_metric(x, y, **settings, verbose=False)
+        return found[module.KEY_METRIC_MIND]
+
+    return {"mind": run}
+
+
 def our_folder(folder: pathlib.Path) -> dict[str, Work]:
     """A folder of PNGs from end to end, and the extractor alone on the same images."""
     from fid.extractors.inception import Inception
@@ -440,6 +491,74 @@ def _write_statistics(folder: pathlib.Path) -> None:
             np.save(folder / "few.npy", rows)
 
 
+def standard_error(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """The standard error of the Fréchet distance, beside the distance itself."""
+    with workers((our_metrics, folder)) as (us,):
+        runs: dict[str, list[Run]] = {"moments": [], "distance": [], "errors": []}
+        for _ in range(rounds + 1):
+            for work in runs:
+                runs[work].append(us.run(work))
+    # The first time is another.
+    moments, distance, errors = (found[1:] for found in runs.values())
+    beyond = [
+        Run(with_it.seconds - alone.seconds, with_it.cpu - alone.cpu, None)
+        for with_it, alone in zip(errors, distance, strict=True)
+    ]
+    whole = [
+        Run(sums.seconds + alone.seconds, sums.cpu + alone.cpu, None)
+        for sums, alone in zip(moments, distance, strict=True)
+    ]
+    for name, other, goal in (
+        ("beside the distance, its sums over the images among it", whole, 1.5),
+        ("beside the distance of two statistics", distance, None),
+    ):
+        text, found = ratios(beyond, other)
+        aim = f"goal {goal} at most" if goal else "no goal"
+        yield name, {"text": f"{text} times its time, {aim}", "goal": goal, **found}
+
+
+def infinity(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """FID-infinity of features at hand, beside 15 distances from statistics."""
+    with workers((our_metrics, folder), (scipy_roots, folder)) as (us, them):
+        us.run("infinity")
+        ours, theirs = [], []
+        for _ in range(min(rounds, 3)):
+            ours.append(us.run("infinity"))
+            theirs.append(them.run("fifteen"))
+    text, found = ratios(theirs, ours)
+    text = f"{text} times as fast as 15 of scipy.linalg.sqrtm alone, goal 20"
+    yield "15 points", {"text": text, "goal": 20, **found}
+
+
+def mind(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
+    """MIND of features at hand, 1,000 directions."""
+    if not installed("torch_fidelity", "torch", "torchvision") or not installed(
+        "torch_fidelity.metric_mind"
+    ):
+        yield "torch-fidelity", "left out: its version 0.5 has MIND, 0.4 has not"
+        return
+    with workers((our_metrics, folder), (torch_fidelity_mind, folder)) as (us, them):
+        value, other = us.run("mind").result, them.run("mind").result
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(us.run("mind"))
+            theirs.append(them.run("mind"))
+    text, found = ratios(ours, theirs)
+    text = f"{text} times torch-fidelity's time, goal 1.5 at most; values "
+    text += f"{value:.6g} and {other:.6g}, of other directions"
+    yield "torch-fidelity", {"text": text, "goal": 1.5, **found}
+
+
+def _write_features(folder: pathlib.Path, dimension: int, count: int) -> None:
+    random = np.random.default_rng(0)
+    # Features like pool_3's: correlated, positive, with a falling spectrum.
+    mixing = random.normal(size=(dimension, dimension))
+    mixing *= np.geomspace(1, 1e-2, dimension)
+    for name, scale in (("x", 40), ("y", 38)):
+        rows = np.abs(random.normal(size=(count, dimension)) @ mixing.T) / scale
+        np.save(folder / f"features_{name}.npy", rows.astype(np.float32))
+
+
 def folder_of_pngs(folder: pathlib.Path, rounds: int) -> Iterator[tuple[str, Any]]:
     """A folder of 500 PNGs from end to end."""
     from PIL import Image
@@ -615,6 +734,9 @@ def _children_seconds() -> float:
 ROWS = {
     "extractor": extractor,
     "frechet": frechet,
+    "standard_error": standard_error,
+    "infinity": infinity,
+    "mind": mind,
     "folder": folder_of_pngs,
     "memory": memory,
     "neighbours": neighbours,
@@ -646,6 +768,8 @@ def main(args: list[str], values: flags.FlagValues) -> None:
         folder = pathlib.Path(folder)
         if {"extractor", "folder"} & set(values.work):
             _graph(values.inception, folder)
+        if {"standard_error", "infinity", "mind"} & set(values.work):
+            _write_features(folder, values.dimension, values.images)
         for work in values.work:
             print(f"\n{work}: {ROWS[work].__doc__}", flush=True)
             found[work] = {}
@@ -688,6 +812,8 @@ def define(flag: Flags) -> None:
     """Defines the flags."""
     flag.texts("work", list(ROWS), "Rows to measure.")
     flag.inception("The 2015 graph; by default a synthetic one like it.")
+    flag.number("dimension", DIMENSION, "Features an image, of features at hand.")
+    flag.number("images", 5000, "Images a set, of features at hand.", least=2)
     flag.number("rounds", 5, "Rounds of each row.", least=1)
     flag.text("json", None, "Also write all that was measured here.")
 

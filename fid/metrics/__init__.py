@@ -12,13 +12,18 @@ from typing import Any
 
 from fid.files import InputError
 from fid.metrics.coverage import Coverage, Density
+from fid.metrics.diagonal import Diagonal
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
+from fid.metrics.infinity import Infinity
 from fid.metrics.kernel import Kernel
+from fid.metrics.mean_only import MeanOnly
 from fid.metrics.memorisation import Authenticity, Copying
 from fid.metrics.metric import Metric, Option
+from fid.metrics.monge import Mind
 from fid.metrics.precision_recall import Precision, Recall
 from fid.metrics.realism import Realism
+from fid.metrics.vendi import Vendi
 
 __all__ = [
     "METRICS",
@@ -36,6 +41,11 @@ METRICS: dict[str, type[Metric]] = {
         Frechet,
         Kernel,
         Score,
+        Infinity,
+        Mind,
+        Vendi,
+        MeanOnly,
+        Diagonal,
         Precision,
         Recall,
         Density,
@@ -104,11 +114,14 @@ def choose(metrics: str | Sequence[str], values: Mapping[str, Any]) -> list[Metr
     ]
 
 
-def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
+def needs_of(
+    metrics: Iterable[Metric], errors: bool = False
+) -> tuple[set[str], set[str]]:
     """Says what has to be known of the two sets.
 
     Args:
         metrics: What is going to be computed of them.
+        errors: Whether their errors are, too.
 
     Returns:
         The fields of `Measured` that the first set has to have, and the second one.
@@ -119,21 +132,26 @@ def needs_of(metrics: Iterable[Metric]) -> tuple[set[str], set[str]]:
         >>> sorted(of_first), sorted(of_second)
         (['logits', 'statistics'], ['statistics'])
     """
-    metrics = list(metrics)
-    of_both = [metric for metric in metrics if not metric.of_first]
-    first, second = (
-        {need for metric in each for need in metric.needs}
-        for each in (metrics, of_both)
-    )
+    first: set[str] = set()
+    second: set[str] = set()
+    for metric in metrics:
+        of_errors = metric.error_needs if errors else ()
+        first.update(metric.needs, of_errors)
+        if not metric.of_first:
+            of_second = metric.needs_of_second
+            second.update(metric.needs if of_second is None else of_second, of_errors)
     return first, second
 
 
-def needs_of_further(metrics: Iterable[Metric], names: Iterable[str]) -> list[set[str]]:
+def needs_of_further(
+    metrics: Iterable[Metric], names: Iterable[str], errors: bool = False
+) -> list[set[str]]:
     """Says what has to be known of the sets that metrics take beside the two.
 
     Args:
         metrics: What is going to be computed.
         names: Of the sets, such as `train`.
+        errors: As for `needs_of`.
 
     Returns:
         The fields of `Measured` that each has to have, in the order of the names.
@@ -145,7 +163,12 @@ def needs_of_further(metrics: Iterable[Metric], names: Iterable[str]) -> list[se
     """
     metrics = list(metrics)
     return [
-        {need for each in metrics if name in each.further for need in each.needs}
+        {
+            need
+            for each in metrics
+            if name in each.further
+            for need in (*each.needs, *(each.error_needs if errors else ()))
+        }
         for name in names
     ]
 

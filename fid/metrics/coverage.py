@@ -53,6 +53,7 @@ class Coverage(InBalls):
     key, other_key = "coverage", "coverage"
     name, other_name = "Coverage", "coverage"
     own = "prdc"
+    origin = "spread over the images of B; the balls are taken as exact"
 
     def __call__(self, first: Measured, second: Measured) -> MeanOverImages:
         """Returns the share of the second set whose balls hold one of the first."""

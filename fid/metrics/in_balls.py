@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fid.files import InputError
-from fid.metrics.metric import Measured, Metric, option
+from fid.metrics.metric import Error, Measured, Metric, option
 from fid.metrics.neighbours import (
     VARIANTS,
     Balls,
@@ -28,7 +28,13 @@ from fid.statistics import Statistics
 if TYPE_CHECKING:
     from fid.sources.source import Source
 
-__all__ = ["InBalls", "MeanOverImages", "in_balls", "neighbourhoods_of"]
+__all__ = [
+    "InBalls",
+    "MeanOverImages",
+    "OverImages",
+    "in_balls",
+    "neighbourhoods_of",
+]
 
 # The variant that stands for the one of each metric's own paper.
 _PAPER = "paper"
@@ -69,7 +75,38 @@ class MeanOverImages:
 
 
 @dataclasses.dataclass(frozen=True)
-class InBalls(Metric):
+class OverImages(Metric):
+    """A metric that is a `MeanOverImages`: its result has its error already.
+
+    Attributes:
+        origin: How the error came about; see `Error`.
+    """
+
+    origin: ClassVar[str]
+
+    def with_errors(
+        self, first: Measured, second: Measured, **further: Measured
+    ) -> tuple[MeanOverImages, tuple[Error, ...]]:
+        """Returns the mean, and says how the standard error in it came about."""
+        result = self(first, second, **further)
+        return result, (Error(result.standard_error, self.origin),)
+
+    @classmethod
+    def lines(cls, result: MeanOverImages, name: str) -> list[str]:
+        """Returns one line."""
+        return [f"{name}: {result.mean:.6f} ± {result.standard_error:.6f}"]
+
+    @classmethod
+    def lines_with_errors(
+        cls, result: MeanOverImages, errors: Sequence[Error], name: str
+    ) -> list[str]:
+        """Returns the same line, which has the error, and how it came about."""
+        (line,), (error,) = cls.lines(result, name), errors
+        return [f"{line} ({error.origin})"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InBalls(OverImages):
     """A metric of who lies in whose balls; a subclass says which.
 
     The first set is the generated one.
@@ -80,6 +117,7 @@ class InBalls(Metric):
 
     needs = ("features",)
     larger_is_better = True
+    origin = "spread over the images of A; the balls are taken as exact"
     own: ClassVar[str]
 
     neighbours: int = option(
@@ -154,11 +192,6 @@ class InBalls(Metric):
             f"every image of {first.statistics.label} equals {self.balls.neighbours} "
             "others or more, so that its balls are points, which recall nothing"
         ]
-
-    @classmethod
-    def lines(cls, result: MeanOverImages, name: str) -> list[str]:
-        """Returns one line."""
-        return [f"{name}: {result.mean:.6f} ± {result.standard_error:.6f}"]
 
 
 def in_balls(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fid.files import InputError, printable
-from fid.metrics.metric import Measured, Metric, option
+from fid.metrics.metric import Error, Measured, Metric, option
 from fid.npz import read_header, reading
 from fid.statistics import Statistics
 
@@ -24,6 +24,7 @@ __all__ = [
     "Score",
     "ScoreSums",
     "inception_score",
+    "score_error",
     "score_warnings",
 ]
 
@@ -86,6 +87,24 @@ class Score(Metric):
         """Returns `inception_score` of the first set."""
         return inception_score(first.logits, splits=self.is_splits)
 
+    def with_errors(
+        self, first: Measured, second: Measured
+    ) -> tuple[InceptionScore, tuple[Error, ...]]:
+        """Returns the score, and the standard error of its mean over the images.
+
+        The logarithm of a part's score is the mean of the divergences D_i of its
+        images from their mean. By an image it changes as its own divergence does: the
+        change of the mean adds nothing to first order. So the variance of a part's
+        score is score² var(D_i) / n, and the parts share no image.
+        """
+        result = self(first, second)
+        error = score_error(first.logits, splits=self.is_splits)
+        if error is None:
+            none = "a part has fewer than 2 images, which say nothing of the spread"
+            return result, (Error(None, none, part="mean"),)
+        origin = "delta method over the images of each part"
+        return result, (Error(error, origin, part="mean"),)
+
     def warnings(self, first: Measured, second: Measured) -> list[str]:
         """Says that there are too few images, or that they are in an order."""
         return score_warnings(
@@ -135,6 +154,39 @@ def inception_score(logits: np.ndarray, *, splits: int = 10) -> InceptionScore:
         _score(logits[k * n // splits : (k + 1) * n // splits]) for k in range(splits)
     ]
     return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+
+
+def score_error(logits: np.ndarray, *, splits: int = 10) -> float | None:
+    """Computes the standard error of an Inception Score, by the delta method.
+
+    Args:
+        logits: As for `inception_score`, and so is `splits`.
+        splits: Likewise.
+
+    Returns:
+        The standard error of the mean over the splits; None where one of these has
+        fewer than 2 images.
+
+    Raises:
+        InputError: As for `inception_score`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fid.metrics.inception_score import score_error
+        >>> sure = 100.0 * np.tile(np.eye(4), (5, 1))  # images that differ in no way
+        >>> score_error(sure, splits=5)
+        0.0
+    """
+    logits = _checked(logits, splits)
+    n = len(logits)
+    if n < 2 * splits:
+        return None
+    variance = 0.0
+    for k in range(splits):
+        divergence = _divergences(logits[k * n // splits : (k + 1) * n // splits])
+        score = np.exp(divergence.mean())
+        variance += score**2 * divergence.var(ddof=1) / len(divergence)
+    return float(np.sqrt(variance) / splits)
 
 
 def _checked(logits: np.ndarray, splits: int) -> np.ndarray:
@@ -251,13 +303,17 @@ def _log_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def _score(logits: np.ndarray) -> float:
+    return float(np.exp(_divergences(logits).mean()))
+
+
+def _divergences(logits: np.ndarray) -> np.ndarray:
+    """Returns the divergence of each image's probabilities from their mean."""
     # Logarithms of probabilities and of their mean are formed without the
     # probabilities, so they stay finite where those vanish, and 0 log 0 comes to 0.
     log_p = _log_probabilities(logits)
     largest = log_p.max(axis=0)
     log_mean = largest + np.log(np.exp(log_p - largest).mean(axis=0))
-    divergence = (np.exp(log_p) * (log_p - log_mean)).sum(axis=1)
-    return float(np.exp(divergence.mean()))
+    return (np.exp(log_p) * (log_p - log_mean)).sum(axis=1)
 
 
 class ScoreSums:

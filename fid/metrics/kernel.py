@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fid.files import InputError
-from fid.metrics.metric import Measured, Metric, option
+from fid.metrics.metric import Error, Measured, Metric, checked_features, option
 from fid.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -67,14 +67,49 @@ class Kernel(Metric):
 
     def __call__(self, first: Measured, second: Measured) -> KernelDistance:
         """Returns `kernel_distance` of the two sets."""
+        return self._distance(first, second)[0]
+
+    def with_errors(
+        self, first: Measured, second: Measured
+    ) -> tuple[KernelDistance, tuple[Error, ...]]:
+        """Returns the distance and the standard errors of its two estimates.
+
+        That of all images is the variance of the U-statistic, with both of its orders.
+        The mean over B subsets is an incomplete U-statistic: given the images, the
+        subsets are drawn independently, and their mean is that of all images. So its
+        variance is that of all images and the variance within the subsets over B. The
+        deviation over the subsets, divided by the root of B, would leave out the first
+        part, since the subsets share images.
+        """
+        result, variance = self._distance(first, second)
+        small = min(len(first.features), len(second.features)) < 4
+        if small:
+            none = "a set has fewer than 4 images, which say nothing of the spread"
+            full = Error(None, none, part="full")
+        else:
+            origin = "variance of the U-statistic"
+            full = Error(float(np.sqrt(variance)), origin, part="full")
+        if result.mean is None:
+            return result, (full,)
+        if small or self.kid_subsets < 2:
+            none = full.origin if small else "one subset has no spread"
+            return result, (Error(None, none, part="mean"), full)
+        within = result.std**2 / (self.kid_subsets - 1)
+        origin = "variance of the U-statistic, and that of the subsets' mean around it"
+        mean = Error(float(np.sqrt(variance + within)), origin, part="mean")
+        return result, (mean, full)
+
+    def _distance(
+        self, first: Measured, second: Measured
+    ) -> tuple[KernelDistance, float]:
         # Overflow is found in the result, where the metric's name is known.
         with np.errstate(over="ignore", invalid="ignore"):
-            return kernel_distance(
+            return _distance_and_variance(
                 first.features,
                 second.features,
-                subsets=self.kid_subsets,
-                subset_size=self.kid_subset_size,
-                seed=self.seed,
+                self.kid_subsets,
+                self.kid_subset_size,
+                self.seed,
             )
 
     @classmethod
@@ -135,7 +170,14 @@ def kernel_distance(
         >>> kernel_distance(x, y, subsets=0).mean is None
         True
     """
-    x, y = _features(x, "first"), _features(y, "second")
+    return _distance_and_variance(x, y, subsets, subset_size, seed)[0]
+
+
+def _distance_and_variance(
+    x: np.ndarray, y: np.ndarray, subsets: int, subset_size: int, seed: int
+) -> tuple[KernelDistance, float]:
+    """Returns the distance, and the variance of its estimate from all features."""
+    x, y = checked_features(x, "first"), checked_features(y, "second")
     if x.shape[1] != y.shape[1]:
         raise InputError(
             f"The first set has {x.shape[1]} features an image and the second "
@@ -153,30 +195,16 @@ def kernel_distance(
             "subsets: then only the estimate from all images is computed."
         )
     chosen_x, chosen_y = _choose(len(x), len(y), subsets, subset_size, seed)
-    all_xx, subset_xx = _sums_within(x, chosen_x)
-    all_yy, subset_yy = _sums_within(y, chosen_y)
-    all_xy, subset_xy = _sums_between(x, y, chosen_x, chosen_y)
-    full = _unbiased(all_xx, all_yy, all_xy, len(x), len(y))
+    xx = _sums_within(x, chosen_x)
+    yy = _sums_within(y, chosen_y)
+    xy = _sums_between(x, y, chosen_x, chosen_y)
+    full = float(_unbiased(xx.total, yy.total, xy.total, len(x), len(y)))
+    variance = _variance(xx, yy, xy)
     if not subsets:
-        return KernelDistance(None, None, float(full))
-    each = _unbiased(subset_xx, subset_yy, subset_xy, subset_size, subset_size)
-    return KernelDistance(float(each.mean()), float(each.std()), float(full))
-
-
-def _features(features: np.ndarray, which: str) -> np.ndarray:
-    features = np.asarray(features)
-    if features.ndim != 2 or features.dtype.kind != "f" or len(features) < 2:
-        raise InputError(
-            f"The features of the {which} set are {features.dtype} of shape "
-            f"{features.shape}; expected floats (n, d) of at least 2 images."
-        )
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"The features of image {int(np.argmin(finite))} (counted from 0) of the "
-            f"{which} set are not finite; look at that image."
-        )
-    return features
+        return KernelDistance(None, None, full), variance
+    sums = (xx.by_subset, yy.by_subset, xy.by_subset)
+    each = _unbiased(*sums, subset_size, subset_size)
+    return KernelDistance(float(each.mean()), float(each.std()), full), variance
 
 
 def _choose(
@@ -197,9 +225,57 @@ def _unbiased(
     return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2.0 * between / (n * m)
 
 
-def _sums_within(x: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
+class _Sums(NamedTuple):
+    """Sums of a kernel matrix: of all, of each subset's part, of rows and columns."""
+
+    total: float
+    squares: float
+    by_subset: np.ndarray
+    by_row: np.ndarray
+    by_column: np.ndarray
+
+
+def _variance(xx: _Sums, yy: _Sums, xy: _Sums) -> float:
+    """Returns the variance of the unbiased estimate, >= 0.
+
+    Hoeffding's decomposition of the U-statistic (Serfling, Approximation Theorems of
+    Mathematical Statistics, 1980, section 5.3) has a first order, of the means of the
+    kernel over the other images, and a second order, of what is left of the kernel
+    when the means of its rows and columns are taken off. The variances v_x and v_y of
+
+        r_i = mean of k(x_i, x_j) over j != i - mean of k(x_i, y_j) over j
+
+    and of its like for y hold the first order, and the second one twice, because a mean
+    over finitely many images has a spread of its own. So with s the variance of what is
+    left, the variance is 4 v_x / n + 4 v_y / m - (2 s_xx / n² + 2 s_yy / m²
+    + 4 s_xy / nm), and the bracket is the second order, which it cannot be below.
+    """
+    n, m = len(xx.by_row), len(yy.by_row)
+    if min(n, m) < 4:
+        return 0.0
+    rows = (xx.by_row / (n - 1), yy.by_row / (m - 1))
+    columns = (xy.by_row / m, xy.by_column / n)
+    first_order = sum(
+        4.0 * (row - column).var(ddof=1) / len(row)
+        for row, column in zip(rows, columns, strict=True)
+    )
+    second_order = 0.0
+    for sums, row, count in ((xx, rows[0], n), (yy, rows[1], m)):
+        pairs = count * (count - 1)
+        spread = max(sums.squares / pairs - (sums.total / pairs) ** 2, 0.0)
+        left = (spread - 2.0 * row.var(ddof=1)) / (1.0 - 2.0 / (count - 1))
+        second_order += 2.0 * max(left, 0.0) / pairs
+    spread = max(xy.squares / (n * m) - (xy.total / (n * m)) ** 2, 0.0)
+    left = spread - columns[0].var(ddof=1) - columns[1].var(ddof=1)
+    left /= 1.0 - 1.0 / n - 1.0 / m
+    second_order += 4.0 * max(left, 0.0) / (n * m)
+    return float(max(first_order - second_order, second_order))
+
+
+def _sums_within(x: np.ndarray, chosen: np.ndarray) -> _Sums:
     """Sums k(x_i, x_j) over i != j: of all rows, and of each subset's rows."""
-    total, by_subset = 0.0, np.zeros(chosen.shape[1])
+    total, squares, by_subset = 0.0, 0.0, np.zeros(chosen.shape[1])
+    by_row = np.zeros(len(x))
     for rows in _blocks(x):
         wide = x[rows].astype(np.float64)
         for columns in _blocks(x):
@@ -210,22 +286,29 @@ def _sums_within(x: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
                 np.fill_diagonal(kernel, 0.0)
             else:
                 kernel, weight = _kernel(wide, x[columns]), 2.0
+                by_row[columns] += kernel.sum(axis=0)
             total += weight * kernel.sum()
+            squares += weight * np.vdot(kernel, kernel)
             by_subset += weight * _by_subset(kernel, chosen[rows], chosen[columns])
-    return total, by_subset
+            by_row[rows] += kernel.sum(axis=1)
+    return _Sums(total, squares, by_subset, by_row, by_row)
 
 
 def _sums_between(
     x: np.ndarray, y: np.ndarray, chosen_x: np.ndarray, chosen_y: np.ndarray
-) -> tuple[float, np.ndarray]:
+) -> _Sums:
     """Sums k(x_i, y_j): of all rows, and of each subset's rows."""
-    total, by_subset = 0.0, np.zeros(chosen_x.shape[1])
+    total, squares, by_subset = 0.0, 0.0, np.zeros(chosen_x.shape[1])
+    by_row, by_column = np.zeros(len(x)), np.zeros(len(y))
     for rows in _blocks(x):
         for columns in _blocks(y):
             kernel = _kernel(x[rows], y[columns])
             total += kernel.sum()
+            squares += np.vdot(kernel, kernel)
             by_subset += _by_subset(kernel, chosen_x[rows], chosen_y[columns])
-    return total, by_subset
+            by_row[rows] += kernel.sum(axis=1)
+            by_column[columns] += kernel.sum(axis=0)
+    return _Sums(total, squares, by_subset, by_row, by_column)
 
 
 def _by_subset(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ import scipy.cluster.vq
 import scipy.linalg
 
 from fid.files import InputError
-from fid.metrics.in_balls import MeanOverImages
-from fid.metrics.metric import Measured, Metric, option
+from fid.metrics.in_balls import MeanOverImages, OverImages
+from fid.metrics.metric import Error, Measured, Metric, option
 from fid.metrics.neighbours import check_pair, nearest
 from fid.statistics import Moments, Statistics
 
@@ -44,7 +44,7 @@ _FEW = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Authenticity(Metric):
+class Authenticity(OverImages):
     """AuthPct as a metric of the first set and the training set."""
 
     key, other_key = "authpct", "authenticity"
@@ -54,6 +54,7 @@ class Authenticity(Metric):
     further = ("train",)
     larger_is_better = True
     remark = "the percentage of A that are no copies of --train"
+    origin = "spread over the images of A; the training images are taken as exact"
 
     def check_set(self, each: Statistics | Source) -> None:
         """Refuses a set without features, or of one image."""
@@ -75,11 +76,6 @@ class Authenticity(Metric):
         """Says what a copy is here."""
         return [_CAVEAT.format(self.name)]
 
-    @classmethod
-    def lines(cls, result: MeanOverImages, name: str) -> list[str]:
-        """Returns one line."""
-        return [f"{name}: {result.mean:.6f} ± {result.standard_error:.6f}"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Copying(Metric):
@@ -100,6 +96,13 @@ class Copying(Metric):
     ) -> float:
         """Returns `copying` of the first set."""
         return copying(first.features, train.features, test.features, seed=self.seed)
+
+    def with_errors(
+        self, first: Measured, second: Measured, **further: Measured
+    ) -> tuple[float, tuple[Error, ...]]:
+        """Returns the z-score, and says that it has no error beside it."""
+        none = "it counts in standard deviations of what it is where nothing is copied"
+        return self(first, second, **further), (Error(None, none),)
 
     def warnings(self, first: Measured, second: Measured) -> list[str]:
         """Says what a copy is here."""

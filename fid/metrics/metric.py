@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from fid.extractors.extractor import Extractor
     from fid.sources.source import Source
 
-__all__ = ["Measured", "Metric", "Option", "extractor_name", "option"]
+__all__ = [
+    "Error",
+    "Measured",
+    "Metric",
+    "Option",
+    "checked_features",
+    "extractor_name",
+    "option",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Measured:
         statistics: Mean and covariance of the features.
         features: The features, float32 (n, d) in the source's order, if kept.
         logits: Logits, float32 (n, classes) in the source's order, if kept.
+        names: What the images are called, in the same order; None where the source has
+            no names.
         warnings: What a reader of a number should know of the images, a sentence each.
         shared: What metrics have worked out of the set and share: by any key, here so
             that it lives as long as the features do.
@@ -48,6 +58,7 @@ class Measured:
     statistics: Statistics
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    names: Sequence[str] | None = None
     warnings: tuple[str, ...] = ()
     shared: dict[Any, Any] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
@@ -57,6 +68,48 @@ class Measured:
     def of(cls, statistics: Statistics) -> Measured:
         """Returns what statistics hold: features only where there are few of them."""
         return cls(statistics, features=statistics.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """How far a number may be from the one of all images there could be.
+
+    Attributes:
+        value: The error, in the number's own unit; None where it cannot be known.
+        origin: How it came about, or why it cannot be known: a text for people,
+            without its full stop.
+        part: The field of the metric's result that it is the error of; empty for a
+            result that is a number.
+        kind: `standard_error`, or `bias`: the mean of the estimate less the truth.
+
+    Example:
+        >>> error = Error(0.25, "jackknife", part="mean")
+        >>> error.name("kid"), error.line("KID")
+        ('kid_mean_standard_error', 'KID mean standard error: 0.250000 (jackknife)')
+        >>> Error(None, "one image").line("FID")
+        'FID standard error: none (one image)'
+    """
+
+    value: float | None
+    origin: str
+    part: str = ""
+    kind: str = "standard_error"
+
+    def name(self, name: str) -> str:
+        """Returns what JSON calls the error of a metric that it calls `name`."""
+        return "_".join(filter(None, (name, self.part, self.kind)))
+
+    def line(self, title: str) -> str:
+        """Returns what is printed for people; `title` is the metric's there."""
+        words = " ".join(filter(None, (title, self.part, self.kind.replace("_", " "))))
+        value = "none" if self.value is None else f"{self.value:{self._format}}"
+        return f"{words}: {value} ({self.origin})"
+
+    @property
+    def _format(self) -> str:
+        # Six decimals, and more of a small number: at least four digits are shown.
+        small = self.value and abs(self.value) < 1e-2
+        return ".3e" if small and abs(self.value) < 1e-4 else ".8f" if small else ".6f"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +203,9 @@ class Metric:
         other_key: Its key on any other extractor, before the extractor's name.
         other_name: What a figure calls it on any other extractor.
         needs: Which fields of `Measured` it takes.
+        needs_of_second: Which of the second set, where they are others than `needs`.
+        error_needs: Which fields its errors take beside those; where a set does not
+            have them, its share is left out, and the text of the error says so.
         of_first: Whether it is a metric of the first set alone.
         further: Names of the sets that it takes beside these, as arguments of `compare`
             and of `__call__` and as flags: `train`, `test`. Each has what it needs.
@@ -163,10 +219,17 @@ class Metric:
     other_key: ClassVar[str]
     other_name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ("statistics",)
+    needs_of_second: ClassVar[tuple[str, ...] | None] = None
+    error_needs: ClassVar[tuple[str, ...]] = ()
     of_first: ClassVar[bool] = False
     further: ClassVar[tuple[str, ...]] = ()
     larger_is_better: ClassVar[bool] = False
     remark: ClassVar[str] = ""
+
+    @property
+    def _of_both(self) -> bool:
+        """Whether both sets have what `needs` says."""
+        return not self.of_first and self.needs_of_second is None
 
     def check(
         self, sets: Sequence[Statistics | Source], **further: Statistics | Source
@@ -189,7 +252,7 @@ class Metric:
                     f"{self.abbreviation or self.name} needs the images of the {name} "
                     f"set: give --{name}=SOURCE, or leave out the metric `{self.key}`."
                 )
-        for each in (*sets[: 1 if self.of_first else 2], *further.values()):
+        for each in (*sets[: 2 if self._of_both else 1], *further.values()):
             self.check_set(each)
 
     def check_set(self, each: Statistics | Source) -> None:
@@ -205,7 +268,7 @@ class Metric:
             return
         for need in self.needs:
             if getattr(Measured.of(each), need) is None:
-                whose = "the first set" if self.of_first else "both sets"
+                whose = "both sets" if self._of_both else "the first set"
                 whose = "all sets" if self.further else whose
                 raise InputError(
                     f"{self.abbreviation or self.name} needs the {need} of {whose}, "
@@ -246,6 +309,22 @@ class Metric:
             InputError: The sets cannot be used.
         """
         raise NotImplementedError
+
+    def with_errors(
+        self, first: Measured, second: Measured, **further: Measured
+    ) -> tuple[Any, tuple[Error, ...]]:
+        """Computes the metric, and how far it may be off.
+
+        Args:
+            first: As for `__call__`, with what `error_needs` says, where it has that.
+            second: Likewise.
+            **further: Likewise.
+
+        Returns:
+            What `__call__` returns (up to rounding, where the work is shared), and the
+            errors; none by default.
+        """
+        return self(first, second, **further), ()
 
     def warnings(self, first: Measured, second: Measured) -> list[str]:
         """Says what a reader of the result should know.
@@ -300,6 +379,22 @@ class Metric:
         return [f"{k}: {v:.6f}" for k, v in cls.values(result, name).items()]
 
     @classmethod
+    def lines_with_errors(
+        cls, result: Any, errors: Sequence[Error], name: str
+    ) -> list[str]:
+        """Returns the lines of a result, and those of its errors below them.
+
+        Args:
+            result: As for `lines`.
+            errors: What `with_errors` gave beside it, at least one.
+            name: As for `lines`.
+
+        Returns:
+            A line each.
+        """
+        return [*cls.lines(result, name), *(error.line(name) for error in errors)]
+
+    @classmethod
     def metric_name(cls, *extractors: str | None) -> str:
         """Says what the metric is called, in JSON and logs, on features of extractors.
 
@@ -340,6 +435,37 @@ class Metric:
     def is_name(cls, name: str) -> bool:
         """Says whether a name is one that `metric_name` gives."""
         return name in (cls.key, cls.other_key) or name.startswith(f"{cls.other_key}_")
+
+
+def checked_features(
+    features: np.ndarray, which: str = "first", least: int = 2
+) -> np.ndarray:
+    """Refuses features that no metric can be computed of.
+
+    Args:
+        features: Of a set of images.
+        which: The set: `first` or `second`.
+        least: How many images are needed.
+
+    Returns:
+        The features as an array, floating point (n, d), finite, n >= `least`.
+
+    Raises:
+        InputError: They have another type or shape, or a value is not finite.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.dtype.kind != "f" or len(features) < least:
+        raise InputError(
+            f"The features of the {which} set are {features.dtype} of shape "
+            f"{features.shape}; expected floats (n, d) of at least {least} images."
+        )
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"The features of image {int(np.argmin(finite))} (counted from 0) of the "
+            f"{which} set are not finite; look at that image."
+        )
+    return features
 
 
 def extractor_name(statistics: Statistics) -> str | None:

@@ -53,6 +53,7 @@ class Recall(InBalls):
     name, other_name = "Improved Recall", "improved recall"
     abbreviation = "Recall"
     own = "kynkaanniemi"
+    origin = "spread over the images of B; the balls are taken as exact"
 
     def __call__(self, first: Measured, second: Measured) -> MeanOverImages:
         """Returns the share of the second set in the balls of the first."""

@@ -114,6 +114,7 @@ class _EncodedSource(Source):
 
     def _restart(self) -> None:
         self._seen = Seen()
+        self.names: list[str] = []
         self._bad: list[str] = []
         self._formats: set[str] = set()
         self._treatments: collections.Counter[str] = collections.Counter()
@@ -162,7 +163,7 @@ class _EncodedSource(Source):
                     if isinstance(found, str):
                         self._bad.append(f"{printable(name)} ({found})")
                     elif self._skip_bad or not self._bad:
-                        self._note(found)
+                        self._note(name, found)
                         yield found.pixels
         if self._bad and not (self._skip_bad and self._seen.count):
             raise InputError(
@@ -172,7 +173,8 @@ class _EncodedSource(Source):
             )
         self.count, self.lossy = self._seen.count, self._lossy
 
-    def _note(self, image: Decoded) -> None:
+    def _note(self, name: str, image: Decoded) -> None:
+        self.names.append(printable(name))
         self._seen.add(image.pixels)
         self._formats.add(image.format)
         self._treatments.update(image.treatments)

@@ -27,6 +27,8 @@ class Source(abc.ABC):
         warnings: Sentences on what a reader of the result should know; complete after
             the last batch.
         provenance: JSON-able facts about what was read; complete after the last batch.
+        names: What its images are called, printable, in order, without those that were
+            left out; None where they have no names. Complete after the last batch.
         max_batch_bytes: A batch has fewer images where they would take more than this.
     """
 
@@ -34,6 +36,7 @@ class Source(abc.ABC):
     count: int | None
     lossy: int = 0
     warnings: Sequence[str] = ()
+    names: Sequence[str] | None = None
     max_batch_bytes: int = MAX_BATCH_BYTES
 
     @abc.abstractmethod

@@ -20,13 +20,18 @@ from fid import cli
 from fid.comparison import Comparison
 from fid.metrics import METRICS, all_options, choose, needs_of, title_of
 from fid.metrics.coverage import Coverage, Density
+from fid.metrics.diagonal import Diagonal
 from fid.metrics.frechet import Frechet
 from fid.metrics.inception_score import Score
+from fid.metrics.infinity import Infinity
 from fid.metrics.kernel import Kernel
+from fid.metrics.mean_only import MeanOnly
 from fid.metrics.memorisation import Authenticity, Copying
 from fid.metrics.metric import Measured, Metric
+from fid.metrics.monge import Mind
 from fid.metrics.precision_recall import Precision, Recall
 from fid.metrics.realism import Realism
+from fid.metrics.vendi import Vendi
 
 pytestmark = pytest.mark.portable
 
@@ -95,6 +100,43 @@ ENTRIES = {
             second=[[0, 0, 0]] * 2,
             expected={"_mean": (3 + 1) / 2, "_std": (3 - 1) / 2},
             options={"is_splits": 2},
+        ),
+        # Subsets of equal images are all at the same distance: means 3 and 6, and the
+        # variance 8 of the second set.
+        Entry(
+            Infinity,
+            first=[[3, 0, 0]] * 4,
+            second=[[4, 0, 0], [8, 0, 0]],
+            expected={"": 9 + 8},
+        ),
+        # The same images in another order.
+        Entry(
+            Mind,
+            first=[[1, 2, 3], [4, 5, 7], [9, 0, 2]],
+            second=[[9, 0, 2], [1, 2, 3], [4, 5, 7]],
+            expected={"": 0},
+            options={"mind_directions": 20},
+        ),
+        # Three directions, each of two images.
+        Entry(
+            Vendi,
+            first=[[2, 0, 0], [0, 3, 0], [0, 0, 4]] * 2,
+            second=[[0, 0, 0]] * 2,
+            expected={"": 3},
+        ),
+        # Means 3 and 6.
+        Entry(
+            MeanOnly,
+            first=[[2, 0, 0], [4, 0, 0]],
+            second=[[4, 0, 0], [8, 0, 0]],
+            expected={"": 9},
+        ),
+        # The same, and deviations of the roots of 2 and 8, which are 1.414 apart.
+        Entry(
+            Diagonal,
+            first=[[2, 0, 0], [4, 0, 0]],
+            second=[[4, 0, 0], [8, 0, 0]],
+            expected={"": 9 + 2},
         ),
         # 5 is 5 from 0 and from 10; 25 is 5 from 30; 175 is in no ball.
         Entry(Precision, NEW, LINE, mean_of(1, 1, 0), ONE),
@@ -246,6 +288,41 @@ class TestEveryMetric:
         values = {k: v for k, v in found.items() if k not in ("sets", "warnings")}
         assert values == compare(key).values()
         assert all(type(value) is float for value in compare(key).values().values())
+
+    def test_says_how_far_its_numbers_may_be_off_and_how_that_is_known(self, key):
+        plain, found = compare(key), compare(key, standard_errors=True)
+        assert found.values() == pytest.approx(plain.values(), **FEW)
+        (errors,) = found.errors.values()
+        names = [error.name(found.name(key)) for error in errors]
+        assert any(name.endswith("_standard_error") for name in names)
+        described = json.loads(json.dumps(found.as_json(), allow_nan=False))
+        # An error that is a number of the metric itself is that very number.
+        numbers = {name: described[name] for name in plain.values()}
+        assert numbers == pytest.approx(plain.values(), **FEW)
+        known = {name for name in names if name in described}
+        added = set(described) - set(plain.as_json()) - {"errors"}
+        assert added == known - set(numbers)
+        assert list(described["errors"]) == names
+        lines = [line for line in found.lines() if line not in plain.lines()]
+        assert len(lines) == len(errors)
+        for error, name, line in zip(errors, names, lines, strict=True):
+            assert error.origin
+            assert line.startswith(found.title(key))
+            assert line.endswith(f"({error.origin})")
+            assert (error.value is None) == (name not in described)
+            assert error.value is None or error.value >= 0 or error.kind == "bias"
+        assert "errors" not in plain.as_json()
+
+    def test_has_errors_of_statistics_or_says_why_not(self, key):
+        if METRICS[key].needs != ("statistics",):
+            return
+        bare = [
+            fid.Statistics(np.full(3, mean), np.eye(3), n=5000, label="bare")
+            for mean in (0.0, 1.0)
+        ]
+        found = fid.compare(*bare, metrics=key, standard_errors=True)
+        for error in found.errors[key]:
+            assert error.value is not None or "feat" in error.origin
 
     def test_leaves_what_it_is_given_alone(self, key):
         entry = ENTRIES[key]
@@ -442,9 +519,13 @@ def test_the_readme_has_the_table_of_the_metrics():
     expected = []
     for key, metric in METRICS.items():
         what = " and ".join(needs[need] for need in metric.needs)
-        whose = "A" if metric.of_first else "A and B"
-        whose = ", ".join([whose, *(f"`--{name}`" for name in metric.further)])
-        expected.append(f"| `{key}` | {metric.name} | {what} of {whose} |")
+        if metric.needs_of_second is not None:
+            of_second = " and ".join(needs[need] for need in metric.needs_of_second)
+            what = f"{what} of A, {of_second} of B"
+        else:
+            what += f" of {'A' if metric.of_first else 'A and B'}"
+        what = ", ".join([what, *(f"`--{name}`" for name in metric.further)])
+        expected.append(f"| `{key}` | {metric.name} | {what} |")
     lines = (ROOT / "README.md").read_text().splitlines()
     start = lines.index("| metric | name | needs |")
     assert lines[start + 1] == "|---|---|---|"

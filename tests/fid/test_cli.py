@@ -35,6 +35,24 @@ def test_two_statistics_files_need_no_tensorflow(tmp_path):
     assert done.stdout == f"frechet_x: {fid.frechet_distance(one, two):.6f}\n"
 
 
+def test_standard_errors_are_further_lines_and_keys(tmp_path, capsys):
+    save(tmp_path / "a.npz", 0), save(tmp_path / "b.npz", 1)
+    argv = ["x", f"{tmp_path}/a.npz", f"{tmp_path}/b.npz"]
+    assert cli.compute_fid(argv) == 0
+    plain = capsys.readouterr().out
+    assert cli.compute_fid([*argv, "--standard_errors"]) == 0
+    first, error, bias = capsys.readouterr().out.splitlines()
+    assert first == plain.strip()
+    assert error.startswith("frechet_x standard error: none (neither ")
+    assert bias.startswith("frechet_x bias: ")
+    assert cli.compute_fid([*argv, "--standard_errors", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["frechet_x", "frechet_x_bias", "errors", "sets", "warnings"]
+    assert list(found["errors"]) == ["frechet_x_standard_error", "frechet_x_bias"]
+    assert cli.compute_fid([*argv, "--influence=3"]) == 1
+    assert "The influence is one of images" in capsys.readouterr().err
+
+
 def test_errors_are_one_line_on_stderr_and_a_status(tmp_path, capsys):
     save(tmp_path / "a.npz")
     save(tmp_path / "b.npz", d=7)
@@ -119,17 +137,22 @@ def test_help_lists_every_flag(capsys):
 def test_help_says_which_metrics_there_are_and_which_take_memory(capsys, monkeypatch):
     def of_metrics():
         assert cli.compute_fid(["x", "--help"]) == 0
-        found = " ".join(capsys.readouterr().out.split())
+        # A line may end in a hyphen.
+        found = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
         return found.partition("strings ")[2].partition(" [default")[0]
 
-    assert of_metrics() == (
-        "Which of fid, kid, is (the Inception Score of A), precision, recall, density, "
-        "coverage, realism, authpct (the percentage of A that are no copies of "
-        "--train) and ct (below 0 where A copies --train), with commas. kid, "
+    everything = of_metrics()
+    assert everything.startswith(
+        "Which of fid, kid, is (the Inception Score of A), fid_infinity (the FID of "
+    )
+    assert everything.endswith(
+        "authpct (the percentage of A that are no copies of --train) and ct (below 0 "
+        "where A copies --train), with commas. kid, fid_infinity, mind, vendi, "
         "precision, recall, density, coverage, realism, authpct and ct keep the "
         "features in memory: 8 KB an image."
     )
-    for name in set(METRICS) - {"fid", "kid", "is"}:
+    # From the end, so that they come back in their order.
+    for name in reversed(list(METRICS)[3:]):
         monkeypatch.delitem(METRICS, name)
     assert of_metrics() == (
         "Which of fid, kid and is (the Inception Score of A), with commas. kid keeps "

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import fid
-from fid.comparison import Comparison
+from fid.comparison import Comparison, Influences
 from fid.metrics.inception_score import InceptionScore
 from fid.metrics.kernel import KernelDistance
+from fid.metrics.metric import Error
 
 
 def test_only_the_2015_graph_gives_fid():
@@ -102,3 +103,59 @@ def test_names_and_titles_say_what_features_were_compared(extractor, names, titl
     assert found.metric == names[0]
     assert [found.name(key) for key in ("fid", "kid", "is")] == names
     assert [found.title(key) for key in ("fid", "kid", "is")] == (titles or names)
+
+
+def test_errors_stand_below_their_numbers_and_say_how_they_came_about():
+    plain = comparison("inception_2015", **EVERYTHING)
+    errors = {
+        "fid": (Error(0.25, "known"), Error(1.5, "formula", kind="bias")),
+        "kid": (Error(None, "one subset", "mean"), Error(0.0001, "known", "full")),
+        "is": (),
+    }
+    found = Comparison(plain.results, plain.first, plain.second, (), errors)
+    assert found.values() == plain.values()
+    assert found.lines() == [
+        "FID: 12.345679",
+        "FID standard error: 0.250000 (known)",
+        "FID bias: 1.500000 (formula)",
+        "KID: 0.00100000 ± 0.00020000",
+        "KID of all images: 0.00150000",
+        "KID mean standard error: none (one subset)",
+        "KID full standard error: 0.00010000 (known)",
+        "IS: 9.500000 ± 0.250000",
+    ]
+    described = found.as_json()
+    assert described == {
+        **plain.as_json(),
+        "fid_standard_error": 0.25,
+        "fid_bias": 1.5,
+        "kid_full_standard_error": 0.0001,
+        "errors": {
+            "fid_standard_error": "known",
+            "fid_bias": "formula",
+            "kid_mean_standard_error": "one subset",
+            "kid_full_standard_error": "known",
+        },
+        "warnings": [],
+    }
+
+
+def test_images_are_ranked_by_their_influence():
+    phi = np.array([1.0, -8.0, 4.0, 0.0, 4.0, -1.0, 0.5, -0.5])
+    found = Influences.of(phi, None, 2)
+    assert found.highest == ((2, 0.5), (4, 0.5))
+    assert found.lowest == ((1, -1.0), (5, -0.125))
+    named = Influences.of(phi, list("abcdefgh"), 9)
+    assert [name for name, _ in named.highest] == ["c", "e", "a", "g"]
+    assert [name for name, _ in named.lowest] == ["b", "f", "h"]
+    assert found.lines() == [
+        "influence +0.5: 2", "influence +0.5: 4", "influence -1: 1",
+        "influence -0.125: 5",
+    ]  # fmt: skip
+    plain = comparison("clip", fid=1.0)
+    whole = Comparison({"fid": 1.0}, plain.first, plain.second, (), {}, found)
+    assert whole.lines() == ["frechet_clip: 1.000000", *found.lines()]
+    assert whole.as_json()["influences"]["lowest"] == [
+        {"image": 1, "influence": -1.0}, {"image": 5, "influence": -0.125}
+    ]  # fmt: skip
+    assert "influences" not in plain.as_json()

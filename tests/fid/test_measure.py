@@ -190,6 +190,55 @@ def test_one_pass_gives_all_metrics(tmp_path):
     ]
 
 
+def test_the_images_that_move_the_distance_most_are_named(tmp_path):
+    write_photographs(tmp_path / "a", 40, 0)
+    write_photographs(tmp_path / "b", 40, 1)
+    odd = sorted((tmp_path / "a").iterdir())[7]
+    Image.fromarray(np.full((16, 16, 3), (255, 0, 255), np.uint8)).save(odd)
+    statistics = fid.compute_statistics(tmp_path / "b", Colours())
+    x = np.stack(
+        [
+            np.asarray(Image.open(path)).mean((0, 1), np.float32)
+            for path in sorted((tmp_path / "a").iterdir())
+        ]
+    )
+    phi = fid.influence(x, statistics)
+    for second in (tmp_path / "b", statistics):
+        found = fid.compare(tmp_path / "a", second, Colours(), influence=3).influences
+        assert found.highest[0] == (odd.name, pytest.approx(phi[7] / 40, rel=1e-3))
+        assert len(found.highest) == len(found.lowest) == 3
+    # Arrays have no names.
+    array = np.random.default_rng(0).integers(0, 256, (41, 4, 4, 3), np.uint8)
+    array[40] = 255, 0, 255
+    found = fid.compare(array, array[:40], Colours(), influence=1).influences
+    assert found.highest[0][0] == 40
+
+
+def test_an_influence_that_there_is_none_of_is_refused():
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
+    bare = fid.Statistics(np.zeros(3), np.eye(3), n=9, label="bare.npz")
+    for sets, message in (
+        ((bare, images), "is one of images, and bare.npz holds statistics: give the"),
+        ((images[:3], images), "No image has an influence: .* 3 images for 3 features"),
+    ):
+        with pytest.raises(fid.InputError, match=message):
+            fid.compare(*sets, Colours(), influence=1)
+    with pytest.raises(fid.InputError, match="influence is -1; it must be at least 0"):
+        fid.compare(images, images, Colours(), influence=-1)
+
+
+def test_errors_keep_the_features_of_images_alone():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (2, 30, 4, 4, 3), np.uint8)
+    bare = fid.compute_statistics(images[1], Colours())
+    found = fid.compare(*images, Colours(), standard_errors=True)
+    assert found.errors["fid"][0].origin == "influence function of both sets"
+    alone = fid.compare(images[0], bare, Colours(), standard_errors=True)
+    assert "images of A alone" in alone.errors["fid"][0].origin
+    assert 0 < alone.errors["fid"][0].value < found.errors["fid"][0].value
+    assert fid.compare(*images, Colours()).errors == {}
+
+
 def test_metrics_that_cannot_be_computed_are_refused_before_the_work(tmp_path):
     class Slow(ColoursAndLogits):
         def __call__(self, images):

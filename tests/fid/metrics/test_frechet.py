@@ -320,3 +320,138 @@ def test_a_small_set_is_warned_of(n, d, expected):
         found = Frechet().warnings(*map(Measured, sets))
         assert len(found) == (expected is not None)
         assert all(text.startswith(expected) for text in found)
+
+
+# Standard errors and biases -----------------------------------------------------------
+
+
+def of_images(x):
+    return Measured(measured(x), features=x)
+
+
+def shapes(d, seed=0):
+    """Two mixings and a shift, of which two known distributions are made."""
+    random = np.random.default_rng(seed)
+    one, two = random.normal(size=(2, d, d)) / np.sqrt(d)
+    return one, two, random.normal(size=d) / 2
+
+
+def many_draws(draw, n, m, count, d=4):
+    """Distances of draws from two known distributions, and what is said of them."""
+    one, two, shift = shapes(d)
+    values, errors, biases = [], [], []
+    for _ in range(count):
+        x, y = draw((n, d)) @ one.T, draw((m, d)) @ two.T + shift
+        value, (error, bias) = Frechet().with_errors(of_images(x), of_images(y))
+        values.append(value)
+        errors.append(error.value)
+        biases.append(bias.value)
+    truth = frechet_distance(
+        Statistics(np.zeros(d), one @ one.T), Statistics(shift, two @ two.T)
+    )
+    said = np.sqrt(np.mean(np.square(errors)))
+    return np.array(values), truth, said, np.mean(biases)
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace"])
+def test_the_standard_error_is_the_deviation_of_many_draws(kind):
+    random = np.random.default_rng(3)
+    draws = {
+        "normal": random.normal,
+        "laplace": lambda size: random.laplace(size=size) / np.sqrt(2),
+    }
+    count = 400
+    values, truth, said, bias = many_draws(
+        lambda size: draws[kind](size=size), 200, 150, count
+    )
+    # The aim is 10 %; a deviation of so many draws is itself uncertain.
+    assert said == pytest.approx(
+        values.std(ddof=1), rel=0.1 + rounding.deviation_of(count)
+    )
+    if kind == "normal":
+        off = rounding.DEVIATIONS * values.std() / np.sqrt(count)
+        assert values.mean() - truth == pytest.approx(bias, rel=0.2, abs=off)
+
+
+def test_the_standard_error_is_that_of_a_bootstrap():
+    random = np.random.default_rng(0)
+    x = np.abs(random.normal(size=(500, 5)) @ random.normal(size=(5, 5)))
+    y = random.exponential(size=(400, 5))
+    _, (error, _) = Frechet().with_errors(of_images(x), of_images(y))
+    count = 300
+    drawn = [
+        frechet_distance(
+            *(measured(z[random.integers(0, len(z), len(z))]) for z in (x, y))
+        )
+        for _ in range(count)
+    ]
+    assert error.value == pytest.approx(
+        np.std(drawn, ddof=1), rel=0.1 + rounding.deviation_of(count)
+    )
+
+
+def test_the_bias_of_one_feature_is_known():
+    # E s for n normal numbers is about sigma (1 - 1 / (4 (n - 1))), and the distance
+    # is (m_1 - m_2)² + (s_1 - s_2)², of which E s_1² does not depend on n.
+    one = Statistics(np.zeros(1), np.array([[4.0]]), n=101)
+    two = Statistics(np.ones(1), np.array([[9.0]]))
+    _, (error, bias) = Frechet().with_errors(Measured(one), Measured(two))
+    assert bias.value == pytest.approx(4 / 101 + 2 * 2 * 3 / (4 * 100))
+    assert "B does not say of how many images it is: taken as exact" in bias.origin
+    assert error.value is None
+    assert error.origin == (
+        "neither statistics nor statistics has its features; give images"
+    )
+    _, (_, bias) = Frechet().with_errors(Measured(two), Measured(two))
+    assert (bias.value, bias.origin) == (None, "no set says how many images it is of")
+
+
+def test_the_share_of_a_set_without_features_is_left_out_and_said_so():
+    x, y = gaussian(60, 4, 0), gaussian(70, 4, 1)
+    one, two = of_images(x), of_images(y)
+    bare = [Measured(each.statistics) for each in (one, two)]
+    metric = Frechet()
+    both = metric.with_errors(one, two)[1][0]
+    first = metric.with_errors(one, bare[1])[1][0]
+    second = metric.with_errors(bare[0], two)[1][0]
+    assert both.origin == "influence function of both sets"
+    assert first.origin == (
+        "influence function of the images of A alone; the statistics of B are taken "
+        "as exact"
+    )
+    assert second.origin == (
+        "influence function of the images of B alone; the statistics of A are taken "
+        "as exact"
+    )
+    assert both.value**2 == pytest.approx(first.value**2 + second.value**2)
+    swapped = metric.with_errors(two, one)[1]
+    assert [e.value for e in swapped] == pytest.approx(
+        [e.value for e in metric.with_errors(one, two)[1]]
+    )
+
+
+def test_few_images_have_no_standard_error_and_a_line_says_why():
+    few, many = of_images(gaussian(4, 4, 0)), of_images(gaussian(40, 4, 1))
+    for sets in ((few, many), (many, few)):
+        value, (error,) = Frechet().with_errors(*sets)
+        assert value == Frechet()(*sets)
+        assert error.value is None
+        assert error.line("FID") == (
+            "FID standard error: none (statistics has 4 images for 4 features, so its "
+            "covariance is singular, and there is no optimal transport; use more than "
+            "8)"
+        )
+    rough = of_images(gaussian(7, 4, 0))
+    (error, _) = Frechet().with_errors(rough, many)[1]
+    assert error.origin.endswith("; rough, since a set has fewer than 2 d images")
+
+
+def test_the_distance_is_the_same_with_its_errors():
+    one, two = of_images(gaussian(90, 6, 0)), of_images(gaussian(80, 6, 1))
+    for method in ("eigen", "sqrtm"):
+        metric = Frechet(method=method)
+        value, _ = metric.with_errors(one, two)
+        assert value == near(metric(one, two), one.features, two.features)
+    assert Frechet().with_errors(one, one)[0] == 0.0
+    with pytest.raises(InputError, match="different extractors"):
+        Frechet().with_errors(one, of_images(gaussian(80, 5, 1)))

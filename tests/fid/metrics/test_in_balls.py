@@ -11,7 +11,7 @@ import fid
 from fid import InputError, Moments, Statistics, open_images
 from fid.metrics import choose, in_balls, neighbours
 from fid.metrics.in_balls import MeanOverImages
-from fid.metrics.metric import Measured
+from fid.metrics.metric import Error, Measured
 from fid.metrics.neighbours import Balls
 
 pytestmark = pytest.mark.portable
@@ -64,6 +64,19 @@ def test_real_images_are_compared_with_each_other_once(products):
     # Other options are another question.
     numbers(measured(40, 3), real, neighbours=7)
     assert products.count((50, 50)) == 2
+
+
+def test_a_line_has_its_error_once_and_says_how_it_came_about():
+    first, second = measured(40, 0), measured(50, 1)
+    for metric in choose(ALL, {}):
+        result, errors = metric.with_errors(first, second)
+        assert result == metric(first, second)
+        letter = "B" if metric.key in ("recall", "coverage") else "A"
+        origin = f"spread over the images of {letter}; the balls are taken as exact"
+        assert errors == (Error(result.standard_error, origin),)
+        assert metric.lines_with_errors(result, errors, "X") == [
+            f"X: {result.mean:.6f} ± {result.standard_error:.6f} ({origin})"
+        ]
 
 
 def test_what_was_found_of_other_sets_is_not_taken():

@@ -13,8 +13,10 @@ from fid.metrics.inception_score import (
     Score,
     ScoreSums,
     inception_score,
+    score_error,
     score_warnings,
 )
+from fid.metrics.metric import Measured
 
 pytestmark = pytest.mark.portable
 
@@ -250,3 +252,36 @@ def test_the_metric_hands_on_its_warnings():
     assert [text for text in found.warnings if "array are in an order" in text]
     found = fid.compare(images, images, ColoursAndLogits(), metrics="is", is_splits=300)
     assert [text for text in found.warnings if "no part can score above 1" in text]
+
+
+# Standard errors ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "splits"), [(300, 1), (400, 4)])
+def test_the_standard_error_is_the_deviation_of_many_draws(n, splits):
+    random, count = np.random.default_rng(0), 400
+    found = []
+    for _ in range(count):
+        drawn = 2 * random.normal(size=(n, 6))
+        score = inception_score(drawn, splits=splits).mean
+        found.append([score, score_error(drawn, splits=splits)])
+    values, said = np.transpose(found)
+    assert np.sqrt(np.mean(said**2)) == pytest.approx(
+        values.std(), rel=0.1 + rounding.deviation_of(count)
+    )
+
+
+def test_the_metric_says_the_standard_error_of_its_mean():
+    drawn = logits(40, 5)
+    first = Measured(Statistics(np.zeros(1), np.eye(1)), logits=drawn)
+    result, (error,) = Score(is_splits=4).with_errors(first, None)
+    assert result == inception_score(drawn, splits=4)
+    assert error.value == score_error(drawn, splits=4)
+    assert error.name("is") == "is_mean_standard_error"
+    _, (error,) = Score(is_splits=21).with_errors(first, None)
+    assert error.line("IS") == (
+        "IS mean standard error: none (a part has fewer than 2 images, which say "
+        "nothing of the spread)"
+    )
+    with pytest.raises(InputError, match="50 parts"):
+        score_error(drawn, splits=50)

@@ -7,6 +7,7 @@ import rounding
 
 from fid import InputError, Statistics, kernel_distance, open_images
 from fid.metrics.kernel import Kernel
+from fid.metrics.metric import Measured
 
 pytestmark = pytest.mark.portable
 
@@ -141,3 +142,83 @@ def test_statistics_need_their_features():
             InputError, match="^KID needs the features of both sets, and bare holds"
         ):
             Kernel(kid_subset_size=9).check(sets)
+
+
+# Standard errors ----------------------------------------------------------------------
+
+
+def with_errors(x, y, **options):
+    nothing = Statistics(np.zeros(1), np.eye(1))
+    sets = (Measured(nothing, features=each) for each in (x, y))
+    return Kernel(**options).with_errors(*sets)
+
+
+@pytest.mark.parametrize(
+    # The mean over subsets may be nearly as good as all images, or far worse.
+    ("shift", "subsets", "size"),
+    [(0.7, 30, 60), (0.7, 4, 20), (0.2, 10, 30)],
+)
+def test_the_standard_errors_are_the_deviations_of_many_draws(shift, subsets, size):
+    random, count, found = np.random.default_rng(0), 400, []
+    for seed in range(count):
+        x, y = random.normal(size=(80, 3)), random.normal(size=(60, 3)) + shift
+        result, errors = with_errors(
+            x, y, kid_subsets=subsets, kid_subset_size=size, seed=seed
+        )
+        assert [error.part for error in errors] == ["mean", "full"]
+        found.append([result.mean, result.full, *(error.value for error in errors)])
+    mean, full, of_mean, of_full = np.transpose(found)
+    # The distance is skewed, so a deviation of draws is more uncertain than of normal
+    # numbers; of a kurtosis up to 6.
+    near = 0.1 + rounding.deviation_of(count, kurtosis=6)
+    for values, said in ((mean, of_mean), (full, of_full)):
+        assert np.sqrt(np.mean(said**2)) == pytest.approx(values.std(), rel=near)
+
+
+def test_sets_of_one_distribution_have_an_error_of_the_second_order():
+    """There the first order vanishes, and the naive formula is too large by sqrt(2)."""
+    random, count, found = np.random.default_rng(1), 600, []
+    for _ in range(count):
+        x, y = random.normal(size=(2, 60, 3))
+        result, (error,) = with_errors(x, y, kid_subsets=0)
+        found.append([result.full, error.value])
+    full, said = np.transpose(found)
+    # The error is never below its second order, which lifts it a little.
+    ratio = np.sqrt(np.mean(said**2)) / full.std()
+    near = rounding.deviation_of(count, kurtosis=6)
+    assert 1 - near < ratio < 1.3 + near
+
+
+def test_the_variance_is_that_of_a_u_statistic_written_out():
+    """Unbiased sums over pairs, triples and quadruples of different images."""
+    x, y = features(7, 3, 0), features(6, 3, 1, shift=0.9)
+
+    def kernel(a, b):
+        return (np.asarray(a, float) @ np.asarray(b, float).T / 3 + 1) ** 3
+
+    # A two-sample U-statistic on pairs (x_i, y_i) has the order of both sets alike;
+    # here each set is varied alone, by leaving out an image: the jackknife of a
+    # U-statistic is its first-order estimate (Arvesen 1969), up to 1 / n.
+    def value(x, y):
+        return kernel_distance(x, y, subsets=0).full
+
+    jackknife = 0.0
+    for one, of in ((x, lambda z: value(z, y)), (y, lambda z: value(x, z))):
+        n = len(one)
+        left = np.array([of(np.delete(one, i, axis=0)) for i in range(n)])
+        jackknife += (n - 1) / n * ((left - left.mean()) ** 2).sum()
+    _, (error,) = with_errors(x, y, kid_subsets=0)
+    # The jackknife counts the second order twice, so it is never below.
+    assert 0.5 * jackknife < error.value**2 < jackknife * 7 / 5
+
+
+def test_sets_that_say_nothing_of_the_spread_have_no_standard_error():
+    x = features(3, 2, 0)
+    _, errors = with_errors(x, x, kid_subsets=2, kid_subset_size=2)
+    for error, part in zip(errors, ("mean", "full"), strict=True):
+        assert (error.value, error.part) == (None, part)
+        assert "fewer than 4 images" in error.origin
+    x = features(9, 2, 0)
+    _, (mean, full) = with_errors(x, x, kid_subsets=1, kid_subset_size=9)
+    assert (mean.value, mean.origin) == (None, "one subset has no spread")
+    assert full.value > 0

@@ -251,5 +251,15 @@ def test_the_program_takes_further_sets(tmp_path, capsys):
         for role, name in ((None, "a"), (None, "b"), ("train", ""), ("test", ""))
     ]
     assert "warning: AuthPct cannot tell memorisation from" in captured.err
+    assert cli.compute_fid([*argv, "--standard_errors"]) == 0
+    with_errors = json.loads(capsys.readouterr().out)
+    assert with_errors == found | {
+        "errors": {
+            "authenticity_x_standard_error": "spread over the images of A; the "
+            "training images are taken as exact",
+            "copying_x_standard_error": "it counts in standard deviations of what it "
+            "is where nothing is copied",
+        }
+    }
     assert cli.compute_fid(argv[:4]) == 1
     assert "give --train=SOURCE" in capsys.readouterr().err

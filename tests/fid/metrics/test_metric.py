@@ -9,7 +9,15 @@ import fid
 from fid import InputError
 from fid.metrics import METRICS, all_options, choose, needs_of, needs_of_further
 from fid.metrics.kernel import Kernel
-from fid.metrics.metric import Measured, Metric, Option, extractor_name, option
+from fid.metrics.metric import (
+    Error,
+    Measured,
+    Metric,
+    Option,
+    checked_features,
+    extractor_name,
+    option,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +107,14 @@ def test_a_set_beside_the_two_must_be_there_and_have_what_is_needed():
         {"features"}, set()
     ]  # fmt: skip
 
+    class WithErrors(Beside):
+        error_needs = ("logits",)
+
+    assert needs_of_further([WithErrors()], ["test"]) == [{"features"}]
+    assert needs_of_further([WithErrors()], ["test"], errors=True) == [
+        {"features", "logits"}
+    ]
+
 
 def test_statistics_of_few_images_have_their_features():
     one = Measured.of(WITH_ROWS)
@@ -157,12 +173,74 @@ def test_the_second_set_needs_nothing_for_a_metric_of_the_first():
     )  # fmt: skip
 
 
+def test_features_are_needed_for_errors_where_these_are_asked_for():
+    assert needs_of(choose(("fid", "is"), {}), errors=True) == (
+        {"statistics", "features", "logits"}, {"statistics", "features"}
+    )  # fmt: skip
+    assert needs_of(choose("is", {}), errors=True) == ({"logits"}, set())
+    assert needs_of(choose("fid_infinity", {})) == ({"features"}, {"statistics"})
+    assert needs_of(choose("fid_infinity", {}), errors=True)[1] == {
+        "statistics", "features"
+    }  # fmt: skip
+
+
+def test_a_metric_has_no_errors_unless_it_says_so():
+    one = Measured.of(WITH_ROWS)
+    assert Spread().with_errors(one, one) == (Spread()(one, one), ())
+
+    class Beside(Spread):
+        def __call__(self, first, second, *, train):
+            return super().__call__(first, train)
+
+    other = Measured(BARE, features=ROWS[:1])
+    assert Beside().with_errors(one, one, train=other) == (2 * (4.0 - 2.0), ())
+
+
+def test_errors_are_printed_below_the_lines_of_a_result():
+    errors = (Error(0.5, "known"), Error(None, "unknown", kind="bias"))
+    assert Spread.lines_with_errors(1.5, errors, "Spread") == [
+        "Spread: 1.500000",
+        "Spread standard error: 0.500000 (known)",
+        "Spread bias: none (unknown)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Error(12.5, "jackknife"), "FID standard error: 12.500000 (jackknife)"),
+        (Error(0.0012345678, "x", "mean"), "FID mean standard error: 0.00123457 (x)"),
+        (Error(1.2344e-7, "x", kind="bias"), "FID bias: 1.234e-07 (x)"),
+        (Error(0.0, "x"), "FID standard error: 0.000000 (x)"),
+        (Error(None, "one image"), "FID standard error: none (one image)"),
+    ],
+)
+def test_an_error_is_printed_with_how_it_came_about(error, line):
+    assert error.line("FID") == line
+
+
+def test_features_that_are_of_no_use_are_refused():
+    for features, message in (
+        (
+            np.zeros(3),
+            r"first set are float64 of shape \(3,\); expected floats \(n, d\)",
+        ),
+        (np.zeros((1, 3)), "at least 2 images"),
+        (np.zeros((2, 3), int), "first set are int64"),
+        (np.array([[0.0], [np.nan]]), "image 1 .counted from 0. of the first set"),
+    ):
+        with pytest.raises(InputError, match=message):
+            checked_features(features)
+    assert checked_features(ROWS) is ROWS
+
+
 def test_an_option_of_two_metrics_says_what_it_is_for_each(monkeypatch):
     assert list(all_options()) == [
-        "method", "kid_subsets", "kid_subset_size", "seed", "is_splits", "neighbours",
-        "variant", "distances",
+        "method", "kid_subsets", "kid_subset_size", "seed", "is_splits",
+        "mind_directions", "neighbours", "variant", "distances",
     ]  # fmt: skip
-    for name in list(METRICS):
+    # From the end, so that they come back in their order.
+    for name in reversed(list(METRICS)):
         monkeypatch.delitem(METRICS, name)
     monkeypatch.setitem(METRICS, "kid", Kernel)
     monkeypatch.setitem(METRICS, "spread", Spread)

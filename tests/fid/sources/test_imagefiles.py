@@ -203,6 +203,7 @@ def test_bad_images_are_left_out_and_counted_when_asked(tmp_path):
     for index, image in zip(kept, images, strict=True):
         np.testing.assert_array_equal(image, pixels(seed=index))
     assert source.count == 8
+    assert source.names == [f"{index}.png" for index in kept]
     facts = source.provenance
     assert (facts["skipped"], facts["source_count"]) == (2, 8)
     assert facts["skipped_names"][1] == "9.png (the file is empty)"
