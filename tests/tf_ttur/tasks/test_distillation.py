@@ -12,7 +12,7 @@ from small_runs import cut_before_the_end
 
 from fid.extractors.extractor import weights_sha256
 from fid.files import InputError
-from tf_ttur import experiment, presets, tasks, termination
+from tf_ttur import callbacks, experiment, presets, tasks, termination
 from tf_ttur.distillation import rewards
 from tf_ttur.distillation.joint import JointFlashDMD
 from tf_ttur.networks import dense_encoder, unet
@@ -389,16 +389,15 @@ def test_rows_have_what_their_stage_logs(whole_of_both):
 def test_a_run_that_is_stopped_anywhere_equals_the_whole_one(
     stopped, saved, whole_of_both, teacher, tmp_path, monkeypatch
 ):
-    cut, steps = RunFolder(tmp_path / "cut"), []
+    cut = RunFolder(tmp_path / "cut")
 
-    def check():
-        steps.append(None)
-        if len(steps) == stopped:
+    def stop(guard, before, now, logs):
+        if now == stopped:
             raise termination.Terminated
 
     changed = in_two_stages(reward="discriminator")
     with monkeypatch.context() as patch:
-        patch.setattr(termination, "check", check)
+        patch.setattr(callbacks.NaNGuard, "on_steps", stop)
         with pytest.raises(termination.Terminated):
             experiment.run(changed, cut, teacher=teacher)
     assert cut.rows()[-1]["step"] == saved
