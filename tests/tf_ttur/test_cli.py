@@ -47,9 +47,9 @@ def test_settings_that_need_each_other_are_changed_at_once(capsys):
         (["--dry_run", "--set=steps=5"], 1, "steps has a flag of its own: --steps"),
         (["--set=ema_decay=5"], 1, "ema_decay is 5.0; it must be in [0, 1)"),
         (
-            ["--dry_run", "--preset=digits_flash_dmd", "--rl_from=250"],
+            ["--dry_run", "--preset=digits_flash_dmd", "--rl_from=300"],
             1,
-            "rl_from is 250 and every is 500",
+            "rl_from is 300 and every is 250",
         ),
         (["--dry_run", "--rl_from=500"], 1, "rl_from is 500, a setting of distillati"),
         (["--dry_run", "--set=image_size=0"], 1, "image_size is 0; it must be >= 1"),

@@ -324,7 +324,10 @@ class StudentTask(ImageTask):
         from tf_ttur import callbacks
         from tf_ttur.distillation import oracles, pairs
 
-        functions: dict[str, Any] = {"diversity": oracles.diversity}
+        functions: dict[str, Any] = {}
+        # It is of two images of one class, and labels take turns.
+        if preset.num_samples > (self.num_classes or 1):
+            functions["diversity"] = oracles.diversity
         if preset.oracle == "digits" and data.name == "digits":
             functions["judge"] = oracles.digits_judge(data.shape)
         if preset.oracle != "digits" or data.name == "digits":
@@ -332,6 +335,8 @@ class StudentTask(ImageTask):
             # A file of choices has no score for other images.
             if isinstance(oracle, pairs.ScoreOracle):
                 functions["oracle"] = oracle
+        if not functions:
+            return None
         return callbacks.Scores(
             functions,
             every=min(preset.every, preset.steps),

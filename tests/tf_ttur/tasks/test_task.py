@@ -23,7 +23,7 @@ def test_a_task_is_chosen_by_the_kind_of_the_preset():
         expected = Text if "text" in name or "lm1b" in name else Images
         if "teacher" in name:
             expected = DiffusionTask
-        if name.endswith(("_flash_dmd", "_dmd2")):
+        if name.endswith(("_flash_dmd", "_flash_dmd_rl", "_dmd2")):
             expected = DistillationTask
         if name.startswith("sd3_"):
             expected = TextToImageTask
