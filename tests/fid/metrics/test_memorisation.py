@@ -53,6 +53,9 @@ def test_copies_of_training_images_are_not_authentic():
     # Where training images have copies among themselves as well.
     twice = np.concatenate([train, train])
     assert authenticity(train[:90], twice) == MeanOverImages(0.0, 0.0)
+    # Where they lie in clusters far tighter than these are apart.
+    tight = 1e-3 * drawn(200, 3, 2) + np.arange(200)[:, None] % 2
+    assert authenticity(tight.copy(), tight) == MeanOverImages(0.0, 0.0)
     mixed = np.concatenate([train[:50], drawn(50, 2) + 100])
     assert authenticity(mixed, train).mean == 50.0
 
