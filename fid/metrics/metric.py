@@ -209,7 +209,8 @@ class Metric:
         of_first: Whether it is a metric of the first set alone.
         further: Names of the sets that it takes beside these, as arguments of `compare`
             and of `__call__` and as flags: `train`, `test`. Each has what it needs.
-        larger_is_better: Whether a larger value is a better one.
+        larger_is_better: Whether a larger value is a better one; None where neither a
+            larger nor a smaller one is.
         remark: What `--help` adds to the key in brackets.
     """
 
@@ -223,7 +224,7 @@ class Metric:
     error_needs: ClassVar[tuple[str, ...]] = ()
     of_first: ClassVar[bool] = False
     further: ClassVar[tuple[str, ...]] = ()
-    larger_is_better: ClassVar[bool] = False
+    larger_is_better: ClassVar[bool | None] = False
     remark: ClassVar[str] = ""
 
     @property

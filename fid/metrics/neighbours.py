@@ -294,12 +294,15 @@ def nearest(
     return index, exact
 
 
-def check_pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_pair(
+    x: np.ndarray, y: np.ndarray, names: tuple[str, str] = ("first", "second")
+) -> tuple[np.ndarray, np.ndarray]:
     """Refuses features of two sets that cannot be compared.
 
     Args:
         x: Features of the first set.
         y: Those of the second.
+        names: What to call the sets in messages.
 
     Returns:
         Both, as arrays.
@@ -307,10 +310,10 @@ def check_pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: They are no finite floats (n, d) with the same d.
     """
-    x, y = _checked(x, "first"), _checked(y, "second")
+    x, y = (_checked(z, which) for z, which in zip((x, y), names, strict=True))
     if x.shape[1] != y.shape[1]:
         raise InputError(
-            f"The first set has {x.shape[1]} features an image and the second "
+            f"The {names[0]} set has {x.shape[1]} features an image and the {names[1]} "
             f"{y.shape[1]}: they come from different extractors. Use one for both."
         )
     return x, y

@@ -424,6 +424,7 @@ class TestEveryMetric:
     ("arguments", "message"),
     [
         ({"metrics": "is"}, "begins with is, of which larger values are better"),
+        ({"metrics": "ct"}, "begins with ct, of which neither larger nor smaller val"),
         (
             {"metrics": ("is", "fid")},
             "begins with is, of which larger values are bette",
