@@ -17,6 +17,7 @@ import numpy as np
 from fid.files import InputError
 from fid.metrics.metric import Error, Measured, Metric, option
 from fid.metrics.neighbours import (
+    DISTANCES,
     VARIANTS,
     Balls,
     Neighbourhoods,
@@ -139,9 +140,11 @@ class InBalls(OverImages):
         choices=(_PAPER, *VARIANTS),
     )
     distances: str = option(
-        "float16",
-        "How adm rounds distances: float16, as in published numbers, or float32.",
-        choices=("float16", "float32"),
+        DISTANCES[0],
+        "How distances are rounded: as the variant does, or in another way. The "
+        "variant adm has float16, as published numbers have, and may have float32; the "
+        "others have float32.",
+        choices=DISTANCES,
     )
 
     @property
@@ -201,7 +204,7 @@ def in_balls(
     *,
     variant: str,
     neighbours: int = 0,
-    distances: str = "float16",
+    distances: str = "variant",
 ) -> Neighbourhoods:
     """Finds out which images of two sets lie in whose balls.
 

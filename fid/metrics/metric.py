@@ -16,6 +16,7 @@ there `fid.compare`, the command line, JSON and the callback know it:
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -139,8 +140,11 @@ class Option:
             value: What was given.
 
         Raises:
-            InputError: It is.
+            InputError: It is, or it is no whole number where it should be one.
         """
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not self.choices and not whole:
+            raise InputError(f"{self.name} is {value!r}; it must be a whole number.")
         if self.choices and value not in self.choices:
             raise InputError(
                 f"The {self.name} is {value!r}; choose from {', '.join(self.choices)}."

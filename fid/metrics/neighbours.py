@@ -26,6 +26,7 @@ stay such, and where no sum exceeds 1 / e their distances are exact, ties and al
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -33,6 +34,7 @@ import numpy as np
 from fid.files import InputError
 
 __all__ = [
+    "DISTANCES",
     "VARIANTS",
     "Balls",
     "Neighbourhoods",
@@ -78,15 +80,18 @@ VARIANTS = {
     "kynkaanniemi": Balls(3, closed=True),
     "prdc": Balls(5, closed=False),
 }
+#: How distances are rounded: as the variant does, or in another way. ADM's alone rounds
+#: to float16.
+DISTANCES = ("variant", "float16", "float32")
 
 
-def balls_of(variant: str, neighbours: int = 0, distances: str = "float16") -> Balls:
+def balls_of(variant: str, neighbours: int = 0, distances: str = "variant") -> Balls:
     """Returns a variant's balls.
 
     Args:
         variant: One of `VARIANTS`.
         neighbours: How many neighbours they reach; 0 for as many as the variant has.
-        distances: Of ADM's variant: `float16` as there, or `float32`.
+        distances: One of `DISTANCES`.
 
     Returns:
         The balls.
@@ -103,17 +108,25 @@ def balls_of(variant: str, neighbours: int = 0, distances: str = "float16") -> B
         raise InputError(
             f"The variant is {variant!r}; choose from {', '.join(VARIANTS)}."
         )
-    if distances not in ("float16", "float32"):
+    if distances not in DISTANCES:
         raise InputError(
-            f"The distances are {distances!r}; choose from float16, float32."
+            f"The distances are {distances!r}; choose from {', '.join(DISTANCES)}."
         )
+    if distances == "float16" and not VARIANTS[variant].half:
+        raise InputError(
+            f"The variant {variant} does not round distances to float16: use the "
+            "variant adm, or leave out the distances."
+        )
+    whole = isinstance(neighbours, numbers.Integral)
+    if not whole or isinstance(neighbours, bool):
+        raise InputError(f"neighbours is {neighbours!r}; it must be a whole number.")
     if neighbours < 0:
         raise InputError(f"neighbours is {neighbours}; it must be at least 0.")
     balls = VARIANTS[variant]
     return dataclasses.replace(
         balls,
         neighbours=neighbours or balls.neighbours,
-        half=balls.half and distances == "float16",
+        half=balls.half and distances != "float32",
     )
 
 

@@ -190,6 +190,18 @@ def test_clusters_too_tight_for_float32_are_said(caplog):
     assert caplog.messages == [text.replace("statistics", "the second set")]
 
 
+def test_float16_is_refused_where_no_distance_is_rounded_to_it():
+    images = open_images(np.zeros((9, 1, 1, 3), np.uint8))
+    for variant in ("paper", "kynkaanniemi", "prdc"):
+        options = {"distances": "float16", "variant": variant}
+        with pytest.raises(InputError, match="does not round distances to float16"):
+            choose("recall", options)[0].check([images, images])
+    options = {"distances": "float16", "variant": "adm"}
+    (metric,) = choose("recall", options)
+    metric.check([images, images])
+    assert metric.balls == choose("recall", {"variant": "adm"})[0].balls
+
+
 def test_features_that_are_no_numbers_are_refused():
     bad = measured(40, 0)
     bad.features[7, 2] = np.nan

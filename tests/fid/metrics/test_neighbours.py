@@ -396,12 +396,22 @@ def test_what_cannot_be_used_is_refused():
 def test_variants_are_what_their_sources_say():
     assert balls_of("adm") == Balls(3, closed=True, half=True)
     assert balls_of("adm", 7, "float32") == Balls(7, closed=True, half=False)
-    assert balls_of("kynkaanniemi", 0, "float16") == Balls(3, closed=True, half=False)
+    assert balls_of("adm", 7, "float16") == Balls(7, closed=True, half=True)
+    assert balls_of("kynkaanniemi", 0, "float32") == Balls(3, closed=True, half=False)
     assert balls_of("prdc", 9) == Balls(9, closed=False)
     for arguments, message in (
         (("best",), "The variant is 'best'; choose from adm, kynkaanniemi, prdc."),
         (("adm", -1), "neighbours is -1; it must be at least 0."),
-        (("adm", 3, "int8"), "The distances are 'int8'; choose from float16, float32."),
+        (
+            ("adm", 3, "int8"),
+            "The distances are 'int8'; choose from variant, float16, float32.",
+        ),
+        (("adm", 2.5), "neighbours is 2.5; it must be a whole number."),
+        (
+            ("prdc", 0, "float16"),
+            "The variant prdc does not round distances to float16: use the variant "
+            "adm, or leave out the distances.",
+        ),
     ):
         with pytest.raises(InputError) as error:
             balls_of(*arguments)
