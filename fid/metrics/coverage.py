@@ -37,7 +37,7 @@ class DensityCoverage:
 class Density(InBalls):
     """Density as a metric."""
 
-    key, other_key = "density", "density"
+    key, other_key = "density", "ball_density"
     name, other_name = "Density", "density"
     own = "prdc"
 
@@ -50,7 +50,7 @@ class Density(InBalls):
 class Coverage(InBalls):
     """Coverage as a metric."""
 
-    key, other_key = "coverage", "coverage"
+    key, other_key = "coverage", "ball_coverage"
     name, other_name = "Coverage", "coverage"
     own = "prdc"
     origin = "spread over the images of B; the balls are taken as exact"

@@ -7,6 +7,7 @@ have one set of options, and where several are asked for, one pass serves all.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +17,7 @@ import numpy as np
 from fid.files import InputError
 from fid.metrics.metric import Error, Measured, Metric, option
 from fid.metrics.neighbours import (
+    DISTANCES,
     VARIANTS,
     Balls,
     Neighbourhoods,
@@ -36,8 +38,12 @@ __all__ = [
     "neighbourhoods_of",
 ]
 
+_log = logging.getLogger(__name__)
+
 # The variant that stands for the one of each metric's own paper.
 _PAPER = "paper"
+# Of so many balls that are points it is said that they are.
+_MANY_POINTS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +140,11 @@ class InBalls(OverImages):
         choices=(_PAPER, *VARIANTS),
     )
     distances: str = option(
-        "float16",
-        "How adm rounds distances: float16, as in published numbers, or float32.",
-        choices=("float16", "float32"),
+        DISTANCES[0],
+        "How distances are rounded: as the variant does, or in another way. The "
+        "variant adm has float16, as published numbers have, and may have float32; the "
+        "others have float32.",
+        choices=DISTANCES,
     )
 
     @property
@@ -185,13 +193,9 @@ class InBalls(OverImages):
         return _with_balls(found)
 
     def warnings(self, first: Measured, second: Measured) -> list[str]:
-        """Says that the generated images are one another's copies."""
-        if "first" not in self.found(first, second).points:
-            return []
-        return [
-            f"every image of {first.statistics.label} equals {self.balls.neighbours} "
-            "others or more, so that its balls are points, which recall nothing"
-        ]
+        """Says of which images the balls are points."""
+        labels = first.statistics.label, second.statistics.label
+        return _on_points(self.found(first, second), *labels)
 
 
 def in_balls(
@@ -200,7 +204,7 @@ def in_balls(
     *,
     variant: str,
     neighbours: int = 0,
-    distances: str = "float16",
+    distances: str = "variant",
 ) -> Neighbourhoods:
     """Finds out which images of two sets lie in whose balls.
 
@@ -226,17 +230,34 @@ def in_balls(
     """
     balls = balls_of(variant, neighbours, distances)
     (found,) = neighbourhoods(generated, real, [balls])
-    return _with_balls(found)
+    for text in _on_points(_with_balls(found), "the first set", "the second set"):
+        _log.warning("%s", text)
+    return found
 
 
 def _with_balls(found: Neighbourhoods) -> Neighbourhoods:
-    if "second" in found.points:
+    if found.points["second"] == 1.0:
         raise InputError(
             f"Every image of the second set equals {found.balls.neighbours} others or "
             "more, so its balls are points: look at how the images were made, or "
             "choose more neighbours."
         )
     return found
+
+
+def _on_points(found: Neighbourhoods, first: str, second: str) -> list[str]:
+    """Says of which sets, by their labels, many balls are points."""
+    return [
+        f"{share:.1%} of the images of {label} have balls that are points, since "
+        f"{found.balls.neighbours} others equal them, or nearly: rounding could not "
+        "tell. Such a ball holds nothing else"
+        for share, label in zip(
+            (found.points["first"], found.points["second"]),
+            (first, second),
+            strict=True,
+        )
+        if share > _MANY_POINTS
+    ]
 
 
 def neighbourhoods_of(

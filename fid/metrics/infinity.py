@@ -164,6 +164,8 @@ def frechet_infinity(
         >>> abs(found.value) < found.distances[-1] < found.distances[0]
         True
     """
+    for each in Infinity.options():
+        each.check(seed)
     features = checked_features(features, least=_LEAST)
     m = len(features)
     sizes = np.linspace(min(5000, max(m // 10, 2)), m, _POINTS).astype(int)

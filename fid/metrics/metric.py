@@ -16,6 +16,7 @@ there `fid.compare`, the command line, JSON and the callback know it:
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -139,8 +140,11 @@ class Option:
             value: What was given.
 
         Raises:
-            InputError: It is.
+            InputError: It is, or it is no whole number where it should be one.
         """
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not self.choices and not whole:
+            raise InputError(f"{self.name} is {value!r}; it must be a whole number.")
         if self.choices and value not in self.choices:
             raise InputError(
                 f"The {self.name} is {value!r}; choose from {', '.join(self.choices)}."
@@ -209,7 +213,8 @@ class Metric:
         of_first: Whether it is a metric of the first set alone.
         further: Names of the sets that it takes beside these, as arguments of `compare`
             and of `__call__` and as flags: `train`, `test`. Each has what it needs.
-        larger_is_better: Whether a larger value is a better one.
+        larger_is_better: Whether a larger value is a better one; None where neither a
+            larger nor a smaller one is.
         remark: What `--help` adds to the key in brackets.
     """
 
@@ -223,7 +228,7 @@ class Metric:
     error_needs: ClassVar[tuple[str, ...]] = ()
     of_first: ClassVar[bool] = False
     further: ClassVar[tuple[str, ...]] = ()
-    larger_is_better: ClassVar[bool] = False
+    larger_is_better: ClassVar[bool | None] = False
     remark: ClassVar[str] = ""
 
     @property

@@ -7,21 +7,26 @@ memory is bounded whatever the number of images. There are three of them: within
 real images, within the generated ones, and between them. Each is computed once for all
 metrics of two sets.
 
-Products are float32. A squared distance is off by at most about
+Products are float64 of up to 64 features, and float32 of more. A squared distance is
+off by at most about
 
-    (8 sqrt(d) + 8) 2^-24 (|u|² + |v|²)
+    (8 sqrt(d) + 8) e (|u|² + |v|²), e = 2^-53 or 2^-24,
 
 by the probabilistic bound for sums of d products (Higham and Mary 2019, theorem 2.4
 with lambda = 8) and a few roundings more. Lengths count from a point in the midst of
 the features, and no distance depends on that. What two equal images are apart lies
-below this bound, so a radius below it is taken for zero. The point's coordinates are
-multiples of a power of two: features that are whole numbers stay such, and where the
-sums are below 2^24 their distances are exact, ties and all.
+below this bound, so a radius below it is taken for zero. Few features may lie in
+clusters that are far tighter than they are apart, and float32 would lose these; many
+features never do in practice, and their products are what takes the time.
+
+The point's coordinates are multiples of a power of two: features that are whole numbers
+stay such, and where no sum exceeds 1 / e their distances are exact, ties and all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -29,6 +34,7 @@ import numpy as np
 from fid.files import InputError
 
 __all__ = [
+    "DISTANCES",
     "VARIANTS",
     "Balls",
     "Neighbourhoods",
@@ -43,6 +49,8 @@ __all__ = [
 # of 10,000 rows whether float16 will do, and this divides them.
 _BLOCK = 2000
 _ADM_BLOCK = 10_000
+# Up to so many features products are float64, which then cost little.
+_FEW = 64
 # The largest number of float16.
 _HALF = float(np.finfo(np.float16).max)
 # So many smallest numbers of groups of columns give a first bound on a row's smallest.
@@ -72,15 +80,18 @@ VARIANTS = {
     "kynkaanniemi": Balls(3, closed=True),
     "prdc": Balls(5, closed=False),
 }
+#: How distances are rounded: as the variant does, or in another way. ADM's alone rounds
+#: to float16.
+DISTANCES = ("variant", "float16", "float32")
 
 
-def balls_of(variant: str, neighbours: int = 0, distances: str = "float16") -> Balls:
+def balls_of(variant: str, neighbours: int = 0, distances: str = "variant") -> Balls:
     """Returns a variant's balls.
 
     Args:
         variant: One of `VARIANTS`.
         neighbours: How many neighbours they reach; 0 for as many as the variant has.
-        distances: Of ADM's variant: `float16` as there, or `float32`.
+        distances: One of `DISTANCES`.
 
     Returns:
         The balls.
@@ -97,17 +108,25 @@ def balls_of(variant: str, neighbours: int = 0, distances: str = "float16") -> B
         raise InputError(
             f"The variant is {variant!r}; choose from {', '.join(VARIANTS)}."
         )
-    if distances not in ("float16", "float32"):
+    if distances not in DISTANCES:
         raise InputError(
-            f"The distances are {distances!r}; choose from float16, float32."
+            f"The distances are {distances!r}; choose from {', '.join(DISTANCES)}."
         )
+    if distances == "float16" and not VARIANTS[variant].half:
+        raise InputError(
+            f"The variant {variant} does not round distances to float16: use the "
+            "variant adm, or leave out the distances."
+        )
+    whole = isinstance(neighbours, numbers.Integral)
+    if not whole or isinstance(neighbours, bool):
+        raise InputError(f"neighbours is {neighbours!r}; it must be a whole number.")
     if neighbours < 0:
         raise InputError(f"neighbours is {neighbours}; it must be at least 0.")
     balls = VARIANTS[variant]
     return dataclasses.replace(
         balls,
         neighbours=neighbours or balls.neighbours,
-        half=balls.half and distances == "float16",
+        half=balls.half and distances != "float32",
     )
 
 
@@ -117,8 +136,9 @@ class Neighbourhoods:
 
     Attributes:
         balls: What the balls are.
-        points: The sets, "first" or "second", whose balls are all points, because each
-            image has as many others that equal it.
+        points: For each of the sets, "first" and "second", the share of images whose
+            ball is a point: as many others equal the image, or are as near to it as
+            rounding can tell.
         within: In how many balls of real images each generated image lies, int64 (m,).
         reached: Whether each real image lies in a ball of a generated one, bool (n,).
         covered: Whether the ball of each real image holds a generated one, bool (n,).
@@ -129,7 +149,7 @@ class Neighbourhoods:
     """
 
     balls: Balls
-    points: tuple[str, ...]
+    points: dict[str, float]
     within: np.ndarray
     reached: np.ndarray
     covered: np.ndarray
@@ -198,8 +218,8 @@ def smallest(
         which: What to call the set in messages: "first" or "second".
 
     Returns:
-        float32 (n, count), rising in each row; the last is the squared radius of a ball
-        of so many neighbours.
+        (n, count), rising in each row; the last is the squared radius of a ball of so
+        many neighbours. float64 of up to 64 features, float32 of more and with `half`.
 
     Raises:
         InputError: A shape or a value cannot be used, or there are too few rows.
@@ -210,7 +230,7 @@ def smallest(
         >>> smallest(np.array([[0.0], [1.0], [3.0]]), 2)
         array([[1., 9.],
                [1., 4.],
-               [4., 9.]], dtype=float32)
+               [4., 9.]])
     """
     x = _checked(x, which)
     if not 1 <= count < len(x):
@@ -219,7 +239,7 @@ def smallest(
             f"{count:,} of its own set: add images, or choose fewer neighbours."
         )
     distances = _distances(x, x, half)
-    kept = np.full((len(x), count), np.inf, np.float32)
+    kept = np.full((len(x), count), np.inf, distances.kind)
     blocks = list(_blocks(len(x)))
     # Blocks on the diagonal come first: with what they find, the others have few
     # distances that are small enough to look at.
@@ -268,7 +288,7 @@ def nearest(
     """
     queries, targets = check_pair(queries, targets)
     distances = _distances(queries, targets, half=False)
-    least = np.full(len(queries), np.inf, np.float32)
+    least = np.full(len(queries), np.inf, distances.kind)
     index = np.zeros(len(queries), np.int64)
     exact = np.empty(len(queries))
     for rows in _blocks(len(queries)):
@@ -287,12 +307,15 @@ def nearest(
     return index, exact
 
 
-def check_pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_pair(
+    x: np.ndarray, y: np.ndarray, names: tuple[str, str] = ("first", "second")
+) -> tuple[np.ndarray, np.ndarray]:
     """Refuses features of two sets that cannot be compared.
 
     Args:
         x: Features of the first set.
         y: Those of the second.
+        names: What to call the sets in messages.
 
     Returns:
         Both, as arrays.
@@ -300,10 +323,10 @@ def check_pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: They are no finite floats (n, d) with the same d.
     """
-    x, y = _checked(x, "first"), _checked(y, "second")
+    x, y = (_checked(z, which) for z, which in zip((x, y), names, strict=True))
     if x.shape[1] != y.shape[1]:
         raise InputError(
-            f"The first set has {x.shape[1]} features an image and the second "
+            f"The {names[0]} set has {x.shape[1]} features an image and the {names[1]} "
             f"{y.shape[1]}: they come from different extractors. Use one for both."
         )
     return x, y
@@ -333,24 +356,25 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 class _Distances:
-    """Squared distances between the rows of two sets, block by block, in float32.
+    """Squared distances between the rows of two sets, block by block.
 
     Attributes:
+        kind: The type of the distances, float64 or float32.
         floor_x: For each row of x, the squared distance up to which another row may be
-            its equal, float32.
+            its equal.
         floor_y: Likewise for y.
         resolution: The least squared distance from a row of x that rounding can tell
             from zero, whichever row.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, centre: np.ndarray):
-        self._x, self._y, self._centre = x, y, centre
+    def __init__(self, x: np.ndarray, y: np.ndarray, centre: np.ndarray, kind: type):
+        self._x, self._y, self._centre, self.kind = x, y, centre, kind
         self._norms_x = self._norms(x)
         self._norms_y = self._norms_x if y is x else self._norms(y)
         # Of equal rows each has half of |u|² + |v|².
-        unit = 2 * (8 * np.sqrt(x.shape[1]) + 8) * 2.0**-24
+        unit = (8 * np.sqrt(x.shape[1]) + 8) * float(np.finfo(kind).eps)
         self.floor_x, self.floor_y = (
-            np.float32(unit) * norms for norms in (self._norms_x, self._norms_y)
+            kind(unit) * norms for norms in (self._norms_x, self._norms_y)
         )
         self.resolution = unit * float(self._norms_x.max())
 
@@ -370,18 +394,21 @@ class _Distances:
             yield each, tile
 
     def _block(self, x: np.ndarray, rows: slice) -> np.ndarray:
-        # In the features' own type first: float64 may have more digits.
-        return (x[rows] - self._centre.astype(x.dtype)).astype(np.float32, copy=False)
+        # In the type that has more digits first, be it the features' own.
+        wide = np.result_type(x.dtype, self.kind)
+        block = x[rows].astype(wide, copy=False) - self._centre.astype(wide)
+        return block.astype(self.kind, copy=False)
 
     def _norms(self, x: np.ndarray) -> np.ndarray:
-        norms = np.empty(len(x), np.float32)
+        norms = np.empty(len(x), self.kind)
         for rows in _blocks(len(x)):
             block = self._block(x, rows)
             norms[rows] = np.einsum("ij,ij->i", block, block, dtype=np.float64)
         if not np.isfinite(norms).all():
             raise InputError(
                 f"The features of image {int(np.argmax(norms))} (counted from 0) are "
-                "too large for a distance in float32; look at how they were made."
+                f"too large for a distance in {np.dtype(self.kind)}; look at how they "
+                "were made."
             )
         return norms
 
@@ -394,7 +421,7 @@ class _HalfDistances(_Distances):
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
-        super().__init__(x, y, np.zeros(x.shape[1]))
+        super().__init__(x, y, np.zeros(x.shape[1]), np.float32)
         self.floor_x, self.floor_y = (0 * z for z in (self.floor_x, self.floor_y))
         # Three roundings, each by 2^-11 of |u|² + |v|².
         self.resolution = 6 * 2.0**-11 * float(self._norms_x.max())
@@ -446,7 +473,10 @@ class _HalfDistances(_Distances):
 
 
 def _distances(x: np.ndarray, y: np.ndarray, half: bool) -> _Distances:
-    return _HalfDistances(x, y) if half else _Distances(x, y, _centre(y))
+    if half:
+        return _HalfDistances(x, y)
+    kind = np.float64 if x.shape[1] <= _FEW else np.float32
+    return _Distances(x, y, _centre(y), kind)
 
 
 def _as_half(x: np.ndarray) -> np.ndarray:
@@ -474,7 +504,7 @@ def _bound(tile: np.ndarray, count: int) -> np.ndarray:
     groups = max(_GROUPS, 2 * count)
     width = tile.shape[1] // groups * groups
     if not width:
-        return np.full(len(tile), np.inf, np.float32)
+        return np.full(len(tile), np.inf, tile.dtype)
     least = tile[:, :width].reshape(len(tile), -1, groups).min(axis=1)
     return np.partition(least, count - 1, axis=1)[:, count - 1]
 
@@ -519,11 +549,10 @@ class _Look:
             within[:, balls.neighbours - 1]
             for within in (within_real, within_generated)
         )
-        self._points = tuple(
-            which
+        self._points = {
+            which: float(np.mean(radii == 0.0))
             for which, radii in (("first", generated), ("second", real))
-            if not radii.any()
-        )
+        }
         self._of_real = _limits(real, distances.floor_x, balls.closed)
         self._of_generated = _limits(generated, distances.floor_y, balls.closed)
         # The ball of an image apart from all others would call far images real.
@@ -531,7 +560,7 @@ class _Look:
         self._small = small
         self._inverse = np.divide(1, real, where=small, out=np.zeros_like(real))
         self._least = distances.resolution / real[small].max() if small.any() else 0.0
-        self._quotient = np.full(len(generated), np.inf, np.float32)
+        self._quotient = np.full(len(generated), np.inf, distances.kind)
         self._within = np.zeros(len(generated), np.int64)
         self._reached = np.zeros(len(real), bool)
         self._covered = np.zeros(len(real), bool)
@@ -574,5 +603,5 @@ def _limits(radii: np.ndarray, floor: np.ndarray, closed: bool) -> np.ndarray:
     """
     if closed:
         return np.maximum(radii, floor)
-    below = np.nextafter(radii, np.float32(-np.inf))
-    return np.where(radii > floor, below, np.float32(-np.inf))
+    nothing = radii.dtype.type(-np.inf)
+    return np.where(radii > floor, np.nextafter(radii, nothing), nothing)

@@ -35,7 +35,7 @@ class PrecisionRecall:
 class Precision(InBalls):
     """Precision as a metric."""
 
-    key, other_key = "precision", "precision"
+    key, other_key = "precision", "ball_precision"
     name, other_name = "Improved Precision", "improved precision"
     abbreviation = "Precision"
     own = "kynkaanniemi"
@@ -49,7 +49,7 @@ class Precision(InBalls):
 class Recall(InBalls):
     """Recall as a metric."""
 
-    key, other_key = "recall", "recall"
+    key, other_key = "recall", "ball_recall"
     name, other_name = "Improved Recall", "improved recall"
     abbreviation = "Recall"
     own = "kynkaanniemi"

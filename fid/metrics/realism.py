@@ -19,7 +19,7 @@ __all__ = ["Realism", "realism_scores"]
 class Realism(InBalls):
     """The mean of the generated images' realism as a metric."""
 
-    key, other_key = "realism", "realism"
+    key, other_key = "realism", "ball_realism"
     name, other_name = "Realism", "realism"
     own = "kynkaanniemi"
 

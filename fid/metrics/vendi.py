@@ -21,7 +21,7 @@ _BLOCK = 1024
 class Vendi(Metric):
     """The Vendi Score as a metric, of the first set alone."""
 
-    key, other_key = "vendi", "vendi"
+    key, other_key = "vendi", "variety"
     name, other_name = "Vendi Score", "Vendi Score"
     needs = ("features",)
     of_first = True

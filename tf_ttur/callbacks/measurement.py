@@ -263,9 +263,11 @@ class FrechetDistance(Measurement):
         first = metrics if isinstance(metrics, str) else metrics[0]
         # The value is of the first one that was named.
         self._metrics = sorted(chosen, key=lambda metric: metric.key != first)
-        if self._metrics[0].larger_is_better:
+        better = self._metrics[0].larger_is_better
+        if better is not False:
+            which = "larger" if better else "neither larger nor smaller"
             raise InputError(
-                f"metrics begins with {first}, of which larger values are better; the "
+                f"metrics begins with {first}, of which {which} values are better; the "
                 "first one must be one to be made small, such as fid."
             )
         if extractor is None:

@@ -166,10 +166,40 @@ def test_a_generator_that_has_collapsed_recalls_nothing_and_it_is_said():
             assert result == MeanOverImages(0.0, 0.0)
         k = metric.balls.neighbours
         assert metric.warnings(same, real) == [
-            f"every image of statistics equals {k} others or more, so that its balls "
-            "are points, which recall nothing"
+            "100.0% of the images of statistics have balls that are points, since "
+            f"{k} others equal them, or nearly: rounding could not tell. Such a ball "
+            "holds nothing else"
         ]
         assert metric.warnings(measured(60, 0), real) == []
+
+
+def test_clusters_too_tight_for_float32_are_said(caplog):
+    """Of many features, products are float32."""
+    real, new = measured(50, 1, d=100), measured(40, 0, d=100)
+    # Half of the images lie in one cluster.
+    half = real.features.copy()
+    half[:25] = half[0] + 1e-6 * half[:25]
+    half = Measured(real.statistics, half)
+    (metric,) = choose("coverage", {})
+    (text,) = metric.warnings(new, half)
+    assert text.startswith("50.0% of the images of statistics have balls that are poin")
+    assert metric.warnings(new, real) == []
+    fid.density_coverage(new.features, real.features)
+    assert not caplog.records
+    fid.density_coverage(new.features, half.features)
+    assert caplog.messages == [text.replace("statistics", "the second set")]
+
+
+def test_float16_is_refused_where_no_distance_is_rounded_to_it():
+    images = open_images(np.zeros((9, 1, 1, 3), np.uint8))
+    for variant in ("paper", "kynkaanniemi", "prdc"):
+        options = {"distances": "float16", "variant": variant}
+        with pytest.raises(InputError, match="does not round distances to float16"):
+            choose("recall", options)[0].check([images, images])
+    options = {"distances": "float16", "variant": "adm"}
+    (metric,) = choose("recall", options)
+    metric.check([images, images])
+    assert metric.balls == choose("recall", {"variant": "adm"})[0].balls
 
 
 def test_features_that_are_no_numbers_are_refused():

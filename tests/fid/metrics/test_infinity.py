@@ -125,6 +125,8 @@ def test_what_cannot_be_extrapolated_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             frechet_infinity(x, reference)
+    with pytest.raises(InputError, match="seed is -1; it must be from 0 to 4294967295"):
+        frechet_infinity(np.zeros((9, 3)), reference, seed=-1)
     images = open_images(np.zeros((2, 1, 1, 3), np.uint8))
     with pytest.raises(InputError, match="array has 2 images; give at least 3, better"):
         Infinity().check([images, reference])

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fid import InputError, cli
 from fid.metrics import choose, memorisation
 from fid.metrics.in_balls import MeanOverImages
 from fid.metrics.memorisation import authenticity, copying
+from fid.metrics.metric import Measured
 
 pytestmark = pytest.mark.portable
 
@@ -53,19 +55,40 @@ def test_copies_of_training_images_are_not_authentic():
     # Where training images have copies among themselves as well.
     twice = np.concatenate([train, train])
     assert authenticity(train[:90], twice) == MeanOverImages(0.0, 0.0)
+    # Where they lie in clusters far tighter than these are apart.
+    tight = 1e-3 * drawn(200, 3, 2) + np.arange(200)[:, None] % 2
+    assert authenticity(tight.copy(), tight) == MeanOverImages(0.0, 0.0)
     mixed = np.concatenate([train[:50], drawn(50, 2) + 100])
     assert authenticity(mixed, train).mean == 50.0
 
 
-def test_half_of_new_images_are_authentic():
-    """Which of three images of one distribution is nearest to which is a toss-up."""
-    found = authenticity(drawn(2000, 0), drawn(2000, 1))
-    # Images share their nearest ones, so the error is larger than one of 2000 draws;
-    # with at most a few to each in 6 dimensions, three times is enough.
-    assert found.mean == pytest.approx(50, abs=3 * 5 * found.standard_error)
+@pytest.mark.parametrize("d", [1, 2])
+def test_new_images_are_as_often_authentic_as_points_of_a_poisson_process(d):
+    """By hand: let r be the volume up to the nearest training image.
+
+    It is exponential. The ball of that size around the training image is free of others
+    with the probability exp(-a r), where a is the share of it that lies outside of the
+    ball around the new image. So authentic are a / (1 + a) of all.
+    """
+    random = np.random.default_rng(d)
+    # Away from the edge, and few of them, so that hardly two have the same neighbours.
+    new = random.uniform(0.1, 0.9, (1000, d))
+    found = authenticity(new, random.uniform(size=(8000, d)))
+    a = 1 / 2 if d == 1 else 1 / 3 + math.sqrt(3) / (2 * math.pi)
+    expected = a / (1 + a)
+    deviation = math.sqrt(expected * (1 - expected) / 1000)
+    assert found.mean / 100 == pytest.approx(
+        expected, abs=rounding.DEVIATIONS * deviation
+    )
 
 
 # --- C_T -----------------------------------------------------------------------------
+
+
+def with_error(new, train, test):
+    statistics = fid.Statistics(np.zeros(1), np.eye(1))
+    new, train, test = (Measured(statistics, x) for x in (new, train, test))
+    return memorisation.Copying().with_errors(new, new, train=train, test=test)
 
 
 def ours(x, y):
@@ -102,6 +125,30 @@ def test_c_t_against_scipy_in_the_cells():
     )
 
 
+def test_c_t_by_hand():
+    """One feature, and cells around 0, 1000 and 2000."""
+    train = np.repeat([0.0, 1000.0, 2000.0], 2)[:, None]
+    test = np.concatenate([[1, 2, 3, 4], [1001, 1003], 2000 + np.arange(10)])
+    new = np.repeat([2.5, 1000.0, 2000.0], [21, 30, 20])
+    test, new = test.astype(float)[:, None], new[:, None]
+    # Of 21 * 4 pairs half are above, less the half: z is 0.5 / sqrt(84 * 26 / 12). None
+    # of 30 * 2 is: z is -29.5 / sqrt(60 * 33 / 12). And 20 images are too few.
+    expected = (4 * 0.5 / math.sqrt(182) - 2 * 29.5 / math.sqrt(165)) / 6
+    assert copying(new, train, test) == pytest.approx(expected)
+    value, (error,) = with_error(new, train, test)
+    assert value == copying(new, train, test)
+    assert error.value == pytest.approx(math.sqrt(4**2 + 2**2) / 6)
+
+
+def test_c_t_varies_by_its_error_where_nothing_is_copied():
+    count, scaled = 200, []
+    for s in range(count):
+        value, (error,) = with_error(*(drawn(90, 3 * s + i, 2) for i in range(3)))
+        scaled.append(value / error.value)
+    assert np.std(scaled) == pytest.approx(1, rel=rounding.deviation_of(count))
+    assert abs(np.mean(scaled)) < rounding.DEVIATIONS / math.sqrt(count)
+
+
 def test_cells_are_nearest_midpoints_and_hold_all_training_images():
     train = np.concatenate([drawn(50, k).astype(float) + 100 * k for k in range(3)])
     new = np.array([[0.0] * 6, [100.0] * 6, [200.0] * 6])
@@ -125,7 +172,6 @@ def test_images_like_the_test_images_are_around_zero():
         copying(drawn(200, 3 * s), drawn(300, 3 * s + 1), drawn(200, 3 * s + 2))
         for s in range(10)
     ]
-    # A cell's training images make it more than one standard deviation.
     assert np.abs(found).max() < rounding.DEVIATIONS
     assert copying(drawn(200, 0), drawn(300, 1), drawn(200, 2)) == found[0]
 
@@ -148,16 +194,22 @@ def test_what_cannot_be_used_is_refused():
     for work, arguments, message in (
         (authenticity, (x[:1], x), "the first set has 1: add images"),
         (authenticity, (x, x[:1]), "the training set has 1: add images"),
-        (authenticity, (x, bad), "image 5 .* second set are not finite"),
-        (authenticity, (x, x[:, :2]), "6 features an image and the second 2"),
+        (authenticity, (x, bad), "image 5 .* training set are not finite"),
+        (authenticity, (x, x[:, :2]), "6 features an image and the training 2"),
         (copying, (x, x[:2], x), "into 3 cells, and 2 of them are different"),
         (copying, (x, np.ones_like(x), x), "into 3 cells, and 1 of them are different"),
         (copying, (x[:20], x, x), "20 generated and 60 test images have none"),
-        (copying, (x, x, bad), "are not finite"),
-        (copying, (x, x, x[:, :2]), "2 features an image and the second 6"),
+        (copying, (x, x, bad), "of the test set are not finite"),
+        (
+            copying,
+            (x, x, x[:, :2]),
+            "The test set has 2 features an image and the t",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             work(*arguments)
+    with pytest.raises(InputError, match="seed is -1; it must be from 0 to 4294967295"):
+        copying(x, x, x, seed=-1)
 
 
 # --- As metrics ----------------------------------------------------------------------
@@ -253,13 +305,15 @@ def test_the_program_takes_further_sets(tmp_path, capsys):
     assert "warning: AuthPct cannot tell memorisation from" in captured.err
     assert cli.compute_fid([*argv, "--standard_errors"]) == 0
     with_errors = json.loads(capsys.readouterr().out)
+    error = with_error(a, train, test)[1][0].value
     assert with_errors == found | {
+        "copying_x_standard_error": error,
         "errors": {
             "authenticity_x_standard_error": "spread over the images of A; the "
             "training images are taken as exact",
-            "copying_x_standard_error": "it counts in standard deviations of what it "
-            "is where nothing is copied",
-        }
+            "copying_x_standard_error": "its deviation where nothing is copied, in "
+            "these cells",
+        },
     }
     assert cli.compute_fid(argv[:4]) == 1
     assert "give --train=SOURCE" in capsys.readouterr().err

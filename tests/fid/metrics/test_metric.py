@@ -57,6 +57,9 @@ def test_options_are_arguments_with_defaults_bounds_and_help():
     [
         ({"parts": 0}, "^parts is 0; it must be from 1 to 9.$"),
         ({"parts": 10}, "^parts is 10; it must be from 1 to 9.$"),
+        ({"parts": 2.5}, "^parts is 2.5; it must be a whole number.$"),
+        ({"parts": True}, "^parts is True; it must be a whole number.$"),
+        ({"seed": "0"}, "^seed is '0'; it must be a whole number.$"),
         ({"way": "mean"}, "^The way is 'mean'; choose from max, min.$"),
     ],
 )

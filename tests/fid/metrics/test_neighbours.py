@@ -1,4 +1,4 @@
-"""Neighbours in float32 blocks against whole tables of differences in float64."""
+"""Neighbours in blocks against whole tables of differences in float64."""
 
 import math
 
@@ -40,19 +40,29 @@ def table(x, y):
     return np.square(x[:, None] - y[None]).sum(axis=-1)
 
 
-def off_by(x, y):
-    """The largest error of a squared distance that comes from float32 products.
+def ring(n, seed):
+    """Eight Gaussians on a circle, far tighter than they are apart."""
+    random = np.random.default_rng(seed)
+    angle = np.pi / 4 * random.integers(0, 8, n)
+    middle = 2 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return middle + 0.002 * random.normal(size=(n, 2))
 
-    The product has d terms, and |u|² and |v|² are rounded to float32 after a sum in
-    float64: the sums' magnitudes are at most (|u| + |v|)² together, with lengths from
-    the midst of the features, where each coordinate is rounded once more. Twice,
-    because radii are as uncertain as the distances that are compared with them.
+
+def off_by(x, y):
+    """The largest error of a squared distance that comes from products.
+
+    They are float32 of more than 64 features. The product has d terms, and |u|² and
+    |v|² are rounded to its type after a sum in float64: the sums' magnitudes are at
+    most (|u| + |v|)² together, with lengths from the midst of the features, where each
+    coordinate is rounded once more. Twice, because radii are as uncertain as the
+    distances that are compared with them.
     """
     midst = y.mean(axis=0, dtype=np.float64)
     longest = sum(np.linalg.norm(z - midst, axis=1).max() for z in (x, y))
     # The midst is taken on a grid: each coordinate may be one deviation away.
     longest += 2 * math.sqrt(np.square(y - midst).sum(axis=1).mean())
-    return 2 * rounding.gamma(x.shape[1] + 10, "float32") * longest**2
+    kind = "float64" if x.shape[1] <= 64 else "float32"
+    return 2 * rounding.gamma(x.shape[1] + 10, kind) * longest**2
 
 
 def by_sorting(generated, real, balls, error):
@@ -78,7 +88,11 @@ def test_who_lies_in_whose_balls(n, m, d, block, monkeypatch):
     error = off_by(generated, real)
     for balls, found in zip(KINDS, neighbourhoods(generated, real, KINDS), strict=True):
         assert found.balls == balls
-        assert found.points == ()
+        assert found.points == {
+            # Some of few features are all zero.
+            which: np.mean(np.sort(table(x, x), axis=1)[:, balls.neighbours] == 0)
+            for which, x in (("first", generated), ("second", real))
+        }
         least = by_sorting(generated, real, balls, -error)
         most = by_sorting(generated, real, balls, error)
         for name, low in least.items():
@@ -99,6 +113,27 @@ def test_ties_are_exact_among_whole_numbers(balls, block, monkeypatch):
         (found,) = neighbourhoods(generated + offset, real + offset, [balls])
         for name, value in by_sorting(generated, real, balls, 0.0).items():
             np.testing.assert_array_equal(getattr(found, name), value)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_clusters_far_tighter_than_they_are_apart_are_resolved(kind):
+    real, generated = ring(400, 0).astype(kind), ring(300, 1).astype(kind)
+    error = off_by(generated, real)
+    for balls, found in zip(KINDS, neighbourhoods(generated, real, KINDS), strict=True):
+        least = by_sorting(generated, real, balls, -error)
+        most = by_sorting(generated, real, balls, error)
+        for name, low in least.items():
+            np.testing.assert_array_equal(low, most[name])
+            np.testing.assert_array_equal(getattr(found, name), low)
+
+
+def test_a_long_line_of_whole_numbers_is_exact():
+    line = np.arange(3000.0)[:, None]
+    np.testing.assert_array_equal(smallest(line, 1), 1.0)
+    closed, opened = neighbourhoods(line, line, [Balls(1, True), Balls(1, False)])
+    np.testing.assert_array_equal(opened.within, 1)
+    assert opened.covered.all()
+    np.testing.assert_array_equal(closed.within[1:-1], 3)
 
 
 @pytest.mark.parametrize("block", [2000, 7])
@@ -173,7 +208,7 @@ def test_equal_images_are_at_distance_zero():
     np.testing.assert_array_equal(closed.within, 3)
     np.testing.assert_array_equal(closed.covered, np.arange(120) < 60)
     assert not opened.within.any()
-    assert closed.points == opened.points == ("first", "second")
+    assert closed.points == opened.points == {"first": 1.0, "second": 1.0}
 
 
 def test_features_far_from_zero_lose_no_digits():
@@ -339,6 +374,7 @@ def test_memory_is_that_of_a_few_blocks(monkeypatch):
 def test_what_cannot_be_used_is_refused():
     x, bad = features(9, 4, 0), features(9, 4, 0)
     bad[2, 1] = np.nan
+    wide = features(9, 65, 0)
     for arguments, message in (
         ((bad, x), r"image 2 \(counted from 0\) of the first set are not finite"),
         ((x, bad), r"image 2 \(counted from 0\) of the second set are not finite"),
@@ -348,7 +384,8 @@ def test_what_cannot_be_used_is_refused():
         ((x[:0], x), r"shape \(0, 4\)"),
         ((x[:1], x), "first set has 1 images, and a ball reaches to neighbour 5"),
         ((x, x[:5]), "second set has 5 images, and a ball reaches to neighbour 5"),
-        ((x * np.float32(1e30), x), "too large for a distance"),
+        ((x.astype(float) * 1e200, x), "too large for a distance in float64"),
+        ((wide * np.float32(1e30), wide), "too large for a distance in float32"),
     ):
         with np.errstate(over="ignore"), pytest.raises(InputError, match=message):
             neighbourhoods(*arguments, KINDS)
@@ -359,12 +396,22 @@ def test_what_cannot_be_used_is_refused():
 def test_variants_are_what_their_sources_say():
     assert balls_of("adm") == Balls(3, closed=True, half=True)
     assert balls_of("adm", 7, "float32") == Balls(7, closed=True, half=False)
-    assert balls_of("kynkaanniemi", 0, "float16") == Balls(3, closed=True, half=False)
+    assert balls_of("adm", 7, "float16") == Balls(7, closed=True, half=True)
+    assert balls_of("kynkaanniemi", 0, "float32") == Balls(3, closed=True, half=False)
     assert balls_of("prdc", 9) == Balls(9, closed=False)
     for arguments, message in (
         (("best",), "The variant is 'best'; choose from adm, kynkaanniemi, prdc."),
         (("adm", -1), "neighbours is -1; it must be at least 0."),
-        (("adm", 3, "int8"), "The distances are 'int8'; choose from float16, float32."),
+        (
+            ("adm", 3, "int8"),
+            "The distances are 'int8'; choose from variant, float16, float32.",
+        ),
+        (("adm", 2.5), "neighbours is 2.5; it must be a whole number."),
+        (
+            ("prdc", 0, "float16"),
+            "The variant prdc does not round distances to float16: use the variant "
+            "adm, or leave out the distances.",
+        ),
     ):
         with pytest.raises(InputError) as error:
             balls_of(*arguments)
