@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,19 @@ class Copying(Metric):
     remark = "below 0 where A copies --train"
 
     seed: int = option(0, "Seed of C_T's cells.", least=0, most=2**32 - 1)
+
+    def check(
+        self, sets: Sequence[Statistics | Source], **further: Statistics | Source
+    ) -> None:
+        """Refuses too few generated images for any cell."""
+        super().check(sets, **further)
+        first = sets[0]
+        count = first.n if isinstance(first, Statistics) else first.count
+        if count is not None and count <= _FEW:
+            raise InputError(
+                f"C_T needs a cell with more than {_FEW} generated images, and "
+                f"{first.label} has {count}: add images."
+            )
 
     def __call__(
         self, first: Measured, second: Measured, *, train: Measured, test: Measured

@@ -262,6 +262,9 @@ def test_sets_that_are_missing_or_not_needed_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             fid.compare(a, b, Pixels(), **arguments)
+    with pytest.raises(InputError, match="^C_T needs .* than 20 .* and array has 20: "):
+        sets = [fid.open_images(each) for each in (a[:20], b)]
+        choose("ct", {})[0].check(sets, train=sets[1], test=sets[1])
     bare = fid.Statistics(np.zeros(3), np.eye(3), 5000, label="bare.npz")
     with pytest.raises(InputError, match="features of all sets, and bare.npz holds"):
         fid.compare(a, b, Pixels(), metrics="authpct", train=bare)
