@@ -38,6 +38,8 @@ _CAVEAT = (
 # Meehan et al. divide the training images into so many cells, of so many dimensions.
 _CELLS = 3
 _DIMENSIONS = 64
+# So many images are projected at a time.
+_BLOCK = 1024
 # By then k-means has long settled.
 _STEPS = 100
 # A cell counts if more generated images than these lie in it.
@@ -260,8 +262,16 @@ def _projected(
     found = moments.statistics()
     count = min(_DIMENSIONS, len(train) - 1)
     _, axes = scipy.linalg.eigh(found.sigma, subset_by_index=[d - count, d - 1])
-    # A product first, so that no set is copied in float64.
-    return [each @ axes - found.mu @ axes for each in sets]
+    return [_through(axes, each, found.mu) for each in sets]
+
+
+def _through(axes: np.ndarray, x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns (x - mean) axes in float64, with no float64 copy of the whole of x."""
+    found = np.empty((len(x), axes.shape[1]))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        found[rows] = (x[rows] - mean) @ axes
+    return found
 
 
 def _cells(train: np.ndarray, *others: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -320,3 +321,12 @@ def test_the_program_takes_further_sets(tmp_path, capsys):
     }
     assert cli.compute_fid(argv[:4]) == 1
     assert "give --train=SOURCE" in capsys.readouterr().err
+
+
+def test_a_projection_copies_no_set_in_float64():
+    x = drawn(20_000, 0, 66)
+    tracemalloc.start()
+    memorisation._through(np.eye(66)[:, :2], x, np.zeros(66))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes
