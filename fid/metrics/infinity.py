@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Extrapolation", "Infinity", "frechet_infinity"]
 
 _POINTS = 15
+# So many images are taken at a time.
+_BLOCK = 1024
 # The smallest subset has a tenth of the images, and no more than these.
 _SMALLEST = 5000
 # With fewer images all subsets are of one size, and there is no line through them.
@@ -192,14 +194,21 @@ def frechet_infinity(
     # All is centred by the mean of all images first, or a large mean would cost digits.
     mean = features.mean(axis=0, dtype=np.float64)
     check_comparable(Statistics(mean, np.eye(1), label="the first set"), reference)
-    centred = features - mean
-    own = chosen @ centred / sizes[:, np.newaxis]
-    squares = chosen @ np.einsum("nd,nd->n", centred, centred)
+    root = factor(reference).T
+    own, squares = np.zeros((_POINTS, len(mean))), np.zeros(_POINTS)
+    through = np.empty((m, root.shape[1]))
+    for start in range(0, m, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        centred = features[rows] - mean
+        own += chosen[:, rows] @ centred
+        squares += chosen[:, rows] @ np.einsum("nd,nd->n", centred, centred)
+        through[rows] = centred @ root
+    own /= sizes[:, np.newaxis]
     traces = squares - sizes * np.einsum("kd,kd->k", own, own)
     way = own + (mean - reference.mu)
     distances = np.einsum("kd,kd->k", way, way)
     distances += traces / (sizes - 1) + np.trace(reference.sigma)
-    distances -= 2.0 * _traces_of_roots(centred @ factor(reference).T, chosen)
+    distances -= 2.0 * _traces_of_roots(through, chosen)
     slope, value = np.polyfit(1.0 / sizes, distances, 1)
     points = tuple(sizes.tolist()), tuple(distances.tolist())
     return Extrapolation(float(value), float(slope), *points)
