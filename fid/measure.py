@@ -21,7 +21,7 @@ from fid.comparison import Comparison, Influences
 from fid.extractors.extractor import check_interface
 from fid.files import InputError
 from fid.metrics import all_options, choose, needs_of, needs_of_further
-from fid.metrics.influence import influences, why_none
+from fid.metrics.influence import influences, why_none, why_too_few
 from fid.metrics.metric import Measured, Metric, Option
 from fid.metrics.transport import transport
 from fid.sources.images import (
@@ -277,6 +277,12 @@ def compare(
         for each in sets:
             if isinstance(each, Statistics):
                 check_extractor(each, extractor, strict)
+        for each in sets[:2] if influence else ():
+            # Statistics may have a covariance of full rank nevertheless.
+            if isinstance(each, Source) and (
+                why := why_too_few(each.label, each.count, extractor.dimension)
+            ):
+                raise InputError(f"No image has an influence: {why}.")
     of_first, of_second = needs_of(chosen, standard_errors)
     of_further = needs_of_further(chosen, further, standard_errors)
     if influence:

@@ -14,6 +14,9 @@ from fid.statistics import Statistics
 
 __all__ = ["Diagonal"]
 
+# So many images are taken at a time.
+_BLOCK = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal(Metric):
@@ -56,8 +59,11 @@ class Diagonal(Metric):
             scale = np.divide(
                 _deviations(theirs), spread, out=np.zeros_like(spread), where=spread > 0
             )
-            way = each.features - own.mu
-            phi = 2.0 * way @ (own.mu - theirs.mu) + way**2 @ (1.0 - scale)
+            phi = np.empty(len(each.features))
+            for start in range(0, len(phi), _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                way = each.features[rows] - own.mu
+                phi[rows] = 2.0 * way @ (own.mu - theirs.mu) + way**2 @ (1.0 - scale)
             variance += variance_of_mean(phi)
             letters += letter
         if not letters:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Extrapolation", "Infinity", "frechet_infinity"]
 
 _POINTS = 15
+# So many images are taken at a time.
+_BLOCK = 1024
+# The smallest subset has a tenth of the images, and no more than these.
+_SMALLEST = 5000
 # With fewer images all subsets are of one size, and there is no line through them.
 _LEAST = 3
 
@@ -71,7 +75,7 @@ class Infinity(Metric):
         if count is not None and count < _LEAST:
             raise InputError(
                 f"FID-infinity takes subsets of several sizes, and {first.label} has "
-                f"{count} images; give at least {_LEAST}, better 10,000."
+                f"{count} images; give at least {_LEAST}, better 50,000."
             )
 
     def __call__(self, first: Measured, second: Measured) -> Extrapolation:
@@ -116,7 +120,21 @@ class Infinity(Metric):
         else:
             phi = influences(second.features, two, one, found.back)
             variance += variance_of_mean(phi)
+        if result.sizes[0] <= 2 * one.dimension:
+            origin += "; rough, since the smallest subset has no more than 2 d images"
         return result, (Error(float(np.sqrt(variance)), origin), regression)
+
+    def warnings(self, first: Measured, second: Measured) -> list[str]:
+        """Says that subsets are too small for a straight line."""
+        (m, d), smallest = first.features.shape, _sizes(len(first.features))[0]
+        if smallest > 2 * d:
+            return []
+        return [
+            f"the smallest subset of FID-infinity has {smallest:,} of the {m:,} images "
+            f"of {first.statistics.label}, no more than 2 d for {d:,} features: so "
+            "small ones do not lie on a line over 1 / n, and the value may be too low; "
+            f"it has a tenth of the images, and at most {_SMALLEST:,}"
+        ]
 
     @classmethod
     def values(cls, result: Extrapolation, name: str) -> dict[str, float]:
@@ -168,7 +186,7 @@ def frechet_infinity(
         each.check(seed)
     features = checked_features(features, least=_LEAST)
     m = len(features)
-    sizes = np.linspace(min(5000, max(m // 10, 2)), m, _POINTS).astype(int)
+    sizes = _sizes(m)
     random = np.random.RandomState(seed)
     chosen = np.zeros((_POINTS, m), bool)
     for row, size in zip(chosen, sizes, strict=True):
@@ -176,17 +194,29 @@ def frechet_infinity(
     # All is centred by the mean of all images first, or a large mean would cost digits.
     mean = features.mean(axis=0, dtype=np.float64)
     check_comparable(Statistics(mean, np.eye(1), label="the first set"), reference)
-    centred = features - mean
-    own = chosen @ centred / sizes[:, np.newaxis]
-    squares = chosen @ np.einsum("nd,nd->n", centred, centred)
+    root = factor(reference).T
+    own, squares = np.zeros((_POINTS, len(mean))), np.zeros(_POINTS)
+    through = np.empty((m, root.shape[1]))
+    for start in range(0, m, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        centred = features[rows] - mean
+        own += chosen[:, rows] @ centred
+        squares += chosen[:, rows] @ np.einsum("nd,nd->n", centred, centred)
+        through[rows] = centred @ root
+    own /= sizes[:, np.newaxis]
     traces = squares - sizes * np.einsum("kd,kd->k", own, own)
     way = own + (mean - reference.mu)
     distances = np.einsum("kd,kd->k", way, way)
     distances += traces / (sizes - 1) + np.trace(reference.sigma)
-    distances -= 2.0 * _traces_of_roots(centred @ factor(reference).T, chosen)
+    distances -= 2.0 * _traces_of_roots(through, chosen)
     slope, value = np.polyfit(1.0 / sizes, distances, 1)
     points = tuple(sizes.tolist()), tuple(distances.tolist())
     return Extrapolation(float(value), float(slope), *points)
+
+
+def _sizes(m: int) -> np.ndarray:
+    """Returns the sizes of the subsets of m images."""
+    return np.linspace(min(_SMALLEST, max(m // 10, 2)), m, _POINTS).astype(int)
 
 
 def _traces_of_roots(through: np.ndarray, chosen: np.ndarray) -> np.ndarray:

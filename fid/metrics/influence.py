@@ -11,7 +11,14 @@ from fid.files import InputError
 from fid.metrics.transport import Transport, transport
 from fid.statistics import Moments, Statistics
 
-__all__ = ["bias_of", "influence", "influences", "variance_of_mean", "why_none"]
+__all__ = [
+    "bias_of",
+    "influence",
+    "influences",
+    "variance_of_mean",
+    "why_none",
+    "why_too_few",
+]
 
 # So many images are taken at a time.
 _BLOCK = 1024
@@ -134,15 +141,31 @@ def why_none(first: Statistics, second: Statistics) -> str:
         A text without its full stop.
     """
     for each in (first, second):
-        if each.n is not None and each.n <= each.dimension:
-            return (
-                f"{each.label} has {each.n} images for {each.dimension} features, so "
-                "its covariance is singular, and there is no optimal transport; use "
-                f"more than {2 * each.dimension:,}"
-            )
+        if why := why_too_few(each.label, each.n, each.dimension):
+            return why
     return (
         f"the covariance of {first.label} or of {second.label} is singular, so there "
         "is no optimal transport"
+    )
+
+
+def why_too_few(label: str, count: int | None, dimension: int) -> str:
+    """Says why there is no influence of so few images.
+
+    Args:
+        label: What the set is called.
+        count: How many images it has; None where that is not known.
+        dimension: How many features an image has.
+
+    Returns:
+        A text without its full stop; empty if there may be enough images.
+    """
+    if count is None or count > dimension:
+        return ""
+    return (
+        f"{label} has {count} images for {dimension} features, so its covariance is "
+        "singular, and there is no optimal transport; use more than "
+        f"{2 * dimension:,}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,8 @@ _CAVEAT = (
 # Meehan et al. divide the training images into so many cells, of so many dimensions.
 _CELLS = 3
 _DIMENSIONS = 64
+# So many images are projected at a time.
+_BLOCK = 1024
 # By then k-means has long settled.
 _STEPS = 100
 # A cell counts if more generated images than these lie in it.
@@ -90,6 +93,19 @@ class Copying(Metric):
     remark = "below 0 where A copies --train"
 
     seed: int = option(0, "Seed of C_T's cells.", least=0, most=2**32 - 1)
+
+    def check(
+        self, sets: Sequence[Statistics | Source], **further: Statistics | Source
+    ) -> None:
+        """Refuses too few generated images for any cell."""
+        super().check(sets, **further)
+        first = sets[0]
+        count = first.n if isinstance(first, Statistics) else first.count
+        if count is not None and count <= _FEW:
+            raise InputError(
+                f"C_T needs a cell with more than {_FEW} generated images, and "
+                f"{first.label} has {count}: add images."
+            )
 
     def __call__(
         self, first: Measured, second: Measured, *, train: Measured, test: Measured
@@ -246,8 +262,16 @@ def _projected(
     found = moments.statistics()
     count = min(_DIMENSIONS, len(train) - 1)
     _, axes = scipy.linalg.eigh(found.sigma, subset_by_index=[d - count, d - 1])
-    # A product first, so that no set is copied in float64.
-    return [each @ axes - found.mu @ axes for each in sets]
+    return [_through(axes, each, found.mu) for each in sets]
+
+
+def _through(axes: np.ndarray, x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns (x - mean) axes in float64, with no float64 copy of the whole of x."""
+    found = np.empty((len(x), axes.shape[1]))
+    for start in range(0, len(x), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        found[rows] = (x[rows] - mean) @ axes
+    return found
 
 
 def _cells(train: np.ndarray, *others: np.ndarray, seed: int) -> list[np.ndarray]:

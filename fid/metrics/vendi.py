@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.linalg
@@ -41,20 +42,18 @@ class Vendi(Metric):
         1, whose trace is 1. Its derivative towards one image is -u' (log G) u less the
         mean of that, which is the entropy itself.
         """
-        units = _units(first.features)
-        wide = len(units) <= units.shape[1]
+        features, lengths = _with_lengths(first.features)
+        n, d = features.shape
         values, vectors = scipy.linalg.eigh(
-            _gram(units), driver="evd", overwrite_a=True, check_finite=False
+            _gram(features, lengths), driver="evd", overwrite_a=True, check_finite=False
         )
         entropy, logs = _entropy(values)
-        if wide:
+        if n <= d:
             # Eigenvectors of the n x n matrix hold the u themselves, in other axes.
-            shares = len(units) * vectors**2 @ (np.maximum(values, 0.0) * logs)
+            shares = n * vectors**2 @ (np.maximum(values, 0.0) * logs)
         else:
-            shares = np.empty(len(units))
-            for start in range(0, len(units), _BLOCK):
-                rows = slice(start, start + _BLOCK)
-                shares[rows] = np.square(units[rows] @ vectors) @ logs
+            blocks = _units(features, lengths)
+            shares = np.concatenate([np.square(u @ vectors) @ logs for u in blocks])
         score = float(np.exp(entropy))
         error = score * float(np.sqrt(variance_of_mean(shares)))
         return score, (Error(error, "influence function of the images"),)
@@ -86,20 +85,23 @@ def vendi_score(features: np.ndarray) -> float:
         1.0
     """
     values = scipy.linalg.eigvalsh(
-        _gram(_units(features)), overwrite_a=True, check_finite=False
+        _gram(*_with_lengths(features)), overwrite_a=True, check_finite=False
     )
     return float(np.exp(_entropy(values)[0]))
 
 
-def _units(features: np.ndarray) -> np.ndarray:
-    """Returns the features scaled to length 1, float64."""
+def _with_lengths(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the features, and their lengths, float64 (n,)."""
     features = np.asarray(features)
     if features.ndim != 2 or features.dtype.kind != "f" or len(features) < 2:
         raise InputError(
             f"The features are {features.dtype} of shape {features.shape}; expected "
             "floats (n, d) of at least 2 images."
         )
-    lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+    lengths = np.empty(len(features))
+    for start in range(0, len(features), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        lengths[rows] = np.linalg.norm(features[rows].astype(np.float64), axis=1)
     good = np.isfinite(lengths) & (lengths > 0)
     if not good.all():
         bad = int(np.argmin(good))
@@ -108,13 +110,26 @@ def _units(features: np.ndarray) -> np.ndarray:
             f"The features of image {bad} (counted from 0) are {found}, so they have "
             "no direction; look at that image."
         )
-    return features / lengths[:, np.newaxis]
+    return features, lengths
 
 
-def _gram(units: np.ndarray) -> np.ndarray:
+def _units(features: np.ndarray, lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields blocks of the features scaled to length 1, float64."""
+    for start in range(0, len(features), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        yield features[rows] / lengths[rows, np.newaxis]
+
+
+def _gram(features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns K / n, or the d x d matrix with its eigenvalues if that is smaller."""
-    n, d = units.shape
-    return (units @ units.T if n <= d else units.T @ units) / n
+    n, d = features.shape
+    if n <= d:
+        units = np.concatenate(list(_units(features, lengths)))
+        return units @ units.T / n
+    total = np.zeros((d, d))
+    for units in _units(features, lengths):
+        total += units.T @ units
+    return total / n
 
 
 def _entropy(values: np.ndarray) -> tuple[float, np.ndarray]:

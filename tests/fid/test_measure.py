@@ -227,6 +227,17 @@ def test_an_influence_that_there_is_none_of_is_refused():
         fid.compare(images, images, Colours(), influence=-1)
 
 
+def test_too_few_images_for_an_influence_are_refused_before_the_work():
+    class Slow(Colours):
+        def __call__(self, images):
+            raise AssertionError("too late")
+
+    few, many = np.zeros((3, 4, 4, 3), np.uint8), np.zeros((9, 4, 4, 3), np.uint8)
+    for sets in ((few, many), (many, few)):
+        with pytest.raises(fid.InputError, match="3 images for 3 features"):
+            fid.compare(*sets, Slow(), influence=1)
+
+
 def test_errors_keep_the_features_of_images_alone():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (2, 30, 4, 4, 3), np.uint8)

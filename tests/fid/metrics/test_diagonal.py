@@ -1,4 +1,5 @@
 import importlib.util
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -97,3 +98,14 @@ def test_what_is_no_covariance_is_refused():
     two = Measured(Statistics(np.zeros(3), np.eye(3)))
     with pytest.raises(InputError, match="different extractors"):
         Diagonal()(one, two)
+
+
+def test_its_error_copies_no_set_in_float64():
+    x = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
+    one = Measured(Statistics(np.zeros(32), np.eye(32), len(x)), x)
+    tracemalloc.start()
+    Diagonal().with_errors(one, one)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Blocks of 1,024 rows, and a few numbers an image.
+    assert peak < x.nbytes

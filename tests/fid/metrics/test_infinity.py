@@ -104,6 +104,21 @@ def test_both_sets_add_to_the_error():
     assert both.value**2 == pytest.approx(alone.value**2 + share**2)
 
 
+def test_subsets_too_small_for_a_line_are_said():
+    """The smallest one has a tenth of the images: of 80 8, which is 2 d."""
+    reference = measured(features(90, 4, 1))
+    for n, few in ((80, True), (90, False)):
+        one = measured(features(n, 4, 0))
+        warnings = Infinity().warnings(one, reference)
+        assert len(warnings) == few
+        error, _ = Infinity().with_errors(one, reference)[1]
+        assert error.origin.endswith("no more than 2 d images") == few
+    assert (
+        "has 8 of the 80 images of statistics"
+        in Infinity().warnings(measured(features(80, 4, 0)), reference)[0]
+    )
+
+
 def test_singular_covariances_have_a_distance_and_no_error():
     equal = measured(np.tile([3.0, 0.0], (9, 1)))
     other = measured(np.array([[4.0, 0.0], [8.0, 0.0]]))

@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -262,6 +263,9 @@ def test_sets_that_are_missing_or_not_needed_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             fid.compare(a, b, Pixels(), **arguments)
+    with pytest.raises(InputError, match="^C_T needs .* than 20 .* and array has 20: "):
+        sets = [fid.open_images(each) for each in (a[:20], b)]
+        choose("ct", {})[0].check(sets, train=sets[1], test=sets[1])
     bare = fid.Statistics(np.zeros(3), np.eye(3), 5000, label="bare.npz")
     with pytest.raises(InputError, match="features of all sets, and bare.npz holds"):
         fid.compare(a, b, Pixels(), metrics="authpct", train=bare)
@@ -317,3 +321,12 @@ def test_the_program_takes_further_sets(tmp_path, capsys):
     }
     assert cli.compute_fid(argv[:4]) == 1
     assert "give --train=SOURCE" in capsys.readouterr().err
+
+
+def test_a_projection_copies_no_set_in_float64():
+    x = drawn(20_000, 0, 66)
+    tracemalloc.start()
+    memorisation._through(np.eye(66)[:, :2], x, np.zeros(66))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes

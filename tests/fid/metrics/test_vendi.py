@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import rounding
@@ -70,3 +72,13 @@ def test_images_without_a_direction_are_refused():
     for bad in (x[:1], x[0], np.ones((5, 3), int)):
         with pytest.raises(InputError, match="expected floats .n, d. of at least 2"):
             vendi_score(bad)
+
+
+def test_no_set_is_copied_in_float64():
+    x = np.random.default_rng(0).normal(size=(20_000, 32)).astype(np.float32)
+    tracemalloc.start()
+    vendi_score(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Blocks of 1,024 rows, and a few numbers an image.
+    assert peak < x.nbytes
